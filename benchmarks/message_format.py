@@ -1,0 +1,158 @@
+"""Which message format? A typical start message (about 1.5 KB), encoded and decoded: json, marshal, pickle, struct.
+
+This decided the protocol: json, unless another is decisive beside what a start costs. json is readable in a
+trace, safe to decode whoever sent it (pickle runs code, marshal may crash), and the same for every version.
+`struct` is the floor: strings with lengths in front, for a message whose shape both sides know by heart.
+"""
+
+from __future__ import annotations
+
+import json
+import marshal
+import pickle
+import struct
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.common import Report, Row, Series, interleave, main
+
+TURN_MESSAGES = 400
+START_SECONDS = 0.003
+"""What a start takes, roughly: the measure of what is decisive."""
+
+Message = dict[str, Any]
+
+
+def start_message() -> Message:
+    """Nested lists and strings as a plan has them: mounts, links, addresses, limits, environment, argv."""
+    folders = ("usr", "etc", "var", "opt")
+    return {
+        "call": "start",
+        "id": 4711,
+        "container": {"id": "c0ffee12", "name": "web-001", "hostname": "web-001", "node": "host"},
+        "mounts": [
+            ["overlay", f"/{name}", f"lowerdir=/lower/{name},upperdir=/up/{name}/u,workdir=/up/{name}/w,userxattr"]
+            for name in folders
+        ]
+        + [["proc", "/proc", "nosuid,nodev,noexec"], ["tmpfs", "/tmp", "mode=1777,size=64m"], ["sysfs", "/sys", "ro"]],
+        "links": [["veth", "v4711a", "eth0", "02:42:0a:0a:00:05", "blue", 1500]],
+        "addresses": [["eth0", "10.10.0.5", 24], ["eth0", "fd00:10:10::5", 64]],
+        "routes": [["default", "10.10.0.1", "eth0"], ["default", "fd00:10:10::1", "eth0"]],
+        "limits": {"memory": 67108864, "cpu": [50000, 100000], "pids": 64, "shares": 1024},
+        "capabilities": [0, 1, 3, 4, 5, 6, 7, 8, 10, 18, 31],
+        "masked": ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sched_debug", "/sys/firmware"],
+        "environment": {
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": "/root",
+            "TERM": "xterm",
+            "HOSTNAME": "web-001",
+        },
+        "binds": [["/srv/site", "/srv", "ro"], ["/srv/data", "/data", "rw"]],
+        "labels": {"lab": "demo", "cell": "5", "course": "networks-2", "role": "server"},
+        "command": ["python3", "-m", "http.server", "80", "--directory", "/srv"],
+        "user": [0, 0, []],
+        "workdir": "/",
+        "stdin": "null",
+    }
+
+
+def _struct_encode(message: Message) -> bytes:
+    """Every value in order: a tag, then an integer of 8 bytes, or a length of 4 and what it counts."""
+    parts: list[bytes] = []
+    pack_number, pack_length = struct.Struct("<cq").pack, struct.Struct("<cI").pack
+
+    def put(value: Any) -> None:
+        if isinstance(value, str):
+            data = value.encode()
+            parts.append(pack_length(b"s", len(data)))
+            parts.append(data)
+        elif isinstance(value, int):
+            parts.append(pack_number(b"i", value))
+        elif isinstance(value, list):
+            parts.append(pack_length(b"l", len(value)))
+            for item in value:
+                put(item)
+        else:
+            parts.append(pack_length(b"d", len(value)))
+            for key, item in value.items():
+                put(key)
+                put(item)
+
+    put(message)
+    return b"".join(parts)
+
+
+def _struct_decode(data: bytes) -> Message:
+    unpack_number, unpack_length = struct.Struct("<q").unpack_from, struct.Struct("<I").unpack_from
+    at = 0
+
+    def get() -> Any:
+        nonlocal at
+        tag = data[at]
+        if tag == 105:
+            (number,) = unpack_number(data, at + 1)
+            at += 9
+            return number
+        (length,) = unpack_length(data, at + 1)
+        at += 5
+        if tag == 115:
+            at += length
+            return data[at - length : at].decode()
+        if tag == 108:
+            return [get() for _ in range(length)]
+        return {get(): get() for _ in range(length)}
+
+    message: Message = get()
+    return message
+
+
+_JSON = json.JSONEncoder(separators=(",", ":"))
+
+
+def _json_encode(message: Message) -> bytes:
+    return _JSON.encode(message).encode()
+
+
+FORMATS: dict[str, tuple[Callable[[Message], bytes], Callable[[bytes], Any]]] = {
+    "json": (_json_encode, json.loads),
+    "marshal": (marshal.dumps, marshal.loads),
+    "pickle": (lambda message: pickle.dumps(message, protocol=5), pickle.loads),
+    "struct": (_struct_encode, _struct_decode),
+}
+
+
+def measure(quick: bool) -> Report:
+    """Seconds of one encode + decode, and json's share of a start against the fastest."""
+    report = Report("message_format")
+    message = start_message()
+
+    def side(name: str) -> Callable[[int], list[float]]:
+        encode, decode = FORMATS[name]
+        if decode(encode(message)) != message:
+            raise ValueError(f"{name} doesn't give back what it got")
+
+        def sample(count: int) -> list[float]:
+            taken = []
+            for _ in range(count):
+                begin = time.perf_counter()
+                for _ in range(TURN_MESSAGES):
+                    decode(encode(message))
+                taken.append((time.perf_counter() - begin) / TURN_MESSAGES)
+            return taken
+
+        return sample
+
+    found: dict[str, Series] = interleave({name: side(name) for name in FORMATS}, rounds=5 if quick else 15, turn=1)
+    report.series = found
+    for name, (encode, _) in FORMATS.items():
+        size = len(encode(message))
+        report.rows.append(Row("", f"message, {name}", found[name].median * 1e6, unit="us", ours=f"{size} bytes"))
+    fastest = min(series.median for series in found.values())
+    share = (found["json"].median - fastest) / START_SECONDS * 100
+    report.rows.append(Row("", "json over the fastest, of a 3 ms start", share, unit="%"))
+    return report
+
+
+if __name__ == "__main__":
+    main(measure)

@@ -1,0 +1,57 @@
+"""``python -m ctlab doctor|prune|version``: what can be done without a notebook."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from .doctor import doctor
+
+    report = doctor()
+    if arguments.json:
+        import dataclasses
+        import json
+
+        probes = [dataclasses.asdict(item) for item in report]
+        head = {"usable": report.usable, "why_not": report.why_not, "place": report.place, "ids": report.ids}
+        print(json.dumps({**head, "probes": probes}, indent=1))
+    else:
+        print(report)
+    return 0 if report.usable else 1
+
+
+def _prune(arguments: argparse.Namespace) -> int:
+    from .runtime import prune
+
+    prune.main()
+    return 0
+
+
+def _version(arguments: argparse.Namespace) -> int:
+    from importlib import metadata
+
+    try:
+        print(f"ctlab {metadata.version('ctlab')}")
+    except metadata.PackageNotFoundError:
+        print("ctlab (not installed: run from its source folder)")
+    return 0
+
+
+def main(words: list[str] | None = None) -> int:
+    """Parse `words` (default: the command line) and do it; the exit status. A wrong command line exits with 2."""
+    parser = argparse.ArgumentParser(prog="python -m ctlab", description="Container-networking laboratory")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verb = verbs.add_parser("doctor", help="try what this machine can do; exit status 1 if no lab can start")
+    verb.add_argument("--json", action="store_true", help="as JSON")
+    verb.set_defaults(do=_doctor)
+    verbs.add_parser("prune", help="remove what labs that died have left").set_defaults(do=_prune)
+    verbs.add_parser("version", help="print the version").set_defaults(do=_version)
+    arguments = parser.parse_args(words)
+    status: int = arguments.do(arguments)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""Questions to a network namespace's kernel, asked by pyroute2's message classes over a socket made inside.
+
+The supervisor makes the netlink socket in the container's (or the node's) network namespace and hands it over;
+it is closed before the answer is returned, since an open one would keep the namespace alive.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .lab import Lab
+
+_NLM_F_REQUEST_DUMP = 0x1 | 0x300
+_DONE, _ERROR = 3, 2
+_QUESTIONS = {"routes": (26, 12), "neighbours": (30, 12), "links": (18, 16), "addresses": (22, 8)}
+
+
+def ask(lab: Lab, container_id: str | None, question: str) -> list[dict[str, Any]]:
+    """Dump a table: routes, neighbours, links or addresses; each entry with `attributes` by their kernel names."""
+    reply = lab._call({"do": "netlink_socket", "id": container_id})
+    sock = socket.socket(fileno=reply.descriptors[0])
+    try:
+        kind, body = _QUESTIONS[question]
+        sock.send(struct.pack("=IHHII", 16 + body, kind, _NLM_F_REQUEST_DUMP, 1, 0) + bytes(body))
+        return _collect(sock, question)
+    finally:
+        sock.close()
+
+
+def _collect(sock: socket.socket, question: str) -> list[dict[str, Any]]:
+    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+    from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+    from pyroute2.netlink.rtnl.ndmsg import ndmsg
+    from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+    parser = {"routes": rtmsg, "neighbours": ndmsg, "links": ifinfmsg, "addresses": ifaddrmsg}[question]
+    found: list[dict[str, Any]] = []
+    while True:
+        data = sock.recv(1 << 18)
+        offset = 0
+        while offset + 16 <= len(data):
+            length, kind = struct.unpack_from("=IH", data, offset)
+            if kind == _DONE:
+                return found
+            if kind == _ERROR:
+                number = -struct.unpack_from("=i", data, offset + 16)[0]
+                raise OSError(number, f"netlink dump of {question}: {os.strerror(number)}")
+            message = parser(data[offset : offset + length])
+            message.decode()
+            entry = {name: value for name, value in message.items() if name not in ("attrs", "header")}
+            entry["attributes"] = {name: value for name, value in message["attrs"]}
+            found.append(entry)
+            offset += (length + 3) & ~3
+
+
+def routes(lab: Lab, container_id: str | None, names: dict[int, str]) -> list[dict[str, Any]]:
+    """The main table as `ip -j route` names things: dst, gateway, dev, prefsrc."""
+    result = []
+    for entry in ask(lab, container_id, "routes"):
+        attributes = entry["attributes"]
+        if attributes.get("RTA_TABLE", entry["table"]) != 254:
+            continue
+        destination = attributes.get("RTA_DST")
+        default = "default" if entry["family"] == socket.AF_INET else "::/0"
+        result.append(
+            {
+                "dst": f"{destination}/{entry['dst_len']}" if destination else default,
+                "gateway": attributes.get("RTA_GATEWAY"),
+                "dev": names.get(attributes.get("RTA_OIF", 0), "?"),
+                "prefsrc": attributes.get("RTA_PREFSRC"),
+            }
+        )
+    return result
+
+
+def neighbours(lab: Lab, container_id: str | None, names: dict[int, str]) -> list[dict[str, Any]]:
+    """The neighbour table: dst, lladdr, dev, state."""
+    states = {1: "INCOMPLETE", 2: "REACHABLE", 4: "STALE", 8: "DELAY", 16: "PROBE", 32: "FAILED", 64: "NOARP", 128: "PERMANENT"}
+    return [
+        {
+            "dst": entry["attributes"].get("NDA_DST"),
+            "lladdr": entry["attributes"].get("NDA_LLADDR"),
+            "dev": names.get(entry["ifindex"], "?"),
+            "state": states.get(entry["state"], str(entry["state"])),
+        }
+        for entry in ask(lab, container_id, "neighbours")
+        if entry["state"] != 64
+    ]
+
+
+def link_names(lab: Lab, container_id: str | None) -> dict[int, str]:
+    """Interface index → name."""
+    return {entry["index"]: entry["attributes"].get("IFLA_IFNAME", "?") for entry in ask(lab, container_id, "links")}

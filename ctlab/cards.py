@@ -1,0 +1,115 @@
+"""How objects look in a notebook: small static tables that read on light and dark grounds alike."""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from . import ticks, units
+
+if TYPE_CHECKING:
+    from .container import Container
+    from .lab import Lab
+    from .network import Network
+    from .node import Node
+
+
+def as_of() -> str:
+    """``as of Out[5] 14:02:11``: a stored output says when it was true."""
+    cell = ticks.cell()
+    return f"as of {cell + ' ' if cell else ''}{time.strftime('%H:%M:%S')}"
+
+
+def status(container: Container) -> str:
+    """``running 12 s``, ``exited (0)``, ``exited (SIGKILL, OOMKilled)``."""
+    from .completed import signal_of
+
+    state = container.state
+    if state in ("running", "paused") and container.started_at:
+        return f"{state} {units.format_duration(round(max(0.0, time.time() - container.started_at), 1), 2)}"
+    if state == "exited":
+        how = str(signal_of(container.returncode or 0) or container.returncode)
+        return f"exited ({how}{', OOMKilled' if container.oom_killed else ''})"
+    return state
+
+
+def container_row(container: Container) -> dict[str, Any]:
+    """What `ps` shows of one."""
+    where = " ".join(f"{network} {address}" for network, address in container.addresses.items())
+    return {
+        "name": container.name,
+        "status": status(container),
+        "image": container.image,
+        "command": " ".join(container.command)[:60] or "(idles)",
+        "networks": where or container.spec.network_mode,
+        "pid": container.pid or "",
+    }
+
+
+def network_row(net: Network) -> dict[str, Any]:
+    """What `network ls` shows of one."""
+    return {
+        "name": net.name,
+        "driver": net.driver,
+        "subnets": " ".join(net.subnets),
+        "gateways": " ".join(text.partition("/")[0] for text in net.gateways),
+        "containers": len(net.containers),
+        "internal": "yes" if net.spec.internal else "no",
+    }
+
+
+def node_row(node: Node) -> dict[str, Any]:
+    """What `node ls` shows of one."""
+    return {"name": node.name, "networks": " ".join(node.networks)}
+
+
+def card(title: str, facts: Mapping[str, Any]) -> str:
+    """A small table of name and value, with the moment it was true."""
+    rows = "".join(
+        f"<tr><td style='text-align:left;opacity:.7'>{html.escape(name)}</td>"
+        f"<td style='text-align:left'>{html.escape(str(value))}</td></tr>"
+        for name, value in facts.items()
+        if value not in (None, "", [], {}, ())
+    )
+    return (
+        f"<table class='ctlab-card'><caption style='text-align:left;font-weight:bold'>{html.escape(title)}</caption>"
+        f"<tbody>{rows}</tbody></table><p style='opacity:.7;margin:.2em 0'>{html.escape(as_of())}</p>"
+    )
+
+
+def container_card(container: Container) -> str:
+    """A container."""
+    row = container_row(container)
+    limits = container.limits
+    facts = {k: v for k, v in row.items() if k != "name"} | {
+        "memory limit": units.format_size(limits.memory_bytes) if limits.memory_bytes else "",
+        "cpus": limits.cpus or "",
+        "pids limit": limits.pids_limit or "",
+    }
+    return card(f"container {container.name}", facts)
+
+
+def network_card(net: Network) -> str:
+    """A network."""
+    facts = {k: v for k, v in network_row(net).items() if k != "name"}
+    facts["containers"] = ", ".join(c.name for c in net.containers)
+    return card(f"network {net.name}", facts)
+
+
+def lab_card(lab: Lab) -> str:
+    """A lab."""
+    if lab.gone:
+        return card(f"lab {lab.name}", {"state": "stopped"})
+    facts = lab._client.facts
+    limits = ", ".join(facts["controllers"]) or f"none: {facts['cgroup_reason']}"
+    return card(
+        f"lab {lab.name}",
+        {
+            "containers": ", ".join(c.name for c in lab.containers) or "none",
+            "networks": ", ".join(n.name for n in lab.networks) or "none",
+            "ids": facts["mapping"],
+            "limits": f"cgroup {facts['cgroup']}: {limits}",
+        },
+    )

@@ -1,0 +1,105 @@
+"""What running a program gives back: `Completed`, `Logs`, and `Process` for one that goes on."""
+
+from __future__ import annotations
+
+import signal as _signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .errors import ProgramFailed
+
+if TYPE_CHECKING:
+    from .execution import Execution
+
+
+def signal_of(returncode: int) -> str | None:
+    """The name of the signal that a status of 128 + n means; None otherwise."""
+    if returncode <= 128:
+        return None
+    try:
+        return _signal.Signals(returncode - 128).name
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A program that has ended.
+
+    `returncode` is 128 + n when signal n ended it. `stdout` and `stderr` are text (what isn't UTF-8 is replaced).
+    `dropped_bytes`: how much of the output was no longer kept. `duration_seconds`: from the call to the end.
+    """
+
+    returncode: int
+    stdout: str
+    stderr: str
+    duration_seconds: float
+    container: str
+    command: tuple[str, ...] = ()
+    dropped_bytes: int = 0
+    oom_killed: bool = False
+
+    @property
+    def signal(self) -> str | None:
+        """The signal that ended it, for example ``SIGKILL``; None if it exited by itself."""
+        return signal_of(self.returncode)
+
+    def check(self) -> Completed:
+        """Itself, if the status is 0; `ProgramFailed` otherwise, with the end of what it wrote to stderr."""
+        if self.returncode:
+            raise ProgramFailed(self.failure())
+        return self
+
+    def failure(self) -> str:
+        """One line of what failed."""
+        what = " ".join(self.command) or "the program"
+        shown = what if len(what) <= 60 else what[:57] + "..."
+        how = f"was ended by {self.signal}" if self.signal else f"ended with status {self.returncode}"
+        if self.oom_killed:
+            how = "was killed for memory (OOMKilled): it reached its memory limit"
+        last = self.stderr.strip().splitlines()[-1:] or self.stdout.strip().splitlines()[-1:]
+        return f"{shown} in {self.container} {how}" + (f": {last[0][:200]}" if last else "")
+
+    def __repr__(self) -> str:
+        status = self.signal or self.returncode
+        return f"<Completed {self.container}: status {status}, {self.duration_seconds:.3g} s>"
+
+
+class Logs(str):
+    """A container's output in order of arrival; `.stdout` and `.stderr` apart."""
+
+    stdout: str
+    stderr: str
+    dropped_bytes: int
+
+    def __new__(cls, text: str, stdout: str, stderr: str, dropped_bytes: int) -> Logs:
+        made = super().__new__(cls, text)
+        made.stdout, made.stderr, made.dropped_bytes = stdout, stderr, dropped_bytes
+        return made
+
+    def __repr__(self) -> str:
+        dropped = f"[{self.dropped_bytes} bytes before this were dropped]\n" if self.dropped_bytes else ""
+        return dropped + str(self)
+
+
+class Process:
+    """A program that was started by ``exec -d`` and goes on."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its status; TimeoutError after `timeout` seconds."""
+        return self._execution.wait(timeout)
+
+    def poll(self) -> int | None:
+        """Its status, or None while it runs."""
+        return self._execution.returncode
+
+    def kill(self, signal: str | int = "SIGKILL") -> None:
+        """Send it a signal."""
+        self._execution.signal(signal)
+
+    def __repr__(self) -> str:
+        state = "running" if self.poll() is None else f"status {self.poll()}"
+        return f"<Process {' '.join(self._execution.command)}: {state}>"

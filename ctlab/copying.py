@@ -1,0 +1,144 @@
+"""Files between this machine and a container, as a tar stream through a pipe.
+
+The container's side runs in a child that has entered the container's root, so links there lead nowhere else;
+our side writes with tarfile's ``data`` filter, which refuses to leave the destination.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import threading
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from .errors import BadInput, CtlabError, KernelError, NotFound
+
+if TYPE_CHECKING:
+    from .container import Container
+
+
+def _exchange(container: Container, verb: str, path: str, work: Any, read: bool) -> Any:
+    """Call `verb` with one end of a pipe while `work(file)` uses the other; returns what `work` returned."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    ours, theirs, mode = (reading, writing, "rb") if read else (writing, reading, "wb")
+    failed: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            container.lab._call({"do": verb, "id": container.id, "path": path}, [theirs])
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            os.close(theirs)  # so that our end sees the end of file when nothing was started
+
+    asker = threading.Thread(target=ask, daemon=True)
+    asker.start()
+    result: Any = None
+    trouble: BaseException | None = None
+    try:
+        with open(ours, mode) as file:
+            result = work(file)
+    except (BrokenPipeError, tarfile.TarError) as error:
+        trouble = error
+    asker.join()
+    if failed:
+        raise failed[0]
+    if trouble is not None:
+        raise BadInput(f"the copy was cut off: {trouble}") from trouble
+    return result
+
+
+def copy_out(container: Container, source: str, destination: str | os.PathLike[str]) -> Path:
+    """A file or folder of the container to `destination` (into it, if that is a folder). Returns where it lies."""
+    if not source.startswith("/"):
+        raise BadInput(f"cp: {container.name}:{source}: an absolute path, please")
+    target = Path(destination).expanduser()
+    if not target.parent.exists():
+        raise NotFound(f"cp: the folder {target.parent} does not exist (ENOENT)")
+
+    def unpack(file: IO[bytes]) -> Path:
+        with tarfile.open(fileobj=file, mode="r|") as archive:
+            first = True
+            place = target
+            for member in archive:
+                if first:
+                    if target.is_dir():
+                        place = target / member.name
+                    elif member.isdir() and target.exists():
+                        raise BadInput(f"cp: {target} is a file, {source} a folder")
+                    top, first = member.name, False
+                member.name = str(place.name) + member.name[len(top) :]
+                try:
+                    archive.extract(member, place.parent, filter="data")
+                except tarfile.FilterError as error:
+                    raise BadInput(f"cp: {source}: {error}: nothing outside {place} is written") from error
+            return place
+
+    try:
+        found: Path = _exchange(container, "copy_out", source, unpack, read=True)
+    except KernelError as error:
+        raise _explained(error, f"{container.name}:{source}") from None
+    return found
+
+
+def _explained(error: KernelError, what: str) -> CtlabError:
+    if error.number == 2:
+        return NotFound(f"cp: {what} does not exist (ENOENT)")
+    return KernelError(f"cp: {what}: {error}", error.number)
+
+
+def copy_in(container: Container, source: str | os.PathLike[str], destination: str) -> str:
+    """A file or folder of this machine into the container: into `destination` if that ends with / or is a folder."""
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise NotFound(f"cp: {path} does not exist (ENOENT)")
+    if not destination.startswith("/"):
+        raise BadInput(f"cp: {container.name}:{destination}: an absolute path, please")
+    into = destination.endswith("/") or _is_folder(container, destination)
+    folder = destination.rstrip("/") or "/" if into else os.path.dirname(destination)
+    name = path.resolve().name if into else os.path.basename(destination)
+
+    def pack(file: IO[bytes]) -> None:
+        with tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT, dereference=False) as archive:
+            archive.add(path.resolve(), arcname=name, filter=_as_root)
+
+    _put(container, folder, pack)
+    return f"{container.name}:{os.path.join(folder, name)}"
+
+
+def write(container: Container, path: str, content: bytes, mode: int) -> str:
+    """Write one file in the container."""
+    if not path.startswith("/") or path.endswith("/"):
+        raise BadInput(f"write: {path!r}: an absolute path of a file, please")
+    folder, name = os.path.split(path)
+
+    def pack(file: IO[bytes]) -> None:
+        with tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+            member = tarfile.TarInfo(name)
+            member.size, member.mode, member.mtime = len(content), mode, int(time.time())
+            archive.addfile(member, io.BytesIO(content))
+
+    _put(container, folder, pack)
+    return f"{container.name}:{path}"
+
+
+def _put(container: Container, folder: str, pack: Any) -> None:
+    try:
+        _exchange(container, "copy_in", folder, pack, read=False)
+    except KernelError as error:
+        raise _explained(error, f"{container.name}:{folder}") from None
+
+
+def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """What is copied in belongs to the container's root, as with Docker."""
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member
+
+
+def _is_folder(container: Container, path: str) -> bool:
+    answer = container.lab._call({"do": "kind", "id": container.id, "path": path})
+    return bool(answer["kind"] == "folder")

@@ -1,0 +1,87 @@
+"""Failures that people see: one line of what was asked, what the kernel answered, what to do.
+
+Every error that ctlab raises on purpose is a `CtlabError`. The class name is the kind
+(it becomes the ``ename`` of an error output in a notebook); the message is one line.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+import os
+
+
+def errno_name(number: int) -> str:
+    """The name of an errno value, for example ``EPERM``; ``errno 999`` where it has none."""
+    return _errno.errorcode.get(number, f"errno {number}")
+
+
+def describe(error: OSError) -> str:
+    """``EPERM (Operation not permitted)``: the way every message names what the kernel said."""
+    if error.errno is None:
+        return str(error)
+    return f"{errno_name(error.errno)} ({os.strerror(error.errno)})"
+
+
+class CtlabError(Exception):
+    """Anything that ctlab refuses or that failed in an expected way; the text is one line."""
+
+
+class BadInput(CtlabError):
+    """Something that was typed can't be understood or isn't valid."""
+
+
+class NameInUse(CtlabError):
+    """An object of that name exists already."""
+
+
+class NotFound(CtlabError):
+    """No object of that name (or id) exists."""
+
+
+class ProgramNotFound(CtlabError):
+    """The program to run doesn't exist inside the container, or can't be executed."""
+
+
+class ProgramFailed(CtlabError):
+    """A foreground program ended with a status that wasn't expected."""
+
+
+class Unsupported(CtlabError):
+    """This kernel, machine or place can't do it; the message names what is missing and the remedy."""
+
+
+class LimitRefused(CtlabError):
+    """A resource limit can't be set here; nothing runs unlimited in silence."""
+
+
+class AddressError(CtlabError):
+    """A subnet or address that overlaps, is taken, is outside, or is exhausted."""
+
+
+class StateError(CtlabError):
+    """The object isn't in a state in which that can be done (stopped, paused, replaced, lab gone)."""
+
+
+class KernelError(CtlabError):
+    """The kernel refused an operation; carries the errno.
+
+    ``number`` is the errno value.
+    """
+
+    def __init__(self, message: str, number: int = 0) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class LabGone(StateError):
+    """The lab that a handle belongs to was stopped or died."""
+
+
+# What crosses the protocol is (kind, message, errno): the kind is looked up here and nowhere else.
+KINDS: dict[str, type[CtlabError]] = {
+    kind.__name__: kind
+    for kind in (
+        CtlabError, BadInput, NameInUse, NotFound, ProgramNotFound, ProgramFailed, Unsupported,
+        LimitRefused, AddressError, StateError, KernelError, LabGone,
+    )
+}  # fmt: skip

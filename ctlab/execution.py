@@ -1,0 +1,279 @@
+"""A program run in a running container: its streams, its end, its signals."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import itertools
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .completed import Completed
+from .errors import CtlabError, LabGone
+from .names import parse_signal
+from .runtime.client import Connection, Reply
+
+if TYPE_CHECKING:
+    from .container import Container
+
+Sink = Callable[[int, str], None]
+KEPT_BYTES = 64 << 20  # what `Completed` holds at most of each stream
+_numbers = itertools.count(1)
+_CHUNK = 65536
+
+
+class Execution:
+    """One run of a program. `run` returns when it has ended; `start` goes on without waiting."""
+
+    def __init__(self, container: Container, command: Sequence[str], options: dict[str, Any]) -> None:
+        self._container = container
+        self.command = tuple(command)
+        self._options = options
+        self.number = next(_numbers)
+        self.returncode: int | None = None
+        self._ended = threading.Event()
+
+    def _message(self, *, tty: bool, detached: bool) -> dict[str, Any]:
+        return {
+            "do": "exec", "id": self._container.id, "execution": self.number, "argv": list(self.command),
+            "tty": tty, "detached": detached, **self._options,
+        }  # fmt: skip
+
+    def run(self, stdin: bytes | None, *, tty: bool, sink: Sink | None, extra: Sequence[int] = ()) -> Completed:
+        """Run to the end.
+
+        `stdin`: what the program reads (None: /dev/null). `sink(stream, text)` is called with each piece of
+        output as it comes, stream 1 or 2. `extra`: more descriptors (a script). KeyboardInterrupt is passed
+        on to the program as SIGINT, then SIGTERM after 2 s, then SIGKILL after 2 more.
+        """
+        began = time.monotonic()
+        client = self._container.lab._client
+        connection = client.connection()
+        clean = False
+        pipes = _Pipes(stdin, tty)
+        try:
+            connection.send(self._message(tty=tty, detached=False), [*pipes.theirs, *extra])
+            pipes.close_theirs()
+            reply = self._communicate(connection, pipes, sink)
+            clean = True
+        except LabGone:
+            raise
+        except CtlabError:
+            clean = True
+            raise
+        finally:
+            pipes.close()
+            if clean:
+                client.give_back(connection)
+            else:
+                connection.close()
+        self.returncode = int(reply["returncode"])
+        return Completed(
+            self.returncode,
+            pipes.text(1),
+            pipes.text(2),
+            time.monotonic() - began,
+            self._container.name,
+            self.command,
+            pipes.dropped_bytes,
+        )
+
+    def _communicate(self, connection: Connection, pipes: _Pipes, sink: Sink | None) -> Reply:
+        poll = select.poll()
+        poll.register(connection.socket, select.POLLIN)
+        for descriptor in pipes.readable:
+            poll.register(descriptor, select.POLLIN)
+        if pipes.writable >= 0:
+            poll.register(pipes.writable, select.POLLOUT)
+        reply: Reply | None = None
+        interrupts = Interrupts(self.signal)
+        while reply is None or pipes.readable:
+            with interrupts:
+                timeout = interrupts.timeout_ms()
+                if reply is not None:
+                    timeout = 200  # the program has ended; something it left running may hold its streams for ever
+                events = poll.poll(timeout)
+                if reply is not None and not events:
+                    break
+                for descriptor, _ in events:
+                    if descriptor == connection.socket.fileno():
+                        answer = connection.receive()
+                        if "started" in answer.message:
+                            for master in pipes.adopt(answer.descriptors):
+                                poll.register(master, select.POLLIN)
+                        else:
+                            reply = answer
+                            poll.unregister(connection.socket)
+                    elif descriptor == pipes.writable:
+                        if not pipes.feed():
+                            poll.unregister(descriptor)
+                            pipes.close_writable()
+                    elif not pipes.read(descriptor, sink):
+                        poll.unregister(descriptor)
+                        pipes.forget(descriptor)
+        interrupts.reraise()
+        return reply
+
+    def start(self) -> None:
+        """Start it and go on; its output is dropped."""
+        lab = self._container.lab
+        lab._executions[self.number] = self
+        try:
+            lab._call(self._message(tty=False, detached=True))
+        except BaseException:
+            lab._executions.pop(self.number, None)
+            raise
+
+    def ended(self, returncode: int) -> None:
+        """The supervisor says that it has ended."""
+        self.returncode = returncode
+        self._ended.set()
+
+    def wait(self, timeout: float | None) -> int:
+        """The status of a started one; TimeoutError."""
+        if not self._ended.wait(timeout):
+            raise TimeoutError(f"{' '.join(self.command)} in {self._container.name} still runs after {timeout} s")
+        assert self.returncode is not None
+        return self.returncode
+
+    def signal(self, signal: str | int) -> None:
+        """Send it a signal."""
+        self._container.lab._call({"do": "signal_execution", "execution": self.number, "signal": parse_signal(signal)})
+
+
+class Interrupts:
+    """Turns KeyboardInterrupt inside its ``with`` into SIGINT, SIGTERM, SIGKILL for a program, 2 s apart."""
+
+    _STEPS = ("SIGINT", "SIGTERM", "SIGKILL")
+    _STEP_SECONDS = 2.0
+
+    def __init__(self, send: Callable[[str], None]) -> None:
+        self._send = send
+        self._next = 0
+        self._due: float | None = None
+        self.interrupted = False
+
+    def __enter__(self) -> Interrupts:
+        if self._due is not None and time.monotonic() >= self._due:
+            self._escalate()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        if kind is None or not issubclass(kind, KeyboardInterrupt):
+            return False
+        self.interrupted = True
+        self._escalate()
+        return True
+
+    def _escalate(self) -> None:
+        if self._next >= len(self._STEPS):
+            self._due = None
+            return
+        with contextlib.suppress(CtlabError):
+            self._send(self._STEPS[self._next])
+        self._next += 1
+        self._due = time.monotonic() + self._STEP_SECONDS
+
+    def timeout_ms(self) -> int:
+        """How long to wait at most before the next step; -1 without one."""
+        if self._due is None:
+            return -1
+        return max(0, int((self._due - time.monotonic()) * 1000) + 1)
+
+    def reraise(self) -> None:
+        """KeyboardInterrupt, if there was one: the cell was interrupted, whatever the program did with it."""
+        if self.interrupted:
+            raise KeyboardInterrupt(f"interrupted; the program was sent {self._STEPS[min(self._next, 3) - 1]}")
+
+
+class _Pipes:
+    """The three streams on our side."""
+
+    def __init__(self, stdin: bytes | None, tty: bool) -> None:
+        self._data = memoryview(stdin or b"")
+        self._kept: dict[int, list[bytes]] = {1: [], 2: []}
+        self._size = {1: 0, 2: 0}
+        self._decoders = {n: codecs.getincrementaldecoder("utf-8")("replace") for n in (1, 2)}
+        self._stream: dict[int, int] = {}
+        self.dropped_bytes = 0
+        self.writable = -1
+        if stdin is None:
+            read_end = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        else:
+            read_end, self.writable = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(self.writable, False)
+        self.theirs = [read_end]
+        if tty:  # the supervisor sends the masters of terminals that lie inside; their places stay empty
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            self.theirs += [null, os.dup(null)]
+        else:
+            for stream in (1, 2):
+                ours, theirs = os.pipe2(os.O_CLOEXEC)
+                self._stream[ours] = stream
+                self.theirs.append(theirs)
+
+    @property
+    def readable(self) -> list[int]:
+        return list(self._stream)
+
+    def adopt(self, masters: list[int]) -> list[int]:
+        """Terminals instead of pipes."""
+        for stream, master in enumerate(masters, 1):
+            self._stream[master] = stream
+        return masters
+
+    def close_theirs(self) -> None:
+        for descriptor in self.theirs:
+            os.close(descriptor)
+        self.theirs = []
+
+    def feed(self) -> bool:
+        """Write some of stdin; False when there is no more, or nobody reads."""
+        if self._data:
+            try:
+                self._data = self._data[os.write(self.writable, self._data[:_CHUNK]) :]
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+        return bool(self._data)
+
+    def close_writable(self) -> None:
+        if self.writable >= 0:
+            os.close(self.writable)
+            self.writable = -1
+
+    def read(self, descriptor: int, sink: Sink | None) -> bool:
+        """Read some output; False at the end."""
+        try:
+            data = os.read(descriptor, _CHUNK)
+        except OSError:  # EIO: a terminal without a program
+            data = b""
+        stream = self._stream[descriptor]
+        if data:
+            room = KEPT_BYTES - self._size[stream]
+            self._kept[stream].append(data[:room])
+            self._size[stream] += min(len(data), room)
+            self.dropped_bytes += max(0, len(data) - room)
+        if sink is not None:
+            text = self._decoders[stream].decode(data, final=not data)
+            if text:
+                sink(stream, text)
+        return bool(data)
+
+    def forget(self, descriptor: int) -> None:
+        del self._stream[descriptor]
+        os.close(descriptor)
+
+    def text(self, stream: int) -> str:
+        return b"".join(self._kept[stream]).decode("utf-8", "replace")
+
+    def close(self) -> None:
+        self.close_theirs()
+        self.close_writable()
+        for descriptor in list(self._stream):
+            self.forget(descriptor)

@@ -1,0 +1,37 @@
+"""`--explain`: the commands that a person would have typed for a container or a network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .images.reference import parse
+from .plan import limits as limits_plan
+from .plan import ops, rootfs
+from .starting import inside_operations, node_operations
+
+if TYPE_CHECKING:
+    from .container import Container
+    from .lab import Lab
+
+
+def explain_container(lab: Lab, container: Container) -> list[str]:
+    """The commands for a container that exists."""
+    from .plan.render import container_commands
+
+    spec = container.spec
+    image = parse(spec.image, spec.command)
+    prepare = rootfs.prepare(image.path or image.kind, lab._top)
+    if spec.network_mode != "bridge":
+        first = prepare[0]
+        assert isinstance(first, ops.Unshare)
+        prepare = [ops.Unshare([kind for kind in first.kinds if kind != "net"]), *prepare[1:]]
+    version = lab._client.facts["cgroup"]
+    writes = limits_plan.plan(spec.limits, version) if version != "none" else []
+    paths = {write.controller: _cgroup_path(lab, write.controller, version, container.name) for write in writes}
+    return container_commands(
+        container.name, prepare, node_operations(container), inside_operations(container), writes, paths
+    )
+
+
+def _cgroup_path(lab: Lab, controller: str, version: str, name: str) -> str:
+    return f"/sys/fs/cgroup/{name}" if version == "v2" else f"/sys/fs/cgroup/{controller}/{name}"

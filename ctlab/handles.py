@@ -1,0 +1,85 @@
+"""`Handles`: several objects at once, a sequence by index and a mapping by name, shown as a table."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+from .errors import NotFound
+from .names import did_you_mean
+
+if TYPE_CHECKING:
+    import pandas
+
+T = TypeVar("T")
+
+
+class Handles(Sequence[T], Generic[T]):
+    """What `ps`, `ls` and the lab's listings return. `row` gives the columns shown of one object."""
+
+    def __init__(self, items: Sequence[T], row: Callable[[T], dict[str, Any]], kind: str, note: str = "") -> None:
+        self._items = tuple(items)
+        self._row = row
+        self._kind = kind
+        self._note = note
+
+    @overload
+    def __getitem__(self, key: int | str) -> T: ...
+    @overload
+    def __getitem__(self, key: slice) -> Handles[T]: ...
+    def __getitem__(self, key: int | str | slice) -> T | Handles[T]:
+        if isinstance(key, slice):
+            return Handles(self._items[key], self._row, self._kind)
+        if isinstance(key, int):
+            return self._items[key]
+        for item in self._items:
+            if str(getattr(item, "name", "")).lower() == key.lower():
+                return item
+        raise NotFound(f"no {self._kind} '{key}'{did_you_mean(key, self.keys())}")
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._items)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._items or (isinstance(key, str) and key.lower() in (name.lower() for name in self.keys()))
+
+    def keys(self) -> list[str]:
+        """The names."""
+        return [str(getattr(item, "name", "")) for item in self._items]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What is shown, a dictionary each."""
+        return [self._row(item) for item in self._items]
+
+    def frame(self) -> pandas.DataFrame:
+        """The table as a DataFrame."""
+        import pandas
+
+        return pandas.DataFrame(self.rows())
+
+    def __repr__(self) -> str:
+        rows = self.rows()
+        if not rows:
+            return f"no {self._kind}s"
+        columns = list(rows[0])
+        cells = [[str(row[column]) for column in columns] for row in rows]
+        widths = [max(len(column), *(len(line[i]) for line in cells)) for i, column in enumerate(columns)]
+        lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+                 for line in [[column.upper() for column in columns], *cells]]  # fmt: skip
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = self.rows()
+        if not rows:
+            return f"<p style='opacity:.7'>no {html.escape(self._kind)}s</p>"
+        head = "".join(f"<th style='text-align:left'>{html.escape(column)}</th>" for column in rows[0])
+        body = "".join(
+            "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(str(value))}</td>" for value in row.values()) + "</tr>"
+            for row in rows
+        )
+        note = f"<p style='opacity:.7;margin:.2em 0'>{html.escape(self._note)}</p>" if self._note else ""
+        return f"<table class='ctlab-table'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"

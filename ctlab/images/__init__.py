@@ -1,0 +1,1 @@
+"""Image references and what they become: a root file system for a container."""

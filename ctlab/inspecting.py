@@ -1,0 +1,53 @@
+"""Everything known of a container, as plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING, Any
+
+from .errors import CtlabError
+
+if TYPE_CHECKING:
+    from .container import Container
+
+
+def _when(seconds: float | None) -> str | None:
+    return None if seconds is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def inspect_container(container: Container) -> dict[str, Any]:
+    """What was asked for, what the lab chose, what the kernel says now."""
+    facts: dict[str, Any] = {}
+    try:
+        facts = container.lab._call({"do": "facts", "id": container.id}).message
+    except CtlabError:
+        facts = {}  # it has just gone: what was known of it still is
+    spec = container.spec
+    limits = {k: v for k, v in dataclasses.asdict(spec.limits).items() if v is not None}
+    return {
+        "name": container.name,
+        "id": container.id,
+        "state": container.state,
+        "pid": container.pid,
+        "returncode": container.returncode,
+        "oom_killed": container.oom_killed,
+        "image": spec.image,
+        "command": list(spec.command),
+        "env": dict(spec.env),
+        "workdir": spec.workdir,
+        "user": spec.user,
+        "hostname": spec.hostname,
+        "limits": limits,
+        "memory_usage_bytes": facts.get("memory_usage_bytes"),
+        "network_mode": spec.network_mode,
+        "endpoints": [dataclasses.asdict(e) | {"addresses": list(e.addresses)} for e in container.endpoints],
+        "mounts": [dataclasses.asdict(m) for m in spec.mounts],
+        "capabilities": list(spec.capabilities),
+        "namespaces": facts.get("namespaces", {}),
+        "labels": dict(spec.labels),
+        "created_at": _when(container.created_at),
+        "started_at": _when(container.started_at),
+        "finished_at": _when(container.finished_at),
+        "node": spec.node,
+    }

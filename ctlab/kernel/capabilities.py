@@ -1,0 +1,45 @@
+"""Capability names and the small default set (podman's eleven)."""
+
+from __future__ import annotations
+
+from . import syscalls
+
+NAMES = (
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
+    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
+    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
+    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
+    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHECKPOINT_RESTORE",
+)  # fmt: skip
+
+NUMBER = {name: number for number, name in enumerate(NAMES)}
+
+DEFAULT = (
+    "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETFCAP", "SETGID", "SETPCAP",
+    "SETUID", "SYS_CHROOT",
+)  # fmt: skip
+
+
+def mask(names: tuple[str, ...] | list[str]) -> int:
+    """The bit mask of capability names (without ``CAP_``)."""
+    total = 0
+    for name in names:
+        total |= 1 << NUMBER[name]
+    return total
+
+
+def drop_bounding(keep: int) -> None:
+    """Drop every capability outside `keep` from the bounding set; those the kernel doesn't know are skipped."""
+    for number in range(len(NAMES)):
+        if not keep >> number & 1:
+            try:
+                syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
+            except OSError:
+                return  # EINVAL: the kernel knows no capability from this number on
+
+
+def limit(keep: int) -> None:
+    """Leave the calling thread only the capabilities of `keep`: bounding, permitted, effective; none inheritable."""
+    drop_bounding(keep)
+    syscalls.capset(keep, keep, 0)

@@ -1,0 +1,285 @@
+"""System calls that Python's standard library (3.11) lacks, each wrapped once.
+
+Every wrapper raises `OSError` with the errno and a text that names the call and its object.
+Calls go through ``ctypes.PyDLL`` where the GIL must stay held over the call (clone), since the child
+continues in this interpreter; elsewhere through ``CDLL`` with ``use_errno``.
+
+Sources: man pages section 2 of each call; numbers from asm-generic (the same on x86_64 and arm64 for
+every call added after Linux 5.0) and from asm/unistd_64.h where the two differ.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc_gil = ctypes.PyDLL(None, use_errno=True)
+
+# clone/unshare/setns flags: linux/sched.h
+CLONE_NEWTIME = 0x00000080
+CLONE_PIDFD = 0x00001000
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+CLONE_INTO_CGROUP = 0x200000000
+
+# mount flags: linux/mount.h
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_REMOUNT = 32
+MS_BIND = 4096
+MS_MOVE = 8192
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
+MNT_DETACH = 2
+
+# prctl: linux/prctl.h
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_CAPBSET_DROP = 24
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+# openat2 resolve flags: linux/openat2.h
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+# mount API: linux/mount.h
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+MOVE_MOUNT_F_EMPTY_PATH = 0x04
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
+MOUNT_ATTR_RDONLY = 0x01
+MOUNT_ATTR_NOSUID = 0x02
+MOUNT_ATTR_NODEV = 0x04
+MOUNT_ATTR_IDMAP = 0x00100000
+
+_X86 = platform.machine() in ("x86_64", "AMD64")
+_SYS_PIVOT_ROOT = 155 if _X86 else 41
+_SYS_CLONE3 = 435
+_SYS_CLOSE_RANGE = 436
+_SYS_OPENAT2 = 437
+_SYS_OPEN_TREE = 428
+_SYS_MOVE_MOUNT = 429
+_SYS_MOUNT_SETATTR = 442
+_SYS_CAPSET = 126 if _X86 else 91
+_SYS_CAPGET = 125 if _X86 else 90
+_SYS_MKNODAT = 259 if _X86 else 33
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def _path(value: str | bytes | None) -> bytes | None:
+    return os.fsencode(value) if value is not None else None
+
+
+def unshare(flags: int) -> None:
+    """unshare(2); `flags` is a union of CLONE_NEW*."""
+    _check(_libc.unshare(ctypes.c_int(flags)), f"unshare({flags:#x})")
+
+
+def setns(descriptor: int, flags: int = 0) -> None:
+    """setns(2): `descriptor` is a namespace file or, with `flags`, a pidfd (all named namespaces at once)."""
+    _check(_libc.setns(descriptor, ctypes.c_int(flags)), f"setns({flags:#x})")
+
+
+def mount(source: str | None, target: str, kind: str | None, flags: int = 0, data: str | None = None) -> None:
+    """mount(2)."""
+    _check(
+        _libc.mount(_path(source), _path(target), _path(kind), ctypes.c_ulong(flags), _path(data)),
+        f"mount {kind or source or ''} on {target}",
+    )
+
+
+def umount2(target: str, flags: int = 0) -> None:
+    """umount2(2)."""
+    _check(_libc.umount2(_path(target), flags), f"umount {target}")
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    """pivot_root(2); with (".", ".") the old root ends up stacked over the new one (man page, NOTES)."""
+    _check(_libc.syscall(ctypes.c_long(_SYS_PIVOT_ROOT), _path(new_root), _path(put_old)), f"pivot_root({new_root})")
+
+
+def sethostname(name: str) -> None:
+    """sethostname(2)."""
+    raw = os.fsencode(name)
+    _check(_libc.sethostname(raw, ctypes.c_size_t(len(raw))), f"sethostname({name})")
+
+
+def prctl(option: int, argument: int = 0, argument3: int = 0) -> int:
+    """prctl(2)."""
+    zero = ctypes.c_ulong(0)
+    return _check(
+        _libc.prctl(option, ctypes.c_ulong(argument), ctypes.c_ulong(argument3), zero, zero), f"prctl({option})"
+    )
+
+
+class _CapHeader(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+_CAP_VERSION_3 = 0x20080522
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """capset(2) of the calling thread; each argument is a 64-bit mask of capability numbers."""
+    header = _CapHeader(_CAP_VERSION_3, 0)
+    low = 0xFFFFFFFF
+    data = (ctypes.c_uint32 * 6)(
+        effective & low, permitted & low, inheritable & low, effective >> 32, permitted >> 32, inheritable >> 32
+    )
+    _check(_libc.syscall(ctypes.c_long(_SYS_CAPSET), ctypes.byref(header), data), "capset")
+
+
+def capget() -> tuple[int, int, int]:
+    """The (effective, permitted, inheritable) capability masks of the calling thread."""
+    header = _CapHeader(_CAP_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)()
+    _check(_libc.syscall(ctypes.c_long(_SYS_CAPGET), ctypes.byref(header), data), "capget")
+    return (data[0] | data[3] << 32, data[1] | data[4] << 32, data[2] | data[5] << 32)
+
+
+def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
+    """close_range(2), Linux 5.9."""
+    _check(
+        _libc.syscall(ctypes.c_long(_SYS_CLOSE_RANGE), ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(flags)),
+        "close_range",
+    )
+
+
+class _CloneArgs(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_uint64)
+        for name in (
+            "flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack", "stack_size", "tls",
+            "set_tid", "set_tid_size", "cgroup",
+        )
+    )  # fmt: skip
+
+
+_SIGCHLD = 17
+
+
+def clone3(flags: int, cgroup: int = -1) -> tuple[int, int]:
+    """clone3(2) without a new stack: returns twice, like fork, and *without Python's fork hooks*.
+
+    Returns (pid, pidfd) in the parent, (0, -1) in the child. Only for a single-threaded process whose
+    child makes system calls and then execs or exits by `os._exit`.
+    `cgroup` is a v2 directory descriptor for CLONE_INTO_CGROUP.
+    """
+    pidfd = ctypes.c_int(-1)
+    arguments = _CloneArgs(
+        flags=flags | CLONE_PIDFD | (CLONE_INTO_CGROUP if cgroup >= 0 else 0),
+        pidfd=ctypes.addressof(pidfd),
+        exit_signal=_SIGCHLD,
+        cgroup=max(cgroup, 0),
+    )
+    pid = _libc_gil.syscall(
+        ctypes.c_long(_SYS_CLONE3), ctypes.byref(arguments), ctypes.c_size_t(ctypes.sizeof(arguments))
+    )
+    if pid == 0:
+        return 0, -1
+    _check(pid, f"clone3({flags:#x})")
+    return pid, pidfd.value
+
+
+def clone3_python(flags: int, cgroup: int = -1) -> tuple[int, int]:
+    """Like `clone3`, with Python's fork hooks around it, for a child that goes on running Python."""
+    api = ctypes.pythonapi
+    api.PyOS_BeforeFork()
+    pid = -1
+    try:
+        pid, pidfd = clone3(flags, cgroup)
+    finally:
+        if pid == 0:
+            api.PyOS_AfterFork_Child()
+        else:
+            api.PyOS_AfterFork_Parent()
+    return pid, pidfd
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
+    """openat2(2), Linux 5.6. Returns a close-on-exec descriptor."""
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    return _check(
+        _libc.syscall(
+            ctypes.c_long(_SYS_OPENAT2),
+            ctypes.c_int(directory),
+            _path(path),
+            ctypes.byref(how),
+            ctypes.c_size_t(ctypes.sizeof(how)),
+        ),
+        f"open {path}",
+    )
+
+
+def open_tree(directory: int, path: str, flags: int) -> int:
+    """open_tree(2): with OPEN_TREE_CLONE a detached copy of a mount, as a descriptor."""
+    return _check(
+        _libc.syscall(
+            ctypes.c_long(_SYS_OPEN_TREE), ctypes.c_int(directory), _path(path), ctypes.c_uint(flags | OPEN_TREE_CLOEXEC)
+        ),
+        f"open_tree {path}",
+    )
+
+
+def move_mount(from_fd: int, to_fd: int, to_path: str = "", from_path: str = "") -> None:
+    """move_mount(2): attach a detached mount at the place that `to_fd` (and `to_path`) names."""
+    flags = (MOVE_MOUNT_F_EMPTY_PATH if not from_path else 0) | (MOVE_MOUNT_T_EMPTY_PATH if not to_path else 0)
+    _check(
+        _libc.syscall(
+            ctypes.c_long(_SYS_MOVE_MOUNT),
+            ctypes.c_int(from_fd),
+            _path(from_path),
+            ctypes.c_int(to_fd),
+            _path(to_path),
+            ctypes.c_uint(flags),
+        ),
+        f"move_mount to {to_path or to_fd}",
+    )
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd"))
+
+
+def mount_setattr(descriptor: int, attr_set: int, *, recursive: bool = False, userns: int = -1) -> None:
+    """mount_setattr(2) on a mount descriptor."""
+    attributes = _MountAttr(attr_set, 0, 0, max(userns, 0))
+    _check(
+        _libc.syscall(
+            ctypes.c_long(_SYS_MOUNT_SETATTR),
+            ctypes.c_int(descriptor),
+            b"",
+            ctypes.c_uint(AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)),
+            ctypes.byref(attributes),
+            ctypes.c_size_t(ctypes.sizeof(attributes)),
+        ),
+        "mount_setattr",
+    )

@@ -1,0 +1,86 @@
+"""What the map shows: the lab's objects as plain elements, and as a graph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .errors import NotFound
+from .inspecting import inspect_container
+
+if TYPE_CHECKING:
+    from .lab import Lab
+
+
+def elements(lab: Lab) -> list[dict[str, object]]:
+    """Nodes, networks, containers and endpoints, as `ctlab.notebook.map_model` wants them."""
+    with lab._lock:
+        containers = list(lab._containers.values())
+        networks = list(lab._networks.values())
+    found: list[dict[str, object]] = [{"id": "node:host", "kind": "node", "label": "host"}]
+    for net in networks:
+        found.append(
+            {
+                "id": f"network:{net.name}", "kind": "network", "label": net.name, "parent": "node:host",
+                "driver": net.driver, "subnets": list(net.subnets),
+            }
+        )  # fmt: skip
+    for container in containers:
+        found.append(
+            {
+                "id": f"container:{container.name}", "kind": "container", "label": container.name, "parent": "node:host",
+                "state": container.state,
+            }
+        )  # fmt: skip
+        for endpoint in container.endpoints:
+            found.append(
+                {
+                    "id": f"endpoint:{container.name}:{endpoint.network}", "kind": "endpoint",
+                    "source": f"container:{container.name}", "target": f"network:{endpoint.network}",
+                    "label": endpoint.addresses[0].partition("/")[0] if endpoint.addresses else "",
+                    "addresses": list(endpoint.addresses), "interface": endpoint.interface,
+                }
+            )  # fmt: skip
+    return found
+
+
+def details(lab: Lab, element_id: str) -> dict[str, object]:
+    """What to show of one element; NotFound if it is gone."""
+    kind, _, name = element_id.partition(":")
+    if kind == "container":
+        facts = inspect_container(lab._container(name))
+        return {k: v for k, v in facts.items() if v not in (None, [], {}, "")}
+    if kind == "network":
+        return dict(lab._network(name).inspect())
+    if kind == "endpoint":
+        owner, _, network = name.rpartition(":")
+        for endpoint in lab._container(owner).endpoints:
+            if endpoint.network == network:
+                return {
+                    "container": owner, "network": network, "interface": endpoint.interface, "mac": endpoint.mac,
+                    "addresses": list(endpoint.addresses), "mtu": endpoint.mtu,
+                }  # fmt: skip
+    if kind == "node":
+        status = lab.status()
+        return {"node": name, "lab": lab.name, "ids": status["ids"], "cgroup": status["cgroup"]}
+    raise NotFound(f"nothing on the map is called '{element_id}'")
+
+
+def graph(lab: Lab) -> Any:
+    """A networkx MultiGraph: keys ``container:web``, ``network:blue``, ``node:host``; an edge for each endpoint."""
+    try:
+        import networkx
+    except ImportError:
+        from .errors import Unsupported
+
+        raise Unsupported("lab.graph() needs networkx: pip install ctlab[graph]") from None
+    made = networkx.MultiGraph(lab=lab.name)
+    for element in elements(lab):
+        if element["kind"] != "endpoint":
+            made.add_node(element["id"], **{k: v for k, v in element.items() if k != "id"})
+    for element in elements(lab):
+        if element["kind"] == "endpoint":
+            attributes = {k: v for k, v in element.items() if k not in ("id", "source", "target")}
+            made.add_edge(element["source"], element["target"], key=element["id"], **attributes)
+    for net in lab.networks:
+        made.add_edge("node:host", f"network:{net.name}", key=f"bridge:{net.name}", kind="bridge")
+    return made

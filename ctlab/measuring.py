@@ -1,0 +1,57 @@
+"""From the rings of counters to frames, and waiting for what a container does."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from .errors import BadInput, LabGone
+
+if TYPE_CHECKING:
+    import pandas
+
+    from .container import Container
+    from .lab import Lab
+
+
+def _rings(lab: Lab) -> Any:
+    """The mapped rings (containers, endpoints); they stay readable when the lab is gone."""
+    if lab._rings is None:
+        from .metrics.ring import Ring
+
+        reply = lab._call({"do": "rings"})
+        lab._rings = tuple(Ring.attach(descriptor) for descriptor in reply.descriptors)
+    return lab._rings
+
+
+def stats(lab: Lab, *, containers: Any = None, metrics: Any = None, last: Any = "30s", by: str = "container", **options: Any) -> pandas.DataFrame:
+    """See `Lab.stats`."""
+    from .metrics.frame import Names, build_frame
+
+    rings = _rings(lab)
+    ring = rings[1] if by == "endpoint" else rings[0]
+    names = Names(containers=dict(lab._names), endpoints=dict(lab._endpoint_names))
+    if containers is not None and not isinstance(containers, str):
+        containers = [c if isinstance(c, str) else c.name for c in containers]
+    attrs = {"lab": lab.name, "interval_seconds": lab.interval_seconds}
+    return build_frame(
+        ring.snapshot(), names, by=by, containers=containers, metrics=metrics, last=last, attrs=attrs, **options
+    )
+
+
+def wait_for_port(container: Container, port: int, timeout_seconds: float) -> None:
+    """Until something listens on a TCP port inside; the kernel's socket table is read, nothing is connected to."""
+    if not 1 <= int(port) <= 65535:
+        raise BadInput(f"port {port}: from 1 to 65535")
+    until = time.monotonic() + timeout_seconds
+    while True:
+        if int(port) in container.lab._call({"do": "listening", "id": container.id})["ports"]:
+            return
+        if container.state not in ("running", "paused"):
+            raise LabGone(f"{container.name} ended (status {container.returncode}) before it listened on port {port}")
+        if time.monotonic() >= until:
+            raise TimeoutError(f"nothing listens on port {port} of {container.name} after {timeout_seconds:g} s")
+        time.sleep(0.005)
+
+
+

@@ -1,0 +1,265 @@
+"""A ring of rows in shared memory: one process writes, others read without locks.
+
+The rows lie column by column (each column one array of int64 or float64) in a memfd, so that a reader
+copies a column with one `memcpy` and numpy or pandas can take it as it is. Standard library only: the
+writer is the sampler, which runs where nothing else can be imported.
+
+Layout: 8192 bytes of header, then the columns in the schema's order, ``capacity`` items of 8 bytes each.
+The header's first half is an array of 64-bit words (see the ``_WORD`` numbers and `STATE`), its second
+half the schema as text, so that a reader needs the descriptor and nothing else.
+
+How it stays consistent: the writer raises ``begun``, writes the rows, raises ``head``. A reader reads
+``head``, copies, reads ``begun``: every row below ``begun - capacity`` may have been overwritten during
+the copy and is dropped. Row numbers count all rows ever written, from 0; row n lies at n modulo capacity.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import mmap
+import os
+import threading
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+MAGIC = int.from_bytes(b"ctlring1", "little")
+HEADER_BYTES = 8192
+_WORDS_BYTES = 4096
+_MAGIC, _HASH, _CAPACITY, _COLUMNS, _TEXT_BYTES = 0, 1, 2, 3, 4
+_BEGUN, _HEAD = 8, 9
+
+# What the writer says about itself: name -> (word, format). Units: seconds, counts, nanoseconds where named.
+STATE: dict[str, tuple[int, str]] = {
+    "interval_seconds": (16, "d"),
+    "writer_pid": (17, "Q"),
+    "started_ns": (18, "Q"),  # realtime
+    "paused": (19, "Q"),  # 0 or 1
+    "ticks": (20, "Q"),  # ticks that were taken
+    "missed_ticks": (21, "Q"),  # deadlines that passed while an earlier tick was still being taken
+    "late_ticks": (22, "Q"),  # ticks that began later than a tenth of the interval
+    "lateness_seconds": (23, "d"),  # of the newest tick
+    "lateness_seconds_total": (24, "d"),
+    "lateness_seconds_max": (25, "d"),
+    "tick_seconds": (26, "d"),  # wall time that the newest tick took
+    "tick_seconds_total": (27, "d"),
+    "tick_seconds_max": (28, "d"),
+    "cpu_seconds": (29, "d"),  # of the writer process, user and system
+    "read_errors": (30, "Q"),  # counters files or links that could not be read at a tick
+}
+
+
+class Schema(NamedTuple):
+    """A ring's name and columns: (column name, "q" for int64 or "d" for float64), in order."""
+
+    name: str
+    columns: tuple[tuple[str, str], ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.columns)
+
+    def text(self) -> str:
+        return "\n".join([self.name, *(f"{kind} {name}" for name, kind in self.columns)])
+
+    @classmethod
+    def parse(cls, text: str) -> Schema:
+        name, *lines = text.split("\n")
+        return cls(name, tuple((line[2:], line[0]) for line in lines))
+
+    def digest(self) -> int:
+        """64 bits that differ when the columns, their order or their types differ."""
+        return int.from_bytes(hashlib.blake2b(self.text().encode(), digest_size=8).digest(), "little")
+
+
+class Snapshot(NamedTuple):
+    """A copy of rows ``first_row <= n < end_row``.
+
+    ``columns``: column name -> array of ``end_row - first_row`` items ("q" or "d").
+    ``overwritten``: how many of the rows that were asked for no longer exist.
+    """
+
+    schema: Schema
+    columns: dict[str, array[int] | array[float]]
+    first_row: int
+    end_row: int
+    overwritten: int
+
+    def __len__(self) -> int:  # rows, not fields
+        return self.end_row - self.first_row
+
+
+class Ring:
+    """One mapped ring; `create` it in the writer, `attach` it elsewhere."""
+
+    def __init__(self, descriptor: int, schema: Schema, capacity: int, *, writable: bool) -> None:
+        """Used by `create` and `attach` only: maps `descriptor`, which this object then owns."""
+        self.schema = schema
+        self.capacity = capacity
+        self._fd = descriptor
+        size = HEADER_BYTES + len(schema.columns) * capacity * 8
+        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        self._map = mmap.mmap(descriptor, size, access=access)
+        whole = memoryview(self._map)
+        self._words = whole[:_WORDS_BYTES].cast("Q")
+        self._floats = whole[:_WORDS_BYTES].cast("d")
+        self._views: list[memoryview[Any]] = []
+        for number, (_, kind) in enumerate(schema.columns):
+            start = HEADER_BYTES + number * capacity * 8
+            part = whole[start : start + capacity * 8]
+            self._views.append(part.cast("q") if kind == "q" else part.cast("d"))
+        self._whole = whole
+        self._fence = threading.Lock()
+        self._fence.acquire()
+
+    @classmethod
+    def create(cls, schema: Schema, capacity: int) -> Ring:
+        """A new empty ring of `capacity` rows in a memfd that can't be resized any more.
+
+        Pages are taken from memory when rows first reach them. Raises OSError, or ValueError for a bad schema.
+        """
+        text = schema.text().encode()
+        if capacity < 1 or len(text) > HEADER_BYTES - _WORDS_BYTES:
+            raise ValueError("a ring needs at least one row, and a schema text of at most 4096 bytes")
+        if any(kind not in ("q", "d") for _, kind in schema.columns):
+            raise ValueError("columns are q (int64) or d (float64)")
+        descriptor = os.memfd_create(f"ctlab-ring-{schema.name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(descriptor, HEADER_BYTES + len(schema.columns) * capacity * 8)
+            # A reader must never meet SIGBUS because somebody truncated the file below its mapping.
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+            os.pwrite(descriptor, text, _WORDS_BYTES)
+            ring = cls(descriptor, schema, capacity, writable=True)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        words = ring._words
+        words[_HASH], words[_CAPACITY], words[_COLUMNS] = schema.digest(), capacity, len(schema.columns)
+        words[_TEXT_BYTES] = len(text)
+        words[_MAGIC] = MAGIC
+        return ring
+
+    @classmethod
+    def attach(cls, descriptor: int, *, writable: bool = False) -> Ring:
+        """Map an existing ring; takes over `descriptor`. Raises ValueError if it isn't a ring of this version."""
+        head = os.pread(descriptor, HEADER_BYTES, 0)
+        if len(head) < HEADER_BYTES or int.from_bytes(head[:8], "little") != MAGIC:
+            raise ValueError("this descriptor is not a ring of counters")
+        words = memoryview(head)[:_WORDS_BYTES].cast("Q")
+        schema = Schema.parse(head[_WORDS_BYTES : _WORDS_BYTES + words[_TEXT_BYTES]].decode())
+        if schema.digest() != words[_HASH] or len(schema.columns) != words[_COLUMNS]:
+            raise ValueError("the ring's header contradicts itself")
+        return cls(descriptor, schema, words[_CAPACITY], writable=writable)
+
+    @property
+    def fd(self) -> int:
+        """The memfd, to be sent to another process."""
+        return self._fd
+
+    @property
+    def head(self) -> int:
+        """Rows ever written; the newest row's number is one less."""
+        return int(self._words[_HEAD])
+
+    def _barrier(self) -> None:
+        """Order the stores before it against those after it, on CPUs that may reorder them (arm64).
+
+        Release then acquire of a lock nobody else knows: the cheapest full fence in the standard library.
+        """
+        self._fence.release()
+        self._fence.acquire()
+
+    # ---- writer
+
+    def append(self, values: Sequence[int | float]) -> None:
+        """Write one row: a value for each column, in the schema's order."""
+        self.append_rows((values,))
+
+    def append_rows(self, rows: Sequence[Sequence[int | float]]) -> None:
+        """Write rows; a reader sees all of them or none. ValueError or TypeError come before anything is written."""
+        count = len(rows)
+        if count == 0:
+            return
+        if count > self.capacity:
+            raise ValueError(f"{count} rows at once in a ring of {self.capacity}")
+        if any(len(row) != len(self._views) for row in rows):
+            raise ValueError(f"a row of {self.schema.name} has {len(self._views)} values")
+        columns = [
+            array(kind, values) for (_, kind), values in zip(self.schema.columns, zip(*rows, strict=True), strict=True)
+        ]
+        head = self._words[_HEAD]
+        start = head % self.capacity
+        fits = min(count, self.capacity - start)
+        self._words[_BEGUN] = head + count
+        self._barrier()
+        for view, column in zip(self._views, columns, strict=True):
+            if fits == count:
+                view[start : start + count] = column
+            else:
+                view[start:] = column[:fits]
+                view[: count - fits] = column[fits:]
+        self._barrier()
+        self._words[_HEAD] = head + count
+
+    def set_state(self, name: str, value: int | float) -> None:
+        """Set one of the `STATE` fields; KeyError for another name."""
+        word, kind = STATE[name]
+        if kind == "d":
+            self._floats[word] = value
+        else:
+            self._words[word] = int(value)
+
+    # ---- readers
+
+    def state(self) -> dict[str, int | float]:
+        """What the writer said about itself: all fields of `STATE`."""
+        return {name: self._floats[word] if kind == "d" else self._words[word] for name, (word, kind) in STATE.items()}
+
+    def row_at(self, column: str, value: int) -> int:
+        """The first row that is still there whose (rising) `column` is at least `value`; `head` if none is."""
+        view = self._views[self.schema.names.index(column)]
+        low, high = max(0, int(self._words[_BEGUN]) - self.capacity), self.head
+        while low < high:
+            middle = (low + high) // 2
+            if view[middle % self.capacity] < value:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def snapshot(self, since_row: int | None = None, columns: Iterable[str] | None = None) -> Snapshot:
+        """Copy the rows from `since_row` (None: the oldest there is) to the newest; all columns or the named ones."""
+        head = self.head
+        self._barrier()
+        wanted = 0 if since_row is None else min(max(since_row, 0), head)
+        first = max(wanted, head - self.capacity)
+        names = self.schema.names if columns is None else tuple(columns)
+        copied: dict[str, array[int] | array[float]] = {}
+        start, count = first % self.capacity, head - first
+        fits = min(count, self.capacity - start)
+        for name in names:
+            number = self.schema.names.index(name)
+            target: array[Any] = array(self.schema.columns[number][1])
+            view = self._views[number]
+            target.frombytes(view[start : start + fits].cast("B"))
+            if fits < count:
+                target.frombytes(view[: count - fits].cast("B"))
+            copied[name] = target
+        self._barrier()
+        lost = min(max(0, self._words[_BEGUN] - self.capacity - first), count)
+        if lost:
+            for target in copied.values():
+                del target[:lost]
+        return Snapshot(self.schema, copied, first + lost, head, first + lost - wanted)
+
+    def close(self) -> None:
+        """Unmap and close the descriptor; the ring can't be used afterwards. A second call does nothing."""
+        if self._fd < 0:
+            return
+        views: list[memoryview[Any]] = [self._words, self._floats, *self._views, self._whole]
+        for view in views:
+            view.release()
+        self._map.close()
+        os.close(self._fd)
+        self._fd = -1

@@ -1,0 +1,321 @@
+"""The map of a lab: live in a notebook, a picture in a saved one, a tree of lines in a terminal.
+
+Nothing heavy is imported here: anywidget only when a map is shown where there is a kernel to talk to a browser.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ctlab.errors import CtlabError
+from ctlab.notebook import theme
+from ctlab.notebook.coalesce import Coalesced
+from ctlab.notebook.map_boxes import Point
+from ctlab.notebook.map_layout import few, place
+from ctlab.notebook.map_model import Element, World, read
+from ctlab.notebook.map_places import still_free
+from ctlab.notebook.map_svg import map_svg
+from ctlab.notebook.map_text import map_text
+
+if TYPE_CHECKING:
+    from ctlab.notebook.topology_widget import TopologyWidget
+
+REFRESH_SECONDS = 0.1
+
+# What the browser needs of an element; anything else (a handle, an address object) stays in Python.
+_SENT = ("id", "kind", "label", "parent", "state", "driver", "source", "target")
+
+
+class Source(Protocol):
+    """What a map shows. All methods may be called from any thread."""
+
+    @property
+    def name(self) -> str:
+        """The title."""
+
+    def map_elements(self) -> list[dict[str, object]]:
+        """The elements as they are now; see `ctlab.notebook.map_model`."""
+
+    def on_change(self, callback: Callable[[], None]) -> Callable[[], object]:
+        """Call ``callback``, from any thread, whenever elements may have changed; returns what ends that."""
+
+    def details(self, element_id: str) -> Mapping[str, object]:
+        """What to show of one element: name → value. An element that is gone: a CtlabError or KeyError."""
+
+
+class Topology:
+    """The map of a source, kept up to date until `freeze`; show it as often as you like.
+
+    What is on the map stays where it is when the lab changes; what a person dragged stays where it was dropped.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.name = source.name
+        self._source = source
+        self._lock = threading.RLock()  # guards what follows; never held while the source is asked
+        self._elements: list[dict[str, object]] = []
+        self._places: dict[str, Point] = {}  # also of what is gone: a name that comes back returns to its place
+        self._hues: dict[str, int] = {}
+        self._listeners: list[Callable[[str], object]] = []
+        self._widget: TopologyWidget | None = None
+        self._problem = ""  # why there is no live map
+        self._frozen = False
+        self._display_id: str | None = None  # of all outputs that show this map, once there is one
+        self._stored: object = None  # what those outputs hold
+        self._later = Coalesced(self.refresh, REFRESH_SECONDS, name=f"ctlab-map-{self.name}")
+        self.refresh()
+        self._cancel = source.on_change(self._later.request)
+
+    def __repr__(self) -> str:
+        return f"<Topology {self.name}: {self.world.summary()}{', frozen' if self._frozen else ''}>"
+
+    @property
+    def elements(self) -> list[dict[str, object]]:
+        """The elements as last read."""
+        with self._lock:
+            return list(self._elements)
+
+    @property
+    def world(self) -> World:
+        """The elements as last read, indexed."""
+        return read(self.elements)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the map no longer follows its source."""
+        return self._frozen
+
+    @property
+    def selected(self) -> str:
+        """The id of the selected element (``container:web``), or an empty text."""
+        return str(self._widget.selected) if self._widget else ""
+
+    @selected.setter
+    def selected(self, element_id: str) -> None:
+        if self._widget:
+            self._widget.selected = element_id
+
+    @property
+    def svg(self) -> str:
+        """The map as an SVG document, arranged as the live map is."""
+        with self._lock:
+            return map_svg(self._elements, positions=self._places, hues=self._hues)
+
+    @property
+    def text(self) -> str:
+        """The map as lines of text."""
+        return map_text(self.elements, title=self.name)
+
+    @property
+    def widget(self) -> TopologyWidget | None:
+        """The live map, made when first asked for; None where there can't be one, or once frozen."""
+        with self._lock:
+            if self._widget is None and not self._frozen and not self._problem and _has_kernel():
+                try:
+                    from ctlab.notebook.topology_widget import TopologyWidget
+                except FileNotFoundError:
+                    self._problem = "no live map: its script isn't built (pip install . builds it)"
+                except ImportError as error:
+                    self._problem = f"no live map: {error}"
+                else:
+                    self._widget = TopologyWidget(name=self.name, **self._state())
+                    self._widget.observe(self._on_selected, "selected")
+                    self._widget.observe(self._on_moved, "moved")
+                    self._widget.observe(lambda _: self.tidy(), "tidy_requests")
+            return self._widget
+
+    def on_select(self, callback: Callable[[str], object]) -> Callable[[], None]:
+        """Call ``callback(element_id)`` when another element is selected (an empty text: none); returns what ends that.
+
+        It may be called in another thread, also while a cell runs.
+        """
+        self._listeners.append(callback)
+
+        def cancel() -> None:
+            if callback in self._listeners:
+                self._listeners.remove(callback)
+
+        return cancel
+
+    def refresh(self) -> None:
+        """Read the source and bring every view up to date. A source that is gone leaves the map as it was."""
+        try:
+            elements = self._source.map_elements()
+        except CtlabError:
+            return
+        with self._lock:
+            if self._frozen:
+                return
+            self._take(elements)
+            if self._widget:
+                there = {str(element["id"]) for element in elements}
+                with self._widget.hold_sync():
+                    for name, value in self._state().items():
+                        setattr(self._widget, name, value)
+                    self._widget.moved = {key: at for key, at in self._widget.moved.items() if key in there}
+        if self._widget and self._widget.selected:
+            self._show_details()
+
+    def tidy(self) -> None:
+        """Arrange everything anew, also what was dragged."""
+        with self._lock:
+            self._places = place(self._elements)
+            if self._widget:
+                with self._widget.hold_sync():
+                    self._widget.moved = {}
+                    self._widget.elements = self._state()["elements"]
+                    self._widget.layout_version += 1
+
+    def freeze(self) -> None:
+        """Follow the source no longer and make every output a static picture; once more does nothing.
+
+        A lab calls this before it takes anything down, so that the picture shows the world as it was.
+        """
+        self._later.close()
+        self._cancel()
+        try:
+            elements = self._source.map_elements()
+        except CtlabError:
+            elements = []
+        with self._lock:
+            if self._frozen:
+                return
+            if elements:
+                self._take(elements)
+            widget, self._widget, self._frozen = self._widget, None, True
+        self.refresh_stored()
+        if widget is not None:
+            widget.close()
+
+    close = freeze
+
+    def refresh_stored(self) -> None:
+        """Bring what a saved notebook would hold (picture and text) up to date, in every output that shows this map.
+
+        Does nothing if nothing has changed since it was last stored.
+        """
+        with self._lock:
+            if self._display_id is None or self._stored == self._signature():
+                return
+            self._stored = self._signature()
+            bundle, display_id = self._repr_mimebundle_(), self._display_id
+        from IPython.display import update_display
+
+        update_display(bundle, display_id=display_id, raw=True)  # type: ignore[no-untyped-call]
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        """The widget view, where there is one, and beside it what is shown where there is none: picture and text."""
+        widget = self.widget
+        bundle: dict[str, Any] = {"text/plain": self.text, "text/html": self._html()}
+        if widget is not None:
+            view = widget._repr_mimebundle_()
+            bundle = {**(view[0] if isinstance(view, tuple) else view or {}), **bundle}
+        return bundle
+
+    def _ipython_display_(self) -> None:
+        """Display with an id, so that the output can be replaced later (a plain cell result has none)."""
+        from IPython.display import display
+
+        with self._lock:
+            self._display_id = self._display_id or f"ctlab-map-{uuid.uuid4().hex}"
+            self._stored = self._signature()
+        display(self._repr_mimebundle_(), display_id=self._display_id, raw=True)  # type: ignore[no-untyped-call]
+
+    def _html(self) -> str:
+        with self._lock:
+            caption = " · ".join(filter(None, (self.name, self.world.summary(), _as_of(), self._problem)))
+            return map_svg(self._elements, positions=self._places, hues=self._hues, caption=caption)
+
+    def _signature(self) -> object:
+        return self._frozen, [dict(element) for element in self._elements]
+
+    def _take(self, elements: list[dict[str, object]]) -> None:
+        """New elements: places and colours for what is new."""
+        world = read(elements)
+        before = {str(element["id"]) for element in self._elements}
+        kept = {key: at for key, at in self._places.items() if key in before}
+        kept |= still_free(world, kept, {key: at for key, at in self._places.items() if key not in before})
+        self._places = {**self._places, **place(elements, kept)}
+        taken = {key: hue for key, hue in self._hues.items() if key in world.networks}
+        for key in world.networks:
+            if key not in self._hues:
+                unused = [hue for hue in range(theme.HUES) if hue not in taken.values()]
+                self._hues[key] = unused[0] if unused else len(taken) % theme.HUES
+            taken[key] = self._hues[key]
+        self._elements = elements
+
+    def _state(self) -> dict[str, Any]:
+        """The traits that mirror the source."""
+        world = read(self._elements)
+        sent = []
+        for key in (*world.nodes, *world.networks, *world.containers, *world.edges):
+            element = world.elements[key]
+            data: dict[str, object] = {name: str(element[name]) for name in _SENT if element.get(name)}
+            data["label"] = world.label(key) if "source" not in element else str(element.get("label") or "")
+            if key in self._places and "source" not in element:
+                data["x"], data["y"] = self._places[key]
+            if key in world.networks:
+                data["subnets"] = list(world.subnets(key))
+            if key in world.containers:
+                data.update(kind="container", state=world.state(key))
+            if world.parent.get(key) == "":
+                data.pop("parent", None)
+            if (network := str(element.get("target", key))) in self._hues:
+                data["hue"] = self._hues[network]
+            sent.append(data)
+        return {"elements": sent, "few": few(world)}
+
+    def _on_selected(self, change: Mapping[str, Any]) -> None:
+        self._show_details()
+        for listener in list(self._listeners):
+            listener(str(change["new"]))
+
+    def _on_moved(self, change: Mapping[str, Any]) -> None:
+        with self._lock:
+            self._places.update({str(key): (float(at[0]), float(at[1])) for key, at in change["new"].items()})
+
+    def _show_details(self) -> None:
+        """Answer a selection. An element that went away meanwhile has no details; that is no error."""
+        widget = self._widget
+        if widget is None:
+            return
+        try:
+            found: Mapping[str, object] = self._source.details(widget.selected) if widget.selected else {}
+        except (CtlabError, KeyError):
+            found = {}
+        widget.details = {str(name): _plain(value) for name, value in found.items()}
+
+
+def _plain(value: object) -> str | list[str]:
+    """A value as text, or as lines of text: what a panel can show and JSON can hold."""
+    if isinstance(value, Mapping):
+        return [f"{name}: {item}" for name, item in value.items()]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [str(item) for item in value]
+    return "" if value is None else str(value)
+
+
+def _shell() -> Any:
+    """The running IPython shell, or None; IPython isn't imported to find out that there is none."""
+    module = sys.modules.get("IPython")
+    return module.get_ipython() if module is not None else None
+
+
+def _has_kernel() -> bool:
+    """Whether there may be a browser at the other end: a terminal's IPython has no kernel."""
+    return getattr(_shell(), "kernel", None) is not None
+
+
+def _as_of() -> str:
+    """``as of Out[5] 14:02:11``; without a shell, only the time."""
+    shell = _shell()
+    cell = f"Out[{shell.execution_count}] " if shell is not None else ""
+    return f"as of {cell}{time.strftime('%H:%M:%S')}"
+
+
+__all__ = ["Element", "Source", "Topology"]

@@ -1,0 +1,132 @@
+"""A container's kept output: read as `Logs`, or followed as it comes."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import select
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from .completed import Logs
+from .errors import LabGone
+from .runtime.log_ring import LogRing, Record
+
+if TYPE_CHECKING:
+    from .container import Container
+
+
+class Follower:
+    """Follows one container's ring: told by an eventfd, so that nothing is polled."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            reply = container.lab._call({"do": "follow", "id": container.id}, [self._event])
+        except BaseException:
+            os.close(self._event)
+            raise
+        (ring,) = reply.descriptors
+        self._ring = LogRing(ring, writable=False)
+        os.close(ring)
+        self._offset = 0
+        self._decoders = {n: codecs.getincrementaldecoder("utf-8")("replace") for n in (1, 2)}
+
+    def skip(self, offset: int) -> None:
+        """Begin at this ring offset: what earlier runs of the container wrote is left out."""
+        self._offset = offset
+
+    @property
+    def head(self) -> int:
+        """The offset behind what has been written."""
+        return self._ring.head
+
+    def fileno(self) -> int:
+        """Readable when there may be more."""
+        return self._event
+
+    def read(self, sink: Callable[[int, str], None]) -> bool:
+        """Give what is new to `sink(stream, text)`; False when both streams have ended and all was read."""
+        try:
+            os.eventfd_read(self._event)
+        except BlockingIOError:
+            pass
+        ended = self._ring.ended
+        records, self._offset = self._ring.records(self._offset)
+        for record in records:
+            text = self._decoders[record.stream].decode(record.data)
+            if text:
+                sink(record.stream, text)
+        return not ended
+
+    def pieces(self, timeout_seconds: float | None = None) -> Iterator[tuple[int, str]]:
+        """(stream, text) as it comes, until the container's streams end, the lab goes or the time is over."""
+        until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        found: list[tuple[int, str]] = []
+        while True:
+            going_on = self.read(lambda stream, text: found.append((stream, text)))
+            yield from found
+            found.clear()
+            if not going_on or self._container.lab.gone:
+                return
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            select.select([self._event], [], [], 1.0 if left is None else min(1.0, left))
+
+    def close(self) -> None:
+        """Stop following."""
+        os.close(self._event)
+        self._ring.close()
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read(container: Container) -> tuple[list[Record], tuple[int, int]]:
+    """All records that are kept, everything written by now included, and (stdout, stderr) bytes dropped."""
+    reply = container.lab._call({"do": "logs", "id": container.id})
+    if not reply.descriptors:
+        raise LabGone(f"the output of {container.name} is gone")
+    ring = LogRing(reply.descriptors[0], writable=False)
+    os.close(reply.descriptors[0])
+    try:
+        return ring.records()[0], ring.dropped
+    finally:
+        ring.close()
+
+
+def logs(container: Container, *, tail: int | None = None, since_seconds: float | None = None, timestamps: bool = False) -> Logs:
+    """The kept output in order of arrival. `tail`: the last so many lines; `since_seconds`: the newest seconds."""
+    records, dropped = read(container)
+    if since_seconds is not None:
+        oldest = time.time_ns() - int(since_seconds * 1e9)
+        records = [record for record in records if record.time_ns >= oldest]
+    if timestamps:
+        records = [_stamped(record) for record in records]
+    texts = {
+        stream: b"".join(record.data for record in records if record.stream == stream).decode("utf-8", "replace")
+        for stream in (1, 2)
+    }
+    text = _in_order(records)
+    if tail is not None:
+        text = "".join(text.splitlines(keepends=True)[-tail:] if tail else [])
+    return Logs(text, texts[1], texts[2], sum(dropped))
+
+
+def _in_order(records: list[Record]) -> str:
+    decoders = {n: codecs.getincrementaldecoder("utf-8")("replace") for n in (1, 2)}
+    pieces = [decoders[record.stream].decode(record.data) for record in records]
+    return "".join(pieces) + "".join(decoder.decode(b"", final=True) for decoder in decoders.values())
+
+
+def _stamped(record: Record) -> Record:
+    seconds, nanoseconds = divmod(record.time_ns, 1_000_000_000)
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{nanoseconds:09d}Z "
+    lines = record.data.splitlines(keepends=True)
+    return record._replace(data=b"".join(stamp.encode() + line for line in lines))

@@ -1,0 +1,1 @@
+"""Pure: specs become operations (data), operations become the commands a person would type."""

@@ -1,0 +1,215 @@
+"""The operations a plan is made of: small, flat, serialisable values.
+
+Every operation is a `NamedTuple` of strings, numbers and lists of them, so that a plan is plain data:
+it can be printed (`render.py`), sent (`encode`), compared in a test and performed by the executor.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+# -- in the network namespace of a node ---------------------------------------------------------
+class MakeBridge(NamedTuple):
+    """Create a bridge, up."""
+
+    name: str
+    mac: str
+    mtu: int
+
+
+class MakeVeth(NamedTuple):
+    """Create a veth pair, `name` in the node and `peer` in the container's network namespace, in place."""
+
+    name: str
+    peer: str
+    mac: str
+    peer_mac: str
+    mtu: int
+    bridge: str
+    alias: str
+
+
+class DeleteLink(NamedTuple):
+    """Delete an interface."""
+
+    name: str
+
+
+class WriteSysctl(NamedTuple):
+    """Write a value below /proc/sys; `path` is relative to it."""
+
+    path: str
+    value: str
+
+
+class Listen(NamedTuple):
+    """Answer DNS for the lab's names on this address."""
+
+    address: str
+
+
+# -- in the network namespace of a container (or of a node) --------------------------------------
+class LinkUp(NamedTuple):
+    """Set an interface up."""
+
+    name: str
+
+
+class AddAddress(NamedTuple):
+    """Give an interface an address; `address` carries its prefix length."""
+
+    interface: str
+    address: str
+
+
+class AddRoute(NamedTuple):
+    """Add a route; `destination` is ``default``, ``::/0`` or a CIDR."""
+
+    interface: str
+    destination: str
+    gateway: str
+
+
+# -- limits ------------------------------------------------------------------------------------------
+class Limit(NamedTuple):
+    """Write one file of the container's cgroup folder."""
+
+    controller: str
+    file: str
+    value: str
+
+
+# -- the root file system, performed by the container's first process --------------------------------
+class Unshare(NamedTuple):
+    """New namespaces for the container, by the names that unshare(1) uses."""
+
+    kinds: list[str]
+
+
+class RootFolder(NamedTuple):
+    """An empty folder of the lab's tmpfs becomes the new root."""
+
+
+class RootOverlay(NamedTuple):
+    """An overlay over `lower` (a prepared image folder) becomes the new root."""
+
+    lower: str
+
+
+class Folder(NamedTuple):
+    """Make a folder."""
+
+    path: str
+    mode: int
+
+
+class SymbolicLink(NamedTuple):
+    """Make a symbolic link."""
+
+    path: str
+    target: str
+
+
+class WriteFile(NamedTuple):
+    """Write a file, replacing what is there."""
+
+    path: str
+    content: str
+    mode: int
+
+
+class Overlay(NamedTuple):
+    """Mount an overlay: `lower` of this machine below, a private folder of the lab's tmpfs above.
+
+    `fresh` names files that are made empty in the upper folder first, so that they can be written.
+    """
+
+    lower: str
+    target: str
+    fresh: list[str]
+
+
+class Bind(NamedTuple):
+    """Bind-mount a path of this machine into the container."""
+
+    source: str
+    target: str
+    read_only: bool
+
+
+class Device(NamedTuple):
+    """Bind a device node of this machine below /dev."""
+
+    name: str
+
+
+class Mount(NamedTuple):
+    """Mount a file system that needs no source (proc, sysfs, tmpfs, devpts)."""
+
+    kind: str
+    target: str
+    flags: list[str]
+    options: str
+
+
+class Mask(NamedTuple):
+    """Hide a path: /dev/null over a file, an empty read-only tmpfs over a folder. Absent is fine."""
+
+    path: str
+
+
+class ReadOnly(NamedTuple):
+    """Make a path read-only where it is. Absent is fine."""
+
+    path: str
+
+
+class PivotRoot(NamedTuple):
+    """Enter the new root and leave the old one for good."""
+
+
+# -- the container's process -------------------------------------------------------------------------
+class Hostname(NamedTuple):
+    """Set the host name of the UTS namespace."""
+
+    name: str
+
+
+class Execute(NamedTuple):
+    """Give up privileges and become the program."""
+
+    argv: list[str]
+    environment: list[str]
+    workdir: str
+    user: str
+    capabilities: list[str]
+    init: bool
+    tty: bool
+    read_only_root: bool
+
+
+Operation = (
+    MakeBridge | MakeVeth | DeleteLink | WriteSysctl | Listen | LinkUp | AddAddress | AddRoute | Limit | Unshare
+    | RootFolder | RootOverlay | Folder | SymbolicLink | WriteFile | Overlay | Bind | Device | Mount | Mask | ReadOnly
+    | PivotRoot | Hostname | Execute
+)  # fmt: skip
+
+_KINDS: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (
+        MakeBridge, MakeVeth, DeleteLink, WriteSysctl, Listen, LinkUp, AddAddress, AddRoute, Limit, Unshare,
+        RootFolder, RootOverlay, Folder, SymbolicLink, WriteFile, Overlay, Bind, Device, Mount, Mask, ReadOnly,
+        PivotRoot, Hostname, Execute,
+    )
+}  # fmt: skip
+
+
+def encode(operations: list[Operation]) -> list[list[Any]]:
+    """Operations as plain lists, ready for JSON."""
+    return [[type(operation).__name__, *operation] for operation in operations]
+
+
+def decode(data: list[list[Any]]) -> list[Operation]:
+    """The inverse of `encode`."""
+    return [_KINDS[name](*fields) for name, *fields in data]

@@ -1,0 +1,231 @@
+"""The keywords of `Lab.run` become a `ContainerSpec`: checked, completed, nothing asked of the kernel."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from . import units
+from .errors import BadInput, NotFound, Unsupported
+from .kernel.capabilities import DEFAULT, NUMBER
+from .names import check_name, did_you_mean, nearest, parse_signal
+from .plan.limits import Limits
+from .spec import ContainerSpec, MountSpec
+
+# What a container may ask for beyond the default set; the rest would need --privileged, which is not there yet.
+_GRANTABLE = (
+    "NET_ADMIN", "NET_RAW", "SYS_PTRACE", "SYS_NICE", "SYS_RESOURCE", "IPC_LOCK", "MKNOD", "AUDIT_WRITE",
+    "DAC_READ_SEARCH", "SYS_TIME", "LEASE", "NET_BROADCAST", "SETPCAP", *DEFAULT,
+)  # fmt: skip
+
+KEYWORDS = frozenset(
+    {
+        "image", "name", "networks", "network", "node", "env", "env_file", "mounts", "workdir", "user", "cpus",
+        "cpu_shares", "cpuset_cpus", "memory", "pids_limit", "hostname", "init", "rm", "tty", "count", "exists", "ip",
+        "ip6", "mac_address", "cap_add", "cap_drop", "read_only", "entrypoint", "labels", "stop_signal",
+        "stop_timeout", "publish",
+    }
+)  # fmt: skip
+
+_DOCKER_ONLY = {
+    "privileged": "containers of a lab are never privileged",
+    "restart": "restart policies aren't in this version; run the cell again",
+    "publish": "published ports come with the networks issue; from a cell use web.exec([...]) or another container",
+    "detach": "Lab.run always is detached; lab.run(...).wait() waits",
+    "remove": "it is called rm",
+    "volumes": "they are called mounts",
+    "environment": "it is called env",
+    "command": "it is the first argument",
+}
+
+
+def several(value: str | Iterable[str] | None) -> list[str]:
+    """A repeatable keyword: one string is a list of one."""
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else [str(item) for item in value]
+
+
+def unknown_keyword(word: str, known: Iterable[str]) -> BadInput:
+    """The error for a keyword that isn't there: Docker's are named as such, others with the nearest one."""
+    if word in _DOCKER_ONLY:
+        return BadInput(f"{word}= isn't in ctlab: {_DOCKER_ONLY[word]}")
+    near = nearest(word, known)
+    return BadInput(f"no keyword {word}=" + (f"; did you mean {near}=?" if near else f"; there are {', '.join(sorted(known))}"))
+
+
+def limits_of(keywords: Mapping[str, Any], base: Limits | None = None) -> Limits:
+    """The limits named by keywords, over `base`. A value of None leaves what is; 0 or "none" is no limit."""
+    values = {
+        "cpus": base.cpus if base else None,
+        "cpu_shares": base.cpu_shares if base else None,
+        "cpuset_cpus": base.cpuset_cpus if base else None,
+        "memory_bytes": base.memory_bytes if base else None,
+        "pids_limit": base.pids_limit if base else None,
+    }
+    none = (0, "0", "none", "-1", -1)
+    cpus, memory = keywords.get("cpus"), keywords.get("memory")
+    if cpus is not None:
+        values["cpus"] = None if cpus in none else units.parse_cpus(cpus)
+    if memory is not None:
+        values["memory_bytes"] = None if memory in none else units.parse_size(memory)
+    for name in ("cpu_shares", "pids_limit"):
+        value = keywords.get(name)
+        if value is not None:
+            values[name] = None if value in none else _whole(name, value)
+    cpuset = keywords.get("cpuset_cpus")
+    if cpuset is not None:
+        values["cpuset_cpus"] = None if cpuset == "none" else units.format_cpuset(units.parse_cpuset(cpuset))
+    return Limits(**values)  # type: ignore[arg-type]
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise BadInput(f"--{name.replace('_', '-')} {value!r} isn't a whole number") from None
+
+
+def environment(env: Mapping[str, Any] | Iterable[str] | None, files: Iterable[str] = ()) -> tuple[tuple[str, str], ...]:
+    """Pairs from a dictionary, ``NAME=value`` words (a bare NAME takes the notebook's own) and files of them."""
+    pairs: dict[str, str] = {}
+    for path in files:
+        try:
+            with open(os.path.expanduser(path), encoding="utf-8") as file:
+                lines = [line.strip() for line in file]
+        except OSError as error:
+            raise NotFound(f"--env-file {path}: {error.strerror}") from None
+        pairs.update(environment([line for line in lines if line and not line.startswith("#")]))
+    words: Iterable[str]
+    if isinstance(env, Mapping):
+        words = [f"{name}={value}" for name, value in env.items()]
+    else:
+        words = several(env)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not re.fullmatch(r"[^\s=\0]+", name):
+            raise BadInput(f"--env {word!r}: write NAME=value")
+        if equals:
+            pairs[name] = value
+        elif name in os.environ:
+            pairs[name] = os.environ[name]
+        else:
+            raise BadInput(f"--env {name}: the notebook has no variable of that name; write {name}=value")
+    if any("\0" in value for value in pairs.values()):
+        raise BadInput("--env: a value can't hold a zero byte")
+    return tuple(pairs.items())
+
+
+def mount(text: str | MountSpec) -> MountSpec:
+    """``SRC:DST``, ``SRC:DST:ro`` or ``type=bind,source=…,target=…[,readonly]``; SRC is relative to this folder."""
+    if isinstance(text, MountSpec):
+        return text
+    read_only = False
+    if "=" in text and "target=" in text.replace("destination=", "target=").replace("dst=", "target="):
+        source = target = ""
+        for part in text.split(","):
+            name, _, value = part.partition("=")
+            if name == "type" and value != "bind":
+                raise Unsupported(f"--mount type={value}: only bind mounts are in this version")
+            if name in ("source", "src"):
+                source = value
+            elif name in ("target", "destination", "dst"):
+                target = value
+            elif name in ("readonly", "ro"):
+                read_only = value in ("", "true", "1")
+            elif name != "type":
+                raise BadInput(f"--mount {text}: no field '{name}'; there are type, source, target, readonly")
+    else:
+        parts = text.split(":")
+        if len(parts) not in (2, 3) or not all(parts):
+            raise BadInput(f"mount '{text}': write SRC:DST or SRC:DST:ro")
+        source, target = parts[0], parts[1]
+        if len(parts) == 3:
+            if parts[2] not in ("ro", "rw"):
+                raise BadInput(f"mount '{text}': the last part is ro or rw, not '{parts[2]}'")
+            read_only = parts[2] == "ro"
+    path = os.path.abspath(os.path.expanduser(source))
+    if not target.startswith("/"):
+        raise BadInput(f"mount '{text}': the place in the container is an absolute path, not '{target}'")
+    place = os.path.normpath(target)
+    if place == "/" or place.split("/")[1] in ("proc", "sys", "dev"):
+        raise BadInput(f"mount '{text}': {place} is the container's own")
+    if not os.path.exists(path):
+        raise NotFound(f"mount source {path} does not exist (ENOENT)")
+    return MountSpec(path, place, read_only)
+
+
+def capabilities(add: Iterable[str], drop: Iterable[str]) -> tuple[str, ...]:
+    """The default set, with what is added and dropped."""
+    chosen = set(DEFAULT)
+    for word in drop:
+        name = word.upper().removeprefix("CAP_")
+        if name == "ALL":
+            chosen.clear()
+        elif name in NUMBER:
+            chosen.discard(name)
+        else:
+            raise BadInput(f"--cap-drop {word}: no such capability{did_you_mean(name, NUMBER)}")
+    for word in add:
+        name = word.upper().removeprefix("CAP_")
+        if name not in NUMBER:
+            raise BadInput(f"--cap-add {word}: no such capability{did_you_mean(name, NUMBER)}")
+        if name not in _GRANTABLE:
+            raise Unsupported(f"--cap-add {name} needs --privileged, which isn't in ctlab: it would reach the whole lab")
+        chosen.add(name)
+    return tuple(sorted(chosen, key=lambda name: NUMBER[name]))
+
+
+def container_spec(name: str, command: Sequence[str], networks: tuple[str, ...], keywords: Mapping[str, Any]) -> ContainerSpec:
+    """A checked spec; `networks` are names that exist, or one of host, none, container:ID."""
+    hostname = keywords.get("hostname") or _hostname(name)
+    if not re.fullmatch(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?(\.[a-zA-Z0-9-]+)*", hostname) or len(hostname) > 64:
+        raise BadInput(f"--hostname {hostname!r} isn't a host name (RFC 1123: letters, digits and -, at most 63 a label)")
+    workdir = keywords.get("workdir") or "/"
+    if not str(workdir).startswith("/"):
+        raise BadInput(f"--workdir {workdir!r}: an absolute path, please")
+    stop_signal = keywords.get("stop_signal") or "SIGTERM"
+    parse_signal(stop_signal)
+    timeout = keywords.get("stop_timeout")
+    mode = networks[0] if networks and (networks[0] in ("host", "none") or networks[0].startswith("container:")) else "bridge"
+    labels = keywords.get("labels")
+    label_pairs = labels.items() if isinstance(labels, Mapping) else (word.partition("=")[::2] for word in several(labels))
+    return ContainerSpec(
+        name=check_name("container", name),
+        image=str(keywords.get("image") or "system"),
+        command=tuple(str(word) for word in command),
+        env=environment(keywords.get("env"), several(keywords.get("env_file"))),
+        workdir=str(workdir),
+        user=str(keywords.get("user") or "0"),
+        hostname=hostname,
+        init=bool(keywords.get("init")),
+        tty=bool(keywords.get("tty")),
+        rm=bool(keywords.get("rm")),
+        read_only=bool(keywords.get("read_only")),
+        mounts=tuple(mount(word) for word in _mounts(keywords.get("mounts"))),
+        limits=limits_of(keywords),
+        capabilities=capabilities(several(keywords.get("cap_add")), several(keywords.get("cap_drop"))),
+        stop_signal=str(stop_signal),
+        stop_timeout_seconds=10.0 if timeout is None else units.parse_duration(timeout),
+        network_mode=mode,
+        networks=() if mode != "bridge" else networks,
+        node=str(keywords.get("node") or "host"),
+        labels=tuple((str(a), str(b)) for a, b in label_pairs),
+    )
+
+
+def _mounts(value: Any) -> list[str | MountSpec]:
+    if value is None:
+        return []
+    if isinstance(value, str | MountSpec):
+        return [value]
+    if isinstance(value, Mapping):
+        return [f"{source}:{target}" for source, target in value.items()]
+    return list(value)
+
+
+def _hostname(name: str) -> str:
+    """A host name from a container's name: what a host name can't hold becomes a hyphen."""
+    return re.sub(r"[^a-zA-Z0-9-]+", "-", name).strip("-")[:63] or "container"

@@ -1,0 +1,1 @@
+"""The lab's own processes and the protocol between them."""

@@ -1,0 +1,210 @@
+"""Files in and out of a container, and image archives, as tar streams through a descriptor.
+
+A child does the work: for `cp` it enters the container's mount namespace and root, so that no symbolic link
+leads out of it; for an image it pivots into the new folder first (an archive's links then lead nowhere else).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+import tarfile
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..kernel import syscalls
+from . import execution, protocol
+
+if TYPE_CHECKING:
+    from .supervisor import Call, Supervisor
+
+_ENTRY_LIMIT = 1_000_000
+
+
+def copy_out(supervisor: Supervisor, call: Call) -> None:
+    """Write a path of the container as a tar stream to the descriptor that came along."""
+    record = execution.running(supervisor, call.message["id"], "copy")
+
+    def work() -> dict[str, Any]:
+        execution.enter(record, syscalls.CLONE_NEWNS)
+        return _pack(call.message["path"], call.descriptors[0])
+
+    _in_child(supervisor, call, work, record)
+
+
+def copy_in(supervisor: Supervisor, call: Call) -> None:
+    """Unpack a tar stream from the descriptor into a folder of the container."""
+    record = execution.running(supervisor, call.message["id"], "copy")
+
+    def work() -> dict[str, Any]:
+        execution.enter(record, syscalls.CLONE_NEWNS)
+        return _unpack_into(call.message["path"], call.descriptors[0])
+
+    _in_child(supervisor, call, work, record)
+
+
+def _in_child(supervisor: Supervisor, call: Call, work: Any, record: Any = None) -> None:
+    ours, theirs = protocol.pair()
+    if record is not None:
+        pid, pidfd = execution.clone_inside(supervisor, record, python=True)
+    else:
+        pid, pidfd = syscalls.clone3_python(0)
+    if pid == 0:
+        _work(theirs, work)
+    theirs.close()
+    call.close_descriptors()
+    answers: list[dict[str, Any]] = []
+
+    def said() -> None:
+        message, _, _ = protocol.receive(ours)
+        if message is None:
+            supervisor.off(ours.fileno())
+            ours.close()
+        else:
+            answers.append(message)
+
+    def ended() -> None:
+        if os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG) is None:
+            return
+        while ours.fileno() >= 0:
+            said()
+        supervisor.off(pidfd)
+        os.close(pidfd)
+        call.reply(answers[0] if answers else {"error": "CtlabError", "message": "the copy was ended", "errno": 0})
+
+    supervisor.on(ours.fileno(), said)
+    supervisor.on(pidfd, ended)
+
+
+def _work(status: socket.socket, work: Any) -> NoReturn:
+    try:
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+        answer = work()
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, "")
+        where = f"{error.filename}: " if error.filename else ""
+        answer = {"error": "KernelError", "message": f"{where}{name} ({error.strerror})", "errno": error.errno or 0}
+    except tarfile.TarError as error:
+        answer = {"error": "BadInput", "message": f"not a usable tar archive: {error}", "errno": 0}
+    except Exception as error:
+        answer = {"error": "CtlabError", "message": f"{type(error).__name__}: {error}", "errno": 0}
+    with contextlib.suppress(OSError):
+        protocol.send(status, answer)
+    os._exit(0)
+
+
+def _open_inside(path: str, flags: int) -> int:
+    """A path of the root we are in; links are resolved inside it."""
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY)
+    try:
+        resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
+        return syscalls.openat2(root, path.lstrip("/") or ".", flags, resolve)
+    finally:
+        os.close(root)
+
+
+def _make_folders(path: str) -> None:
+    built = ""
+    for part in [part for part in path.split("/") if part]:
+        try:
+            os.close(_open_inside(f"{built}/{part}", os.O_PATH | os.O_DIRECTORY))
+        except FileNotFoundError:
+            parent = _open_inside(built, os.O_PATH | os.O_DIRECTORY)
+            os.mkdir(part, 0o755, dir_fd=parent)
+            os.close(parent)
+        built += f"/{part}"
+
+
+def _pack(path: str, descriptor: int) -> dict[str, Any]:
+    """A file, or a folder with all below it; a symbolic link at the end is followed, inside the root."""
+    found = _open_inside(path, os.O_PATH)
+    folder = stat.S_ISDIR(os.fstat(found).st_mode)
+    place = f"/proc/self/fd/{found}"
+    with open(descriptor, "wb") as out, tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+        name = os.path.basename(path.rstrip("/")) or "root"
+        if folder:
+            os.fchdir(os.open(place, os.O_RDONLY | os.O_DIRECTORY))
+            archive.add(".", arcname=name)
+        else:
+            with open(place, "rb") as file:
+                member = archive.gettarinfo(arcname=name, fileobj=file)
+                archive.addfile(member, file if member.isreg() else None)
+    return {"folder": folder, "name": name}
+
+
+def _unpack_into(path: str, descriptor: int) -> dict[str, Any]:
+    """Unpack below a folder of the container; what exists is replaced, links are taken as they are."""
+    with open(descriptor, "rb") as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        _make_folders(path)
+        os.fchdir(_open_inside(path, os.O_PATH | os.O_DIRECTORY))
+        count = _extract(archive)
+    return {"entries": count}
+
+
+def _extract(archive: tarfile.TarFile) -> int:
+    """Unpack every member below the working directory, which is inside a root that nothing leads out of."""
+    count = 0
+    for member in archive:
+        count += 1
+        if count > _ENTRY_LIMIT:
+            raise tarfile.TarError(f"more than {_ENTRY_LIMIT} entries")
+        if member.ischr() or member.isblk():
+            continue  # a user namespace can't make device nodes; /dev has the harmless ones
+        member.name = member.name.lstrip("/") or "."
+        if ".." in member.name.split("/"):
+            raise tarfile.TarError(f"entry {member.name!r} leads out of the archive")
+        if member.islnk():
+            member.linkname = member.linkname.lstrip("/")
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            if member.name != "." and not member.isdir():
+                os.unlink(member.name)
+        archive.extract(member, ".", numeric_owner=True, filter="fully_trusted")
+    return count
+
+
+def image(supervisor: Supervisor, call: Call) -> None:
+    """Prepare an image folder under a key: from a host folder (a mount) or from a tar archive (a descriptor)."""
+    key = call.message["key"]
+    if call.message["kind"] == "folder":
+        descriptor = supervisor.detached_mount(call.message["path"], True)
+        try:
+            supervisor.tree.attach_image(key, descriptor)
+        finally:
+            os.close(descriptor)
+        call.reply({"ok": True})
+        return
+    os.mkdir(f"/images/{key}", 0o755)
+    descriptor = call.descriptors[0]
+
+    def work() -> dict[str, Any]:
+        place = f"/images/{key}"
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        syscalls.mount(place, place, None, syscalls.MS_BIND)
+        with open(descriptor, "rb") as file, tarfile.open(fileobj=file, mode="r:*") as archive:
+            os.chdir(place)
+            syscalls.pivot_root(".", ".")
+            syscalls.umount2(".", syscalls.MNT_DETACH)
+            os.chdir("/")
+            return {"entries": _extract(archive)}
+
+    _in_child(supervisor, call, work)
+
+
+def kind(supervisor: Supervisor, call: Call) -> None:
+    """What lies at a path of a container: folder, file or nothing."""
+    record = execution.running(supervisor, call.message["id"], "copy")
+
+    def work() -> dict[str, Any]:
+        execution.enter(record, syscalls.CLONE_NEWNS)
+        try:
+            mode = os.fstat(_open_inside(call.message["path"], os.O_PATH)).st_mode
+        except OSError:
+            return {"kind": "nothing"}
+        return {"kind": "folder" if stat.S_ISDIR(mode) else "file"}
+
+    _in_child(supervisor, call, work, record)
+
+
+VERBS = {"kind": kind, "copy_out": copy_out, "copy_in": copy_in, "image": image}

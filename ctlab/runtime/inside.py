@@ -1,0 +1,303 @@
+"""Operations performed by a container's first process, in its own namespaces.
+
+Every path below the new root is opened with openat2(RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS), so that no
+symbolic link of an image leads out of it; mounts are made on the descriptor that this gave.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from typing import Any
+
+from ..kernel import netlink, syscalls
+from ..plan import ops
+
+_IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
+_FLAGS = {
+    "ro": syscalls.MS_RDONLY,
+    "nosuid": syscalls.MS_NOSUID,
+    "nodev": syscalls.MS_NODEV,
+    "noexec": syscalls.MS_NOEXEC,
+}
+_NAMESPACES = {
+    "mount": syscalls.CLONE_NEWNS,
+    "uts": syscalls.CLONE_NEWUTS,
+    "ipc": syscalls.CLONE_NEWIPC,
+    "net": syscalls.CLONE_NEWNET,
+    "pid": syscalls.CLONE_NEWPID,
+    "cgroup": syscalls.CLONE_NEWCGROUP,
+}
+
+
+def namespace_flags(kinds: list[str]) -> int:
+    """The CLONE_NEW* union of namespace names."""
+    flags = 0
+    for kind in kinds:
+        flags |= _NAMESPACES[kind]
+    return flags
+
+
+class Root:
+    """A new root file system while it is put together; afterwards the container's ``/``."""
+
+    def __init__(self, private: str) -> None:
+        self._private = private
+        self._descriptor = -1
+        self._pivoted = False
+
+    # -- finding places -------------------------------------------------------------------------
+    def open(self, path: str, flags: int, mode: int = 0) -> int:
+        """Open a path below the root, whatever its symbolic links say."""
+        return syscalls.openat2(self._descriptor, path.lstrip("/") or ".", flags, _IN_ROOT, mode)
+
+    def _parent(self, path: str, *, make: bool = False) -> tuple[int, str]:
+        folder, _, name = path.rstrip("/").rpartition("/")
+        if make:
+            self.make_folders(folder)
+        return self.open(folder, os.O_PATH | os.O_DIRECTORY), name
+
+    def make_folders(self, path: str) -> None:
+        """Make a folder and those above it, inside the root."""
+        built = ""
+        for part in path.split("/"):
+            if not part:
+                continue
+            built += "/" + part
+            try:
+                os.close(self.open(built, os.O_PATH | os.O_DIRECTORY))
+            except FileNotFoundError:
+                parent, name = self._parent(built)
+                try:
+                    os.mkdir(name, 0o755, dir_fd=parent)
+                finally:
+                    os.close(parent)
+
+    # -- operations -----------------------------------------------------------------------------
+    def root_folder(self, _: ops.RootFolder) -> None:
+        path = f"{self._private}/root"
+        with contextlib.suppress(FileExistsError):  # the container is started again
+            os.mkdir(path, 0o755)
+        syscalls.mount(path, path, None, syscalls.MS_BIND)
+        self._descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def root_overlay(self, operation: ops.RootOverlay) -> None:
+        path = f"{self._private}/root"
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o755)
+        self._overlay(f"/images/{operation.lower}", "image", path, [])
+        self._descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def _overlay(self, lower: str, name: str, target: str, fresh: list[str]) -> None:
+        upper, work = f"{self._private}/{name}.upper", f"{self._private}/{name}.work"
+        if not os.path.isdir(upper):  # else the container is started again
+            os.mkdir(upper, 0o755)
+            os.mkdir(work, 0o755)
+            for file in fresh:
+                os.close(os.open(f"{upper}/{file}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+        syscalls.mount("overlay", target, "overlay", 0, f"lowerdir={lower},upperdir={upper},workdir={work},userxattr")
+
+    def overlay(self, operation: ops.Overlay) -> None:
+        name = operation.lower.strip("/")
+        descriptor = self.open(operation.target, os.O_PATH | os.O_DIRECTORY)
+        self._overlay(f"/lower/{name}", name, f"/proc/self/fd/{descriptor}", operation.fresh)
+        os.close(descriptor)
+
+    def folder(self, operation: ops.Folder) -> None:
+        parent, name = self._parent(operation.path, make=True)
+        try:
+            os.mkdir(name, operation.mode, dir_fd=parent)
+            os.chmod(name, operation.mode, dir_fd=parent)  # the umask has no say
+        except FileExistsError:
+            os.close(self.open(operation.path, os.O_PATH | os.O_DIRECTORY))
+        finally:
+            os.close(parent)
+
+    def symbolic_link(self, operation: ops.SymbolicLink) -> None:
+        parent, name = self._parent(operation.path)
+        with contextlib.suppress(FileExistsError):
+            os.symlink(operation.target, name, dir_fd=parent)
+        os.close(parent)
+
+    def write_file(self, operation: ops.WriteFile) -> None:
+        parent, name = self._parent(operation.path, make=True)
+        try:
+            flags = os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            try:
+                file = os.open(name, flags, dir_fd=parent)
+            except OSError:  # absent, a link, or not ours: replaced
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=parent)
+                file = os.open(name, flags | os.O_CREAT | os.O_EXCL, operation.mode, dir_fd=parent)
+            os.write(file, operation.content.encode())
+            os.close(file)
+        finally:
+            os.close(parent)
+
+    def device(self, operation: ops.Device) -> None:
+        try:
+            source = os.open(f"/dev/{operation.name}", os.O_PATH | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return  # this machine has no such device to show
+        target = self.open(f"/dev/{operation.name}", os.O_CREAT | os.O_RDONLY | os.O_EXCL, 0o666)
+        syscalls.mount(f"/proc/self/fd/{source}", f"/proc/self/fd/{target}", None, syscalls.MS_BIND)
+        os.close(source)
+        os.close(target)
+
+    def mount(self, operation: ops.Mount) -> None:
+        flags = 0
+        for flag in operation.flags:
+            flags |= _FLAGS[flag]
+        target = self.open(operation.target, os.O_PATH | os.O_DIRECTORY)
+        try:
+            syscalls.mount(
+                operation.kind, f"/proc/self/fd/{target}", operation.kind, flags, operation.options or None
+            )
+        finally:
+            os.close(target)
+
+    def mask(self, operation: ops.Mask) -> None:
+        try:
+            target = self.open(operation.path, os.O_PATH)
+        except OSError:
+            return
+        hidden = "/empty" if stat.S_ISDIR(os.fstat(target).st_mode) else "/dev/null"
+        place = f"/proc/self/fd/{target}"
+        syscalls.mount(hidden, place, None, syscalls.MS_BIND)
+        os.close(target)
+        if hidden == "/empty":
+            self._remount(operation.path, syscalls.MS_RDONLY)
+
+    def read_only(self, operation: ops.ReadOnly) -> None:
+        try:
+            target = self.open(operation.path, os.O_PATH)
+        except OSError:
+            return
+        place = f"/proc/self/fd/{target}"
+        syscalls.mount(place, place, None, syscalls.MS_BIND | syscalls.MS_REC)
+        os.close(target)
+        self._remount(operation.path, syscalls.MS_RDONLY)
+
+    def _remount(self, path: str, flags: int) -> None:
+        """Change the flags of the mount that now lies at `path`, keeping those that are locked."""
+        target = self.open(path, os.O_PATH)
+        locked = os.fstatvfs(target).f_flag & (
+            os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME | os.ST_RELATIME
+        )
+        # ST_* and MS_* agree for these bits except ST_RELATIME (4096), which is MS_BIND: translate.
+        relatime = 1 << 21 if locked & os.ST_RELATIME else 0
+        flags |= (locked & ~os.ST_RELATIME) | relatime
+        try:
+            syscalls.mount(
+                None, f"/proc/self/fd/{target}", None, syscalls.MS_REMOUNT | syscalls.MS_BIND | flags
+            )
+        finally:
+            os.close(target)
+
+    def pivot_root(self, _: ops.PivotRoot) -> None:
+        os.fchdir(self._descriptor)
+        syscalls.pivot_root(".", ".")
+        syscalls.umount2(".", syscalls.MNT_DETACH)
+        os.chdir("/")
+        os.close(self._descriptor)
+        self._descriptor = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._pivoted = True
+
+    def hostname(self, operation: ops.Hostname) -> None:
+        syscalls.sethostname(operation.name)
+
+    def bind(self, operation: ops.Bind, descriptor: int) -> None:
+        """Attach a detached mount of a host path at `operation.target`, which is made if it isn't there."""
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        if is_folder:
+            self.make_folders(operation.target)
+            target = self.open(operation.target, os.O_PATH | os.O_DIRECTORY)
+        else:
+            try:
+                target = self.open(operation.target, os.O_PATH)
+            except FileNotFoundError:
+                parent, name = self._parent(operation.target, make=True)
+                os.close(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=parent))
+                os.close(parent)
+                target = self.open(operation.target, os.O_PATH)
+        attributes = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
+        if operation.read_only:
+            attributes |= syscalls.MOUNT_ATTR_RDONLY
+        syscalls.mount_setattr(descriptor, attributes, recursive=True)
+        try:
+            syscalls.move_mount(descriptor, target)
+        finally:
+            os.close(target)
+
+    def make_root_read_only(self) -> None:
+        """``--read-only``: the root and what is mounted from the image below it; /dev, /proc, /tmp stay as they are."""
+        for path in ("/", "/usr", "/etc", "/opt"):
+            try:
+                self._remount(path, syscalls.MS_RDONLY)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOENT):  # EINVAL: not a mount of its own
+                    raise
+
+
+_PERFORM: dict[type[Any], Any] = {
+    ops.RootFolder: Root.root_folder,
+    ops.RootOverlay: Root.root_overlay,
+    ops.Folder: Root.folder,
+    ops.SymbolicLink: Root.symbolic_link,
+    ops.WriteFile: Root.write_file,
+    ops.Overlay: Root.overlay,
+    ops.Device: Root.device,
+    ops.Mount: Root.mount,
+    ops.Mask: Root.mask,
+    ops.ReadOnly: Root.read_only,
+    ops.PivotRoot: Root.pivot_root,
+    ops.Hostname: Root.hostname,
+}
+
+
+def perform(root: Root, operations: list[Any]) -> None:
+    """Perform root file system operations in order; an `OSError` names the one that failed."""
+    for operation in operations:
+        try:
+            _PERFORM[type(operation)](root, operation)
+        except OSError as error:
+            raise OSError(error.errno, f"{operation}: {os.strerror(error.errno or 0)}") from error
+
+
+def configure_network(
+    socket_in_namespace: netlink.Netlink, operations: list[Any], hardware: dict[str, tuple[str, int]] | None = None
+) -> None:
+    """Addresses and routes of a container, as one batch.
+
+    `hardware` maps an interface that was made in advance to the (MAC, MTU) it is to have now.
+    """
+    messages: list[bytes] = []
+    indices: dict[str, int] = {}
+
+    def index(name: str) -> int:
+        if name not in indices:
+            indices[name] = socket_in_namespace.index(name)
+        return indices[name]
+
+    for name, (mac, mtu) in (hardware or {}).items():
+        messages.append(netlink.set_link(index(name), mac=mac or None, mtu=mtu or None))
+    done: list[Any] = []
+    for operation in operations:
+        done.append(operation)
+        if isinstance(operation, ops.LinkUp):
+            number = 1 if operation.name == "lo" else index(operation.name)
+            messages.append(netlink.set_link(number, up=True, no_link_local=operation.name != "lo"))
+        elif isinstance(operation, ops.AddAddress):
+            messages.append(netlink.new_address(index(operation.interface), operation.address))
+        elif isinstance(operation, ops.AddRoute):
+            messages.append(
+                netlink.new_route(index(operation.interface), operation.destination, operation.gateway or None)
+            )
+    try:
+        socket_in_namespace.run(messages)
+    except netlink.NetlinkError as error:
+        position = error.position - len(hardware or {})
+        what = done[position] if 0 <= position < len(done) else "interface hardware address"
+        raise OSError(error.errno, f"{what}: {os.strerror(error.errno or 0)}") from error

@@ -1,0 +1,161 @@
+"""Verbs that look: namespaces and processes of a container, the rings of counters, what the lab itself costs."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from ..kernel import netlink, syscalls
+from . import lifecycle
+from .record import Record
+
+if TYPE_CHECKING:
+    from .supervisor import Call, Supervisor
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_NAMESPACES = ("mnt", "pid", "net", "uts", "ipc", "cgroup", "user")
+
+
+def _status(pid: int) -> dict[str, str]:
+    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+
+
+def processes(record: Record) -> list[dict[str, Any]]:
+    """The processes of a container, found by their PID namespace."""
+    if record.slot is None:
+        return []
+    found = []
+    for entry in _members(record):
+        try:
+            status = _status(entry)
+            with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as file:
+                fields = file.read().rpartition(")")[2].split()
+            with open(f"/proc/{entry}/cmdline", "rb") as command_file:
+                words = command_file.read().rstrip(b"\0").split(b"\0")
+        except OSError:
+            continue  # it has just ended
+        found.append(
+            {
+                "pid": int(status["NSpid"].split()[-1]),
+                "parent": int(fields[1]),
+                "user": int(status["Uid"].split()[0]),
+                "state": fields[0],
+                "cpu_seconds": (int(fields[11]) + int(fields[12])) / _TICKS,
+                "memory_bytes": int(fields[21]) * _PAGE,
+                "command": b" ".join(words).decode(errors="replace") or f"[{status['Name']}]",
+            }
+        )
+    return sorted(found, key=lambda process: int(process["pid"]))
+
+
+def _members(record: Record) -> list[int]:
+    """The processes of a container: those in its cgroup, else those in its PID namespace that let themselves be asked."""
+    assert record.slot is not None
+    if record.slot.cgroup is not None:
+        return record.slot.cgroup.pids()
+    found = [record.pid]
+    try:
+        namespace = os.stat(record.namespaces["pid"] if record.namespaces else f"/proc/{record.pid}/ns/pid").st_ino
+    except OSError:
+        return found
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) != record.pid:
+            try:
+                if os.stat(f"/proc/{entry}/ns/pid").st_ino == namespace:
+                    found.append(int(entry))
+            except OSError:
+                continue
+    return found
+
+
+def top(supervisor: Supervisor, call: Call) -> None:
+    """The processes of a container."""
+    call.reply({"processes": processes(supervisor.record(call.message["id"]))})
+
+
+def facts(supervisor: Supervisor, call: Call) -> None:
+    """What the kernel says of a container now: namespace ids, memory used, who is in it."""
+    record = supervisor.record(call.message["id"])
+    answer: dict[str, Any] = {"state": record.state, "returncode": record.returncode, "namespaces": {}}
+    if record.slot is not None:
+        for kind in _NAMESPACES:
+            try:
+                answer["namespaces"][kind] = os.stat(record.namespaces.get(kind, f"/proc/{record.pid}/ns/{kind}")).st_ino
+            except OSError:
+                continue
+        folder = record.slot.cgroup
+        if folder is not None:
+            answer["memory_usage_bytes"] = folder.usage_bytes()
+            answer["cgroup_folder"] = folder.id
+    call.reply(answer)
+
+
+def rings(supervisor: Supervisor, call: Call) -> None:
+    """The rings of counters, to be mapped by the owner."""
+    services = supervisor.services
+    call.reply({"ok": True}, [services.container_ring, services.endpoint_ring])
+
+
+def sampler(supervisor: Supervisor, call: Call) -> None:
+    """An order for the sampler: interval, pause, resume."""
+    supervisor.services.sampler_control(call.message["order"])
+    call.reply({"ok": True})
+
+
+def costs(supervisor: Supervisor, call: Call) -> None:
+    """Resident memory (bytes) and CPU time (seconds) of the lab's own processes."""
+    answer = {}
+    for name, pid in {"supervisor": os.getpid(), **supervisor.services.pids}.items():
+        try:
+            status = _status(pid)
+            with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            continue
+        answer[name] = {
+            "resident_bytes": int(status["VmRSS"].split()[0]) * 1024,
+            "cpu_seconds": (int(fields[11]) + int(fields[12])) / _TICKS,
+        }
+    call.reply({"processes": answer})
+
+
+def netlink_socket(supervisor: Supervisor, call: Call) -> None:
+    """A routing netlink socket made in a container's network namespace, or in the node's."""
+    container_id = call.message["id"]
+    if container_id is None:
+        link = netlink.Netlink()
+    else:
+        record = supervisor.record(container_id)
+        if record.slot is None:
+            from .supervisor import Refused
+
+            raise Refused("StateError", f"container {record.name} isn't running")
+        lifecycle.enter_network(record)
+        try:
+            link = netlink.Netlink()
+        finally:
+            syscalls.setns(supervisor.own_network, syscalls.CLONE_NEWNET)
+    call.reply({"ok": True}, [link.fileno()])
+    link.close()
+
+
+def listening(supervisor: Supervisor, call: Call) -> None:
+    """The TCP ports that something in a container listens on."""
+    record = supervisor.record(call.message["id"])
+    ports: set[int] = set()
+    for table in ("tcp", "tcp6"):
+        try:
+            with open(f"/proc/{record.pid}/net/{table}", encoding="ascii") as file:
+                next(file)
+                for line in file:
+                    fields = line.split()
+                    if fields[3] == "0A":  # TCP_LISTEN
+                        ports.add(int(fields[1].rpartition(":")[2], 16))
+        except OSError:
+            continue
+    call.reply({"ports": sorted(ports)})
+
+
+VERBS = {"listening": listening, "netlink_socket": netlink_socket, "top": top, "facts": facts, "rings": rings, "sampler": sampler, "costs": costs}

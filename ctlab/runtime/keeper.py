@@ -1,0 +1,204 @@
+"""The keeper: the one process of a lab that lives outside it.
+
+It makes what must lie outside (cgroup folder, runtime folder), clones the supervisor into the lab's
+namespaces, watches the owner, and removes both folders when the lab is gone, for whatever reason.
+It is started by posix_spawn in a session of its own: an interrupt of the notebook never reaches it.
+
+Descriptors on entry: 3 = control socket to the owner, 4 = call socket and 5 = event socket of the
+supervisor, handed through. The configuration is the first message on 3.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+from ..kernel import cgroup, cgroup_discover, idmap, syscalls
+from . import protocol, runtime_folder, supervisor
+
+CONTROL, CALLS, EVENTS = 3, 4, 5
+_NAMESPACES = (
+    syscalls.CLONE_NEWUSER
+    | syscalls.CLONE_NEWPID
+    | syscalls.CLONE_NEWNS
+    | syscalls.CLONE_NEWNET
+    | syscalls.CLONE_NEWIPC
+    | syscalls.CLONE_NEWUTS
+)
+
+
+class Keeper:
+    """One lab, seen from outside."""
+
+    def __init__(self, control: socket.socket, config: dict[str, Any], owner: int) -> None:
+        self.control = control
+        self.config = config
+        self.lab_id: str = config["id"]
+        self.owner_pidfd = os.pidfd_open(owner)
+        self.folder = runtime_folder.create(self.lab_id, config["name"], owner)
+        self.cgroup: cgroup.LabCgroup | None = None
+        self.supervisor_pidfd = -1
+        self.supervisor_pid = 0
+        self.user_namespace = -1
+
+    def start(self) -> None:
+        """Make the outside folders and the supervisor; tell the owner."""
+        delegation = cgroup_discover.discover()
+        mapping = idmap.choose()
+        if delegation.version != "none":
+            self.cgroup = cgroup.make_lab(delegation, self.lab_id, mapping.first_uid, mapping.first_gid)
+            self.folder.record(self.cgroup.paths())
+        ours, theirs = protocol.pair()
+        folders = self.cgroup.open() if self.cgroup else {}
+        start = supervisor.Start(
+            calls=CALLS,
+            events=EVENTS,
+            keeper=theirs.fileno(),
+            cgroup_version=delegation.version,
+            cgroup_folders=folders,
+            single_id=mapping.single,
+            interval_seconds=self.config["interval"],
+            host_top=_host_top(),
+        )
+        leaf = self.cgroup.open_leaf() if self.cgroup else None
+        pid, self.supervisor_pidfd = syscalls.clone3_python(_NAMESPACES, -1 if leaf is None else leaf)
+        if pid == 0:
+            ours.close()
+            keep = {CALLS, EVENTS, theirs.fileno(), *folders.values()}
+            self.folder.forget()
+            supervisor.main(start, keep)  # never returns
+        self.supervisor_pid = pid
+        theirs.close()
+        os.close(CALLS)
+        os.close(EVENTS)
+        for descriptor in (*folders.values(), *([] if leaf is None else [leaf])):
+            os.close(descriptor)
+        idmap.write(pid, mapping)
+        self.user_namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        self.channel = ours
+        protocol.send(ours, {"go": "identity"})
+        answer, _, _ = protocol.receive(ours)
+        if answer is None or "error" in answer:
+            raise RuntimeError((answer or {}).get("message", "the supervisor ended before it was ready"))
+        protocol.send(ours, {"go": "run"})  # by now its parent-death signal is set
+        answer, _, _ = protocol.receive(ours)
+        if answer is None or "error" in answer:
+            raise RuntimeError((answer or {}).get("message", "the supervisor ended before it was ready"))
+        protocol.send(
+            self.control,
+            {
+                "ready": True,
+                "supervisor": pid,
+                "keeper": os.getpid(),
+                "mapping": mapping.describe(),
+                "single_id": mapping.single,
+                "cgroup": delegation.version,
+                "controllers": list(delegation.controllers),
+                "cgroup_reason": delegation.reason,
+                "cgroup_remedy": delegation.remedy,
+                "runtime_folder": self.folder.path,
+                "cgroup_paths": self.cgroup.paths() if self.cgroup else [],
+            },
+        )
+
+    def watch(self) -> None:
+        """Wait for the owner's word, the owner's death, or the supervisor's."""
+        poll = select.poll()
+        poll.register(self.control, select.POLLIN)
+        poll.register(self.channel, select.POLLIN)
+        poll.register(self.owner_pidfd, select.POLLIN)
+        poll.register(self.supervisor_pidfd, select.POLLIN)
+        while True:
+            for descriptor, _ in poll.poll():
+                if descriptor == self.supervisor_pidfd:
+                    self.clean_up()
+                    self._say({"gone": "died"})
+                    return
+                if descriptor == self.owner_pidfd:
+                    self.clean_up()
+                    return
+                if descriptor == self.control.fileno():
+                    message, _, _ = protocol.receive(self.control)
+                    self.clean_up()
+                    if message is not None:
+                        self._say({"gone": "stopped"})
+                    return
+                if descriptor == self.channel.fileno() and not self._serve():
+                    poll.unregister(self.channel)
+
+    def _serve(self) -> bool:
+        """The supervisor asks for a mount of a host path that only we can reach (started by root)."""
+        message, _, _ = protocol.receive(self.channel)
+        if message is None:
+            return False
+        try:
+            descriptor = syscalls.open_tree(
+                -100, message["path"], syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE
+            )  # -100: AT_FDCWD
+            try:
+                if message.get("idmap"):
+                    with contextlib.suppress(OSError):  # a file system without idmapped mounts: owners show as nobody
+                        syscalls.mount_setattr(descriptor, syscalls.MOUNT_ATTR_IDMAP, userns=self.user_namespace)
+                protocol.send(self.channel, {"ok": True}, [descriptor])
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            protocol.send(self.channel, protocol.failure(error))
+        return True
+
+    def _say(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):
+            protocol.send(self.control, message)
+
+    def clean_up(self) -> None:
+        """End the supervisor (the kernel ends everything inside with it) and remove the folders."""
+        if self.supervisor_pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.supervisor_pidfd, signal.SIGKILL)
+        if self.cgroup:
+            self.cgroup.remove(5.0)  # thaws first: what the v1 freezer holds does not die
+        if self.supervisor_pidfd >= 0:
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PIDFD, self.supervisor_pidfd, os.WEXITED)
+        self.folder.remove()
+
+
+def _host_top() -> dict[str, str]:
+    """This machine's top-level entries: a link's target, or ``folder``."""
+    top = {}
+    with os.scandir("/") as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                top[entry.name] = os.readlink(entry.path)
+            elif entry.is_dir():
+                top[entry.name] = "folder"
+    return top
+
+
+def main() -> None:
+    """Run as a process of its own; see the module's text for the descriptors."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # only the owner's word or death ends a lab
+    control = socket.socket(fileno=CONTROL)
+    config, _, _ = protocol.receive(control)
+    if config is None:
+        return
+    keeper = None
+    try:
+        keeper = Keeper(control, config, config["owner"])
+        keeper.start()
+    except BaseException as error:
+        if not isinstance(error, OSError | RuntimeError):
+            traceback.print_exc()
+        with contextlib.suppress(OSError):
+            protocol.send(control, protocol.failure(error))
+        if keeper is not None:
+            keeper.clean_up()
+        sys.exit(1)
+    keeper.watch()

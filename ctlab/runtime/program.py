@@ -1,0 +1,198 @@
+"""The last steps before a program runs: who it is, what it may do, what it has open, where it is found."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import stat
+from collections.abc import Sequence
+
+from ..kernel import capabilities, syscalls
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_SIGNALS = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
+
+
+class ProgramError(Exception):
+    """A program that can't be run; `kind` is the error class that the owner raises."""
+
+    def __init__(self, kind: str, message: str, number: int = 0) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.errno = number
+
+
+def find(name: str, path: str) -> str:
+    """The absolute path of a program, as execvp(3) finds it.
+
+    Raises `ProgramError` (ProgramNotFound) with what was looked for and where.
+    """
+    if "/" in name:
+        _check_executable(name)
+        return name
+    forbidden = ""
+    for folder in path.split(":"):
+        candidate = os.path.join(folder or ".", name)
+        if os.path.isfile(candidate):
+            if os.access(candidate, os.X_OK):
+                return candidate
+            forbidden = candidate
+    if forbidden:
+        raise ProgramError("ProgramNotFound", f"{forbidden} isn't executable (EACCES)", errno.EACCES)
+    raise ProgramError("ProgramNotFound", f"no program {name!r} in {path}", errno.ENOENT)
+
+
+def _check_executable(path: str) -> None:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise ProgramError(
+            "ProgramNotFound", f"no program {path!r} in the container ({errno.errorcode[error.errno or 2]})", error.errno or 2
+        ) from None
+    if stat.S_ISDIR(status.st_mode):
+        raise ProgramError("ProgramNotFound", f"{path} is a folder, not a program (EISDIR)", errno.EISDIR)
+    if not os.access(path, os.X_OK):
+        raise ProgramError("ProgramNotFound", f"{path} isn't executable (EACCES)", errno.EACCES)
+
+
+def _lines(path: str) -> list[list[str]]:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return [line.rstrip("\n").split(":") for line in file]
+    except OSError:
+        return []
+
+
+def resolve_user(user: str) -> tuple[int, int, list[int], str]:
+    """(uid, gid, supplementary groups, home) of ``name``, ``uid``, ``name:group`` or ``uid:gid``.
+
+    Names are looked up in the container's own /etc/passwd and /etc/group.
+    """
+    name, _, group = user.partition(":")
+    if name in ("0", "root", "") and not group:
+        return 0, 0, [0], "/root"
+    accounts = [entry for entry in _lines("/etc/passwd") if len(entry) >= 7]
+    found = next((entry for entry in accounts if entry[0] == name or entry[2] == name), None)
+    if found is None and not name.isdigit():
+        raise ProgramError("NotFound", f"no user {name!r} in the container's /etc/passwd")
+    uid = int(found[2]) if found else int(name)
+    gid = int(found[3]) if found else 0
+    home = found[5] if found else "/"
+    groups = [entry for entry in _lines("/etc/group") if len(entry) >= 4]
+    if group:
+        entry = next((entry for entry in groups if entry[0] == group or entry[2] == group), None)
+        if entry is None and not group.isdigit():
+            raise ProgramError("NotFound", f"no group {group!r} in the container's /etc/group")
+        gid = int(entry[2]) if entry else int(group)
+        return uid, gid, [gid], home
+    login = found[0] if found else name
+    extra = [int(entry[2]) for entry in groups if login in entry[3].split(",") and entry[2].isdigit()]
+    return uid, gid, sorted({gid, *extra}), home
+
+
+def become(user: str, keep: int, *, single_id: bool) -> str:
+    """Take the user's ids and give up every capability outside `keep`; returns the home folder.
+
+    A user other than root keeps no capability at all (they are in the bounding set only, as with Docker).
+    """
+    uid, gid, groups, home = resolve_user(user)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # until exec nobody inside may look into this process
+    capabilities.drop_bounding(keep)
+    if single_id:
+        if (uid, gid) != (0, 0):
+            raise ProgramError(
+                "Unsupported",
+                f"user {user}: this lab maps only your own id, as user 0; "
+                "install uidmap and give yourself a range in /etc/subuid and /etc/subgid (see %lab doctor)",
+                errno.EINVAL,
+            )
+    else:
+        try:
+            os.setgroups(groups)
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
+        except OSError as error:
+            raise ProgramError(
+                "BadInput", f"user {user}: ids {uid}:{gid} aren't mapped in this lab (0-65535 are)", error.errno or 0
+            ) from None
+    if uid == 0:
+        syscalls.capset(keep, keep, 0)
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    return home
+
+
+def enter_folder(workdir: str) -> None:
+    """chdir, and make sure that the folder lies inside the root (a getcwd outside it is not absolute)."""
+    try:
+        os.chdir(workdir)
+    except OSError as error:
+        raise ProgramError(
+            "NotFound",
+            f"working directory {workdir}: {errno.errorcode.get(error.errno or 0, '')} ({error.strerror})",
+            error.errno or 0,
+        ) from None
+    if not os.getcwd().startswith("/"):
+        raise ProgramError("BadInput", f"working directory {workdir} lies outside the container")
+
+
+def set_up_streams(descriptors: Sequence[int]) -> None:
+    """Make the three descriptors 0, 1 and 2."""
+    for target, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, target, inheritable=True)
+
+
+def default_signals() -> None:
+    """What Python changed back to the default, and nothing blocked."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def environment(entries: Sequence[str], home: str) -> dict[str, str]:
+    """``NAME=value`` entries as a dictionary, HOME filled in."""
+    variables = dict(entry.split("=", 1) for entry in entries)
+    variables.setdefault("HOME", home)
+    return variables
+
+
+def execute(argv: Sequence[str], variables: dict[str, str]) -> None:
+    """Become the program; returns only by raising `ProgramError`."""
+    path = find(argv[0], variables.get("PATH", DEFAULT_PATH))
+    try:
+        os.execve(path, list(argv), variables)
+    except OSError as error:
+        hint = ""
+        if error.errno == errno.ENOEXEC:
+            hint = "; a script needs a #! line"
+        elif error.errno == errno.ENOENT:
+            hint = "; the interpreter that it names isn't in the container"
+        raise ProgramError(
+            "ProgramNotFound",
+            f"can't execute {path}: {errno.errorcode.get(error.errno or 0, '')} ({error.strerror}){hint}",
+            error.errno or 0,
+        ) from None
+
+
+def reap_until(child: int) -> int:
+    """Be the init of a PID namespace: reap everything, pass signals on, return the status of `child` (0: never)."""
+
+    def forward(number: int, _: object) -> None:
+        if child:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, number)
+        elif number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os._exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, forward)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    while True:
+        try:
+            pid, status = os.waitpid(-1, 0)
+        except ChildProcessError:
+            signal.pause()
+            continue
+        if pid == child and child:
+            return status

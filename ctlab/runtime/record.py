@@ -1,0 +1,80 @@
+"""What the supervisor knows of one container."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING, Any
+
+from ..kernel import cgroup
+
+if TYPE_CHECKING:
+    from .supervisor import Call
+
+
+class Slot:
+    """A container's first process and what was made for it, before it has a name."""
+
+    __slots__ = ("cgroup", "err", "number", "out", "pid", "pidfd", "spare", "status")
+
+    def __init__(self, number: int, cgroup_folder: cgroup.ContainerCgroup | None) -> None:
+        self.number = number
+        self.cgroup = cgroup_folder
+        self.pid = 0
+        self.pidfd = -1
+        self.status: socket.socket
+        self.out = self.err = -1
+        self.spare: Any = None
+
+
+class Record:
+    """A container, from its first start to its removal. `state`: starting, running, paused, exited."""
+
+    def __init__(self, container_id: str, key: int, name: str, ring: int) -> None:
+        self.id = container_id
+        self.key = key
+        self.name = name
+        self.ring = ring
+        self.slot: Slot | None = None
+        self.number = -1
+        self.state = "starting"
+        self.returncode: int | None = None
+        self.oom_killed = False
+        self.oom_before = 0
+        self.restarting = False
+        self.remove_at_exit = False
+        self.starter: Call | None = None
+        self.go_sent = False
+        self.node_undo: list[Any] = []
+        self.links: list[list[Any]] = []
+        self.fresh_links: list[str] = []  # pairs made for this start, which may not carry packets yet
+        self.namespaces: dict[str, int] = {}  # descriptors, where the first process can't be asked for them
+        self.terminals: list[int] = []
+        self.waiters: list[Call] = []
+        self.last_usage: dict[str, int] = {}
+
+    @property
+    def pid(self) -> int:
+        """The first process in the lab's PID namespace; 0 when there is none."""
+        return self.slot.pid if self.slot else 0
+
+    @property
+    def pidfd(self) -> int:
+        """Its pidfd; -1 when there is none."""
+        return self.slot.pidfd if self.slot else -1
+
+
+def returncode(status: os.waitid_result) -> int:
+    """The exit status as a shell has it: 128 + n when signal n ended it."""
+    if status.si_code == os.CLD_EXITED:
+        return status.si_status
+    return 128 + status.si_status
+
+
+def signal_number(name: str | int) -> int:
+    """``TERM``, ``SIGTERM`` or ``15`` as a number; ValueError otherwise."""
+    if isinstance(name, int) or name.isdigit():
+        return int(signal.Signals(int(name))) if int(name) else 0
+    full = name.upper() if name.upper().startswith("SIG") else "SIG" + name.upper()
+    return int(signal.Signals[full])

@@ -1,0 +1,183 @@
+"""A container before its program runs: what the first process does between its birth and `exec`.
+
+The supervisor clones this process into fresh namespaces. It makes its root, says so, waits for its
+orders, performs them, says so, waits for the word that the node's side is done, and becomes the program.
+The status socket is close-on-exec: its end of file is how the supervisor learns that `exec` succeeded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import termios
+from typing import Any, NoReturn
+
+from ..kernel import capabilities, netlink, syscalls
+from ..plan import ops
+from . import inside, program, protocol
+
+
+class Birth:
+    """What the supervisor hands to a new first process."""
+
+    def __init__(
+        self,
+        status: socket.socket,
+        operations: list[Any],
+        number: int,
+        join: Any,
+        single_id: bool,
+        streams: tuple[int, int],
+        network_of: int = -1,
+    ) -> None:
+        self.status = status
+        self.operations = operations
+        self.number = number
+        self.join = join
+        self.single_id = single_id
+        self.streams = streams
+        self.network_of = network_of
+
+
+def run(birth: Birth) -> NoReturn:
+    """Everything that happens in the child; never returns."""
+    try:
+        _live(birth)
+    except program.ProgramError as error:
+        _report(birth.status, {"error": error.kind, "message": str(error), "errno": error.errno})
+    except OSError as error:
+        _report(birth.status, {"error": "KernelError", "message": error.strerror or str(error), "errno": error.errno or 0})
+    except BaseException as error:
+        _report(birth.status, {"error": "CtlabError", "message": f"{type(error).__name__}: {error}", "errno": 0})
+    os._exit(70)
+
+
+def _report(status: socket.socket, message: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):
+        protocol.send(status, message)
+
+
+def _close_all_but(keep: set[int]) -> None:
+    previous = 2
+    for descriptor in sorted(keep):
+        if descriptor > previous + 1:
+            syscalls.close_range(previous + 1, descriptor - 1)
+        previous = descriptor
+    syscalls.close_range(previous + 1)
+
+
+def _live(birth: Birth) -> None:
+    if birth.join is not None:
+        birth.join()  # single-threaded, in the lab's own ids: the cheap moment to enter the cgroups
+    if birth.network_of >= 0:
+        syscalls.setns(birth.network_of, syscalls.CLONE_NEWNET)
+    syscalls.unshare(syscalls.CLONE_NEWCGROUP)
+    _close_all_but({birth.status.fileno(), *birth.streams})
+    os.setsid()
+    root = inside.Root(f"/work/{birth.number}")
+    unshare, *mounts = birth.operations
+    inside.perform(root, mounts)
+    link = netlink.Netlink()
+    if "net" in unshare.kinds:
+        inside.configure_network(link, [ops.LinkUp("lo")])
+    orders, mounts_given, _ = protocol.receive(birth.status)
+    if orders is not None and "spare" in orders:
+        # Both ends are up long before they are used: a link that has just come up drops what is sent through it
+        # until the kernel's link watch has run, and a program's first packet would be lost.
+        inside.configure_network(link, [ops.LinkUp("eth0")])
+        orders, mounts_given, _ = protocol.receive(birth.status)
+    if orders is None:
+        os._exit(0)  # a spare that nobody needs any more
+    operations = ops.decode(orders["operations"])
+    hardware = {name: (mac, mtu) for name, mac, mtu in orders["hardware"]}
+    network = [o for o in operations if isinstance(o, ops.LinkUp | ops.AddAddress | ops.AddRoute)]
+    if network or hardware:
+        inside.configure_network(link, network, hardware)
+    link.close()
+    given = iter(mounts_given)
+    for operation in operations:
+        if isinstance(operation, ops.Bind):
+            try:
+                root.bind(operation, next(given))
+            except OSError as error:
+                raise OSError(error.errno, f"mount {operation.source} on {operation.target}: {error.strerror}") from None
+        elif isinstance(operation, ops.Hostname | ops.WriteFile | ops.Folder):
+            inside.perform(root, [operation])
+    execute = operations[-1]
+    assert isinstance(execute, ops.Execute)
+    _become(birth, root, execute)
+
+
+def _become(birth: Birth, root: inside.Root, execute: ops.Execute) -> None:
+    out, err = birth.streams
+    if execute.tty:
+        masters, (out, err) = terminals()
+        protocol.send(birth.status, {"terminals": True}, masters)
+        for master in masters:
+            os.close(master)
+    if execute.read_only_root:
+        root.make_root_read_only()
+    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    variables = program.environment(execute.environment, "")
+    keep = capabilities.mask(execute.capabilities)
+    child = 0
+    home = program.resolve_user(execute.user)[3]
+    variables["HOME"] = variables["HOME"] or home
+    if execute.argv:
+        program.find(execute.argv[0], variables.get("PATH", program.DEFAULT_PATH))  # early: before the node's side is made
+    _wait_for_go(birth.status, init=execute.init or not execute.argv)
+    program.set_up_streams((null, out, err))
+    if execute.init and execute.argv:
+        # The program is a child; this process stays as the init that reaps.
+        child = os.fork()
+        if child:
+            _be_init(birth, execute, keep, child)
+    elif not execute.argv:
+        _be_init(birth, execute, keep, 0)
+    program.become(execute.user, keep, single_id=birth.single_id)
+    program.enter_folder(execute.workdir)
+    if child == 0 and execute.init:
+        os.setsid()
+    program.default_signals()
+    program.execute(execute.argv, variables)
+
+
+def _be_init(birth: Birth, execute: ops.Execute, keep: int, child: int) -> NoReturn:
+    program.become("0", keep, single_id=birth.single_id)
+    _close_all_but(set())
+    status = program.reap_until(child)
+    if os.WIFSIGNALED(status):
+        os._exit(128 + os.WTERMSIG(status))
+    os._exit(os.WEXITSTATUS(status))
+
+
+def _wait_for_go(status: socket.socket, *, init: bool) -> None:
+    protocol.send(status, {"configured": True, "init": init})
+    message, _, _ = protocol.receive(status)
+    if message is None:
+        os._exit(0)
+
+
+_TIOCSPTLCK = 0x40045431
+_TIOCGPTPEER = 0x5441
+
+
+def terminals() -> tuple[list[int], tuple[int, int]]:
+    """Two raw pseudo-terminals of the container's own devpts: (masters, (stdout, stderr)).
+
+    The slave is opened by its master (TIOCGPTPEER), so that no path that an image could have replaced is followed.
+    """
+    masters, slaves = [], []
+    for _ in range(2):
+        master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        fcntl.ioctl(master, _TIOCSPTLCK, b"\0\0\0\0")
+        slave = int(fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+        attributes = termios.tcgetattr(slave)
+        attributes[1] &= ~termios.OPOST
+        attributes[3] &= ~(termios.ECHO | termios.ICANON | termios.ISIG)
+        termios.tcsetattr(slave, termios.TCSANOW, attributes)
+        masters.append(master)
+        slaves.append(slave)
+    return masters, (slaves[0], slaves[1])

@@ -1,0 +1,288 @@
+"""The supervisor: PID 1 of a lab's PID namespace. One thread, one loop, never blocks, standard library only.
+
+It is cloned (not exec'ed) by the keeper, so everything it needs is imported before the lab's user namespace
+exists, where the interpreter's own files may be out of reach. Calls come over SEQPACKET sockets and are
+served by the verbs of `lifecycle`, `execution` and `inspection`; what happens by itself goes out as events.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import resource
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+from ..kernel import cgroup, netlink, syscalls
+from ..plan import ops
+from . import archive, execution, executor, inspection, lifecycle, pool, protocol, services, tree
+from .record import Record
+
+
+
+class Start(NamedTuple):
+    """What the keeper hands over."""
+
+    calls: int
+    events: int
+    keeper: int
+    cgroup_version: str
+    cgroup_folders: dict[str, int]
+    single_id: bool
+    interval_seconds: float
+    host_top: dict[str, str]
+
+
+class Call:
+    """A request that is still to be answered, once."""
+
+    __slots__ = ("connection", "descriptors", "message")
+
+    def __init__(self, connection: socket.socket, message: protocol.Message, descriptors: list[int]) -> None:
+        self.connection = connection
+        self.message = message
+        self.descriptors = descriptors
+
+    def reply(self, answer: protocol.Message, descriptors: list[int] | None = None, process: int | None = None) -> None:
+        """Answer; that the caller is gone is no error."""
+        with contextlib.suppress(OSError):
+            protocol.send(self.connection, answer, descriptors or (), process=process)
+
+    def fail(self, error: BaseException) -> None:
+        """Answer with an error."""
+        self.reply(protocol.failure(error))
+
+    def close_descriptors(self) -> None:
+        """Close what came with the request."""
+        for descriptor in self.descriptors:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        self.descriptors = []
+
+
+class Refused(Exception):
+    """A call that can't be served; `kind` is the error class that the owner raises."""
+
+    def __init__(self, kind: str, message: str, number: int = 0) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.errno = number
+
+
+Verb = Callable[["Supervisor", Call], None]
+VERBS: dict[str, Verb] = {**lifecycle.VERBS, **execution.VERBS, **inspection.VERBS, **archive.VERBS}
+
+
+class Supervisor:
+    """The state of a lab's inside and its loop."""
+
+    def __init__(self, start: Start) -> None:
+        self.start = start
+        self.events = socket.socket(fileno=start.events)
+        self.keeper = socket.socket(fileno=start.keeper)
+        self.single_id = start.single_id
+        self.records: dict[str, Record] = {}
+        self.tree = tree.Tree(start.host_top)
+        self.folders = (
+            cgroup.LabFolders(start.cgroup_folders, start.cgroup_version) if start.cgroup_folders else None
+        )
+        self._poll = select.epoll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._later: list[Callable[[], None]] = []
+        self._timers: list[tuple[float, Callable[[], None]]] = []
+        self.executions: dict[int, int] = {}
+
+    # -- the loop -------------------------------------------------------------------------------
+    def on(self, descriptor: int, handler: Callable[[], None]) -> None:
+        """Call `handler` when `descriptor` is readable."""
+        self._handlers[descriptor] = handler
+        self._poll.register(descriptor, select.EPOLLIN)
+
+    def off(self, descriptor: int) -> None:
+        """Forget a descriptor (before it is closed)."""
+        if self._handlers.pop(descriptor, None) is not None:
+            with contextlib.suppress(OSError):
+                self._poll.unregister(descriptor)
+
+    def later(self, action: Callable[[], None]) -> None:
+        """Do something when nothing is waiting: housekeeping that no caller should pay for."""
+        self._later.append(action)
+
+    def after(self, seconds: float, action: Callable[[], None]) -> None:
+        """Do something after a time."""
+        self._timers.append((time.monotonic() + seconds, action))
+        self._timers.sort(key=lambda timer: timer[0])
+
+    def run(self) -> NoReturn:
+        """Serve until the kernel ends us."""
+        while True:
+            timeout = -1.0
+            if self._later or self.pool.hungry():
+                timeout = 0.0
+            elif self._timers:
+                timeout = max(0.0, self._timers[0][0] - time.monotonic())
+            ready = self._poll.poll(timeout)
+            for descriptor, _ in ready:
+                handler = self._handlers.get(descriptor)
+                if handler is not None:
+                    handler()
+            while self._timers and self._timers[0][0] <= time.monotonic():
+                self._timers.pop(0)[1]()
+            if not ready:
+                if self._later:
+                    self._later.pop(0)()
+                elif self.pool.hungry():
+                    self.pool.feed()
+
+    # -- calls -----------------------------------------------------------------------------------
+    def connect(self, connection: socket.socket) -> None:
+        """Serve calls on one more connection."""
+        self.on(connection.fileno(), lambda: self._serve(connection))
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            message, descriptors, _ = protocol.receive(connection)
+        except OSError:
+            message, descriptors = None, []
+        if message is None:
+            self.off(connection.fileno())
+            connection.close()
+            return
+        call = Call(connection, message, descriptors)
+        try:
+            verb = VERBS.get(message["do"]) or _OWN.get(message["do"])
+            if verb is None:
+                raise Refused("CtlabError", f"the supervisor has no verb {message['do']!r}")
+            verb(self, call)
+        except Refused as error:
+            call.reply({"error": error.kind, "message": str(error), "errno": error.errno})
+            call.close_descriptors()
+        except executor.Failure as error:
+            call.reply({"error": "KernelError", "message": str(error), "errno": error.errno})
+            call.close_descriptors()
+        except (OSError, TimeoutError) as error:
+            call.reply({"error": "KernelError", "message": error.strerror or str(error), "errno": error.errno or 0})
+            call.close_descriptors()
+        except Exception as error:  # a bug of ours must not end the lab
+            call.reply({"error": "CtlabError", "message": f"{type(error).__name__}: {error}", "errno": 0})
+            call.close_descriptors()
+
+    def tell(self, event: protocol.Message) -> None:
+        """Send an event to the owner; one that doesn't listen loses events, not the lab."""
+        with contextlib.suppress(OSError):
+            protocol.send(self.events, event)
+
+    def record(self, container_id: str) -> Record:
+        """The container of that id."""
+        record = self.records.get(container_id)
+        if record is None:
+            raise Refused("NotFound", f"no container with id {container_id}")
+        return record
+
+    def detached_mount(self, path: str, idmap: bool) -> int:
+        """A detached mount of a host path: from the keeper where it has the privilege, else from our own copy."""
+        if not self.start.single_id and self.start_by_root:
+            protocol.send(self.keeper, {"path": path, "idmap": idmap})
+            answer, descriptors, _ = protocol.receive(self.keeper)
+            if answer is None or "error" in answer:
+                raise OSError((answer or {}).get("errno", 0), (answer or {}).get("message", "the keeper is gone"))
+            return descriptors[0]
+        return self.tree.detached(path)
+
+    # -- start-up -------------------------------------------------------------------------------
+    def take_identity(self) -> None:
+        """Become the lab's root, then tie our life to the keeper's (a credential change clears the signal)."""
+        message, _, _ = protocol.receive(self.keeper)
+        if message is None:
+            os._exit(0)
+        with open("/proc/self/uid_map", encoding="ascii") as file:
+            outside = int(file.read().split()[1])
+        self.start_by_root = outside != _OWNER_UID and _OWNER_UID == 0
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        if not self.single_id:
+            os.setgroups([])
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # a credential change cleared it, and with it /proc/self
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.umask(0o022)
+        protocol.send(self.keeper, {"identity": True})
+        message, _, _ = protocol.receive(self.keeper)
+        if message is None:
+            os._exit(0)
+
+    def build(self) -> None:
+        """The lab's own root, its default node, its helpers."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self.tree.build()
+        syscalls.sethostname("ctlab")
+        self.node_link = netlink.Netlink()
+        self.own_pidfd = os.pidfd_open(os.getpid())
+        self.own_network = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self.node_link.run([netlink.set_link(1, up=True)])
+        gc.collect()
+        gc.freeze()  # what was imported is never looked at again, so its pages stay shared with the children
+        self.services = services.Services(self)
+        self.node = executor.NodeExecutor(self.node_link, self.services.listen)
+        self.pool = pool.Pool(self)
+        calls = socket.socket(fileno=self.start.calls)
+        self.connect(calls)
+        self.on(self.events.fileno(), self._owner_says)
+
+    def _owner_says(self) -> None:
+        """The owner sends one thing on the event socket: the far end of one more call connection."""
+        message, descriptors, _ = protocol.receive(self.events)
+        if message is None:
+            self.off(self.events.fileno())
+        for descriptor in descriptors:
+            self.connect(socket.socket(fileno=descriptor))
+
+
+_OWNER_UID = os.getuid()  # of the keeper, at import
+
+
+def _configure(supervisor: Supervisor, call: Call) -> None:
+    """The operations that make a slot, and how many to keep ready."""
+    supervisor.pool.configure(ops.decode(call.message["operations"]), call.message["slots"])
+    call.reply({"ok": True})
+
+
+def _perform(supervisor: Supervisor, call: Call) -> None:
+    """Node operations: networks made and removed."""
+    supervisor.node.perform(ops.decode(call.message["operations"]))
+    for address in call.message.get("deaf", ()):
+        supervisor.services.deaf(address)
+    call.reply({"ok": True})
+
+
+_OWN: dict[str, Verb] = {"configure": _configure, "perform": _perform}
+
+
+def main(start: Start, keep: set[int]) -> NoReturn:
+    """In the clone: become the supervisor."""
+    try:
+        previous = 2
+        for descriptor in sorted(keep):
+            if descriptor > previous + 1:
+                syscalls.close_range(previous + 1, descriptor - 1)
+            previous = descriptor
+        syscalls.close_range(previous + 1)
+        for descriptor in keep:
+            os.set_inheritable(descriptor, False)
+        supervisor = Supervisor(start)
+        try:
+            supervisor.take_identity()
+            supervisor.build()
+        except OSError as error:
+            protocol.send(supervisor.keeper, protocol.failure(error))
+            os._exit(1)
+        protocol.send(supervisor.keeper, {"ready": True})
+        supervisor.run()
+    finally:
+        os._exit(1)

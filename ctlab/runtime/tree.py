@@ -1,0 +1,121 @@
+"""The supervisor's own small mount tree, from which the containers' roots are made.
+
+The supervisor leaves the machine's mount table once (a container then copies half a dozen mounts, not the
+machine's thirty) and keeps, as a namespace descriptor, a slave copy of it from which host paths are fetched.
+
+    /lower/NAME   the machine's folders that the system image is made of
+    /images/KEY   prepared image folders
+    /work/N       what belongs to one container: its root, upper and work folders
+    /empty        an empty read-only folder to hide folders with
+    /proc /sys    fresh instances (without an unmasked one in sight a container could not mount its own)
+    /dev          the few harmless device nodes
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from ..kernel import syscalls
+from ..plan.rootfs import DEVICES
+
+_TREE = "/tmp"  # where the tree is put together; everyone has this folder, and it is hidden in our copy only
+_AT_FDCWD = -100
+
+
+class Tree:
+    """The mount tree of one lab."""
+
+    def __init__(self, host_top: dict[str, str]) -> None:
+        self._host_top = host_top
+        self.host_namespace = -1
+        self._own_namespace = -1
+
+    def build(self) -> None:
+        """Make the tree and enter it; afterwards no path of the machine is reachable by name."""
+        syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
+        self.host_namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+        root = os.open(_TREE, os.O_PATH | os.O_CLOEXEC)
+        sources = self._open_sources()
+        syscalls.mount("ctlab", _TREE, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755")
+        os.close(root)
+        os.chdir(_TREE)
+        for name in ("lower", "images", "work", "empty", "proc", "sys", "dev", "old"):
+            os.mkdir(name, 0o755)
+        for target, descriptor in sources.items():
+            if target.startswith("dev/"):
+                os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
+            else:
+                os.mkdir(target, 0o755)
+            syscalls.mount(
+                f"/proc/self/fd/{descriptor}", target, None, syscalls.MS_BIND | syscalls.MS_REC
+            )
+            os.close(descriptor)
+        flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+        syscalls.mount("proc", "proc", "proc", flags)
+        syscalls.mount("sysfs", "sys", "sysfs", flags)
+        syscalls.pivot_root(".", "old")
+        os.chdir("/")
+        syscalls.umount2("/old", syscalls.MNT_DETACH)
+        os.rmdir("/old")
+        os.chmod("/empty", 0o555)
+        self._own_namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+
+    def _open_sources(self) -> dict[str, int]:
+        """The machine's folders and devices, opened before the tree covers anything."""
+        sources = {}
+        for name, kind in self._host_top.items():
+            if kind == "folder" and name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "opt"):
+                sources[f"lower/{name}"] = os.open(f"/{name}", os.O_PATH | os.O_CLOEXEC)
+        for device in DEVICES:
+            with contextlib.suppress(FileNotFoundError):
+                sources[f"dev/{device}"] = os.open(f"/dev/{device}", os.O_PATH | os.O_CLOEXEC)
+        return sources
+
+    def detached(self, path: str) -> int:
+        """A detached copy of the mount at a host path, fetched from our slave copy of the machine's mounts."""
+        syscalls.setns(self.host_namespace, syscalls.CLONE_NEWNS)
+        try:
+            return syscalls.open_tree(_AT_FDCWD, path, syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE)
+        finally:
+            syscalls.setns(self._own_namespace, syscalls.CLONE_NEWNS)
+
+    @staticmethod
+    def make_private(number: int) -> None:
+        """The private folder of one container."""
+        os.mkdir(f"/work/{number}", 0o700)
+
+    @staticmethod
+    def remove_private(number: int) -> None:
+        """Remove a container's private folder and all it wrote."""
+        remove_tree(f"/work/{number}")
+
+    @staticmethod
+    def attach_image(key: str, descriptor: int) -> None:
+        """A detached mount becomes the image folder `key`."""
+        os.mkdir(f"/images/{key}", 0o755)
+        target = os.open(f"/images/{key}", os.O_PATH | os.O_CLOEXEC)
+        try:
+            syscalls.move_mount(descriptor, target)
+        finally:
+            os.close(target)
+
+
+def remove_tree(path: str) -> None:
+    """Remove a folder and all below it; symbolic links are not followed. What resists is left."""
+    for _, folders, files, directory in os.fwalk(path, topdown=False, onerror=None):
+        for name in files:
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=directory)
+        for name in folders:
+            try:
+                os.rmdir(name, dir_fd=directory)
+            except NotADirectoryError:
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=directory)
+            except OSError:
+                continue
+    with contextlib.suppress(OSError):
+        os.rmdir(path)

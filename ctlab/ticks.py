@@ -1,0 +1,61 @@
+"""Ticks: how ctlab tells "the same cell" from "the cell was run again".
+
+In a notebook a name is a variable: cells are run again. A tick counts IPython's ``pre_execute`` events, of
+any front end. Outside IPython there are no ticks, and creating a name again is always an error, as in Docker.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+_count = 0
+_shell: Any = None
+
+
+def _advance(*_: object) -> None:
+    global _count
+    _count += 1
+
+
+def hook() -> None:
+    """Count the cells of the running IPython shell, if there is one; again for a new shell."""
+    global _shell
+    interactive = sys.modules.get("IPython.core.interactiveshell")
+    if interactive is None:
+        return
+    shell = interactive.InteractiveShell._instance
+    if shell is None or shell is _shell:
+        return
+    if _shell is not None:
+        unhook()
+    shell.events.register("pre_execute", _advance)
+    _shell = shell
+
+
+def unhook() -> None:
+    """Stop counting."""
+    global _shell
+    if _shell is not None:
+        try:
+            _shell.events.unregister("pre_execute", _advance)
+        except ValueError:
+            pass  # the shell was reset
+        _shell = None
+
+
+def now() -> int | None:
+    """The present tick; None outside IPython."""
+    hook()
+    return _count if _shell is not None else None
+
+
+def cell() -> str:
+    """``Out[5]``: how the present cell is called in messages; empty outside IPython."""
+    return f"Out[{_shell.execution_count}]" if _shell is not None else ""
+
+
+def same(tick: int | None) -> bool:
+    """Whether `tick` is the present one; without ticks everything happens in the same one."""
+    present = now()
+    return present is None or tick is None or tick == present

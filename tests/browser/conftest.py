@@ -1,0 +1,83 @@
+"""Fixtures: one JupyterLab and one Chromium for all browser tests, and a notebook for each.
+
+A test fails if its page logged an error or asked another machine for anything. A failed test leaves a screenshot in
+the folder that ``CTLAB_SHOTS`` names (by default pytest's temporary one).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright")
+pytest.importorskip("jupyterlab", reason="browser tests need JupyterLab")
+
+from jupyter_browser import CHROMIUM, CHROMIUM_FLAGS, Notebook, Server  # noqa: E402
+
+OpenNotebook = Callable[..., Notebook]
+FAILED = pytest.StashKey[bool]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything below this folder is a browser test."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Let the notebook fixture know that its test failed."""
+    report = yield
+    if report.when == "call":
+        item.stash[FAILED] = report.failed
+    return report
+
+
+@pytest.fixture(scope="session")
+def jupyterlab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A running JupyterLab server."""
+    server = Server(tmp_path_factory.mktemp("jupyterlab"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A running Chromium: the system's, or the one that ``CTLAB_CHROMIUM`` names."""
+    program = os.environ.get("CTLAB_CHROMIUM", CHROMIUM)
+    if not Path(program).is_file():
+        pytest.skip(f"no Chromium at {program} (apt-get install chromium, or set CTLAB_CHROMIUM)")
+    with playwright.sync_playwright() as running:
+        chromium = running.chromium.launch(executable_path=program, args=list(CHROMIUM_FLAGS))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def notebook(
+    jupyterlab: Server, browser: Any, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[OpenNotebook]:
+    """Opens a notebook: ``notebook([source, …], dark=False)``; closed, and judged, at the end of the test."""
+    opened: list[Notebook] = []
+    name = re.sub(r"\W+", "-", request.node.name)
+
+    def open_notebook(cells: list[str], *, dark: bool = False) -> Notebook:
+        opened.append(Notebook(jupyterlab, browser, f"{name}-{len(opened)}", cells, dark=dark))
+        return opened[-1]
+
+    yield open_notebook
+    problems = []
+    for each in opened:
+        if request.node.stash.get(FAILED, True):
+            folder = Path(os.environ.get("CTLAB_SHOTS", tmp_path))
+            each.page.screenshot(path=folder / f"{each.path.stem}.png", full_page=True)
+        problems += each.problems
+        each.close()
+    assert not problems, "the page had problems:\n" + "\n".join(problems)
