@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from . import words
 from .errors import BadInput
 
 
@@ -12,8 +13,6 @@ def split_command(command: str | Sequence[str] | None) -> list[str]:
     if command is None:
         return []
     if isinstance(command, str):
-        from .notebook import words
-
         found = words.split_command(command)
         if not found:
             raise BadInput("the command is empty")

@@ -235,10 +235,10 @@ function render({ model, el }) {
   if (kept) cy.viewport(kept);
   sizes.observe(map);
   sizes.observe(root);
-  /** For tests and for scripts in a page: the middle of an element, in the page's client coordinates. */
+  // For tests and for scripts in a page: where an element stands on the map, and in the window.
+  root.place = (id) => ({ ...cy.getElementById(id).position() });
   root.locate = (id) => {
-    const node = cy.getElementById(id);
-    const at = node.isNode() ? node.renderedPosition() : node.renderedMidpoint();
+    const at = cy.getElementById(id).renderedPosition();
     const frame = map.getBoundingClientRect();
     return { x: frame.left + at.x, y: frame.top + at.y };
   };

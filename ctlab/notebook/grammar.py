@@ -15,7 +15,7 @@ from .commands import NOUNS, advice
 from .commands.help import noun_help, prefix, title, usage, verb_help
 from .commands.kinds import READERS
 from .commands.model import Absent, Noun, Option, Parsed, Subject, Verb
-from .words import (
+from ..words import (
     Operator,
     Scan,
     Word,

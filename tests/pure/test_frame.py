@@ -90,7 +90,7 @@ def test_rates_come_from_the_time_at_which_each_row_was_read() -> None:
 def test_a_counter_that_is_sampled_now_and_then_has_rates_at_those_rows() -> None:
     known = {0: 1.0, 3: 1.75, 4: 2.75}
     rows = [
-        container_row(T0 + n * SECOND, n * SECOND, 1, **({"io_pressure_seconds_total": known[n]} if n in known else {}))
+        container_row(T0 + n * SECOND, n * SECOND, 1, io_pressure_seconds_total=known.get(n, math.nan))
         for n in range(6)
     ]
     rates = build_frame(snapshot(rows), NAMES)["io_pressure_seconds_per_second"]

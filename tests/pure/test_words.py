@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctlab.errors import BadInput
-from ctlab.notebook.words import (
+from ctlab.words import (
     continue_line,
     expand,
     find_expression,

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ..errors import BadInput
-from ..names import did_you_mean, shorten
+from .errors import BadInput
+from .names import did_you_mean, shorten
 
 Braces = Literal["head", "all", "none"]
 """Where `{expr}` may hold blanks and quotes of its own: before `--`, everywhere, nowhere."""

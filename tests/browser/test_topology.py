@@ -1,0 +1,111 @@
+"""The live map in JupyterLab, fed by a source without a kernel behind it: what a person sees and does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SETUP = f"""
+import sys; sys.path[:0] = [{str(ROOT / "tests/pure")!r}]
+from test_topology_static import Source, container, endpoint, network, star
+from ctlab.notebook.topology import Topology
+source = Source(star(3)); topology = Topology(source); seen = []
+topology.on_select(seen.append)
+topology
+"""
+ADD = """
+name = "a-name-of-sixty-characters-WWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWMMM"
+source.become([*star(3), container("late", "paused"), endpoint("late", "blue"), container(name, "lost")])
+"""
+MAP = ".ctlab-topology[data-ready=true]"
+
+
+def point(page: Any, view: Any, element: str) -> tuple[float, float]:
+    """Where an element is in the window, after scrolling its map there."""
+    view.evaluate("(root) => root.scrollIntoView()")
+    at = view.evaluate("(root, id) => root.locate(id)", element)
+    return at["x"], at["y"]
+
+
+def test_the_live_map(notebook: Callable[..., Any]) -> None:
+    if not (ROOT / "ctlab/static/topology.js").is_file():
+        pytest.skip("ctlab/static/topology.js isn't built (pip install -e . builds it)")
+    book = notebook(
+        [
+            SETUP,
+            ADD,
+            "print(seen, topology.selected)",
+            "source.become([element for element in source.elements if 'w1' not in element['id']])",
+            "topology.refresh_stored()",
+            "print(topology._places['container:w0'])",
+            "topology.freeze()",
+        ]
+    )
+    page = book.page
+    book.run(0)
+    view = book.output(0).locator(MAP)
+    view.wait_for()
+    assert view.get_attribute("data-containers") == "3"
+    assert view.get_attribute("data-edges") == "3"
+
+    # What appears in the lab, in another thread, appears on the map; nothing that is there moves.
+    positions = "(root) => JSON.stringify(['w0', 'w1', 'w2'].map((name) => root.place(`container:${name}`)))"
+    before = view.evaluate(positions)
+    book.run(1)
+    book.output(0).locator(f"{MAP}[data-containers='5'][data-edges='4']").wait_for()
+    assert view.evaluate(positions) == before
+
+    # A click selects, Python answers with details; a click beside everything selects nothing.
+    page.mouse.click(*point(page, view, "container:w2"))
+    book.output(0).locator(f"{MAP}[data-selected='container:w2']").wait_for()
+    view.locator("aside dd", has_text="container:w2").wait_for()
+    book.run(2)
+    assert book.outputs(2)[0]["text"].strip() == "['container:w2'] container:w2"
+    view.locator(".map").focus()
+    page.keyboard.press("ArrowDown")
+    book.output(0).locator(f"{MAP}:not([data-selected='container:w2']):not([data-selected=''])").wait_for()
+    page.keyboard.press("Escape")
+    book.output(0).locator(f"{MAP}[data-selected='']").wait_for()
+
+    # What is dragged stays there, in Python too, also when the output is made anew.
+    x, y = point(page, view, "container:w0")
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - 60, y + 50, steps=4)
+    page.mouse.up()
+    dragged = view.evaluate("(root) => root.place('container:w0')")
+    assert dragged != {"x": 0, "y": 0}
+    book.run(3)
+    book.output(0).locator(f"{MAP}[data-containers='4']").wait_for()
+    book.run(4)
+    view = book.output(0).locator(MAP)
+    view.wait_for()
+    assert view.evaluate("(root) => root.place('container:w0')") == pytest.approx(dragged, abs=1)
+    book.run(5)
+    x, y = (float(part) for part in book.outputs(5)[0]["text"].strip(" ()\n").split(","))
+    assert {"x": x, "y": y} == pytest.approx(dragged, abs=1)
+
+    # The canvas follows the theme.
+    assert view.get_attribute("data-paper") == "rgb(255,255,255)"
+    book.theme("JupyterLab Dark")
+    book.output(0).locator(f"{MAP}:not([data-paper='rgb(255,255,255)'])").wait_for()
+
+    # Frozen, it is a picture without script, in which no text leaves its box.
+    book.run(6)
+    picture = book.output(0).locator("svg.ctlab-map")
+    picture.wait_for()
+    assert book.output(0).locator(".ctlab-topology").count() == 0
+    over: list[str] = picture.evaluate(
+        """(svg) => [...svg.querySelectorAll('.container')].filter((group) => {
+          const [text, body] = ['text', '.body'].map((name) => group.querySelector(name).getBBox());
+          return text.x < body.x || text.x + text.width > body.x + body.width;
+        }).map((group) => group.textContent)"""
+    )
+    assert over == []
+    saved = book.save().cells[0].outputs[0].data
+    assert sorted(saved) == ["text/html", "text/plain"]
+    assert "late" in saved["text/html"]
