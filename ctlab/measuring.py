@@ -26,17 +26,17 @@ def _rings(lab: Lab) -> Any:
 
 def stats(lab: Lab, *, containers: Any = None, metrics: Any = None, last: Any = "30s", by: str = "container", **options: Any) -> pandas.DataFrame:
     """See `Lab.stats`."""
-    from .metrics.frame import Names, build_frame
+    from .metrics.frame import Names, read_frame
 
-    rings = _rings(lab)
-    ring = rings[1] if by == "endpoint" else rings[0]
-    names = Names(containers=dict(lab._names), endpoints=dict(lab._endpoint_names))
+    containers_ring, endpoints_ring = _rings(lab)
+    nodes = {number: "host" for number in lab._names}
+    names = Names(containers=dict(lab._names), endpoints=dict(lab._endpoint_names), nodes=nodes)
     if containers is not None and not isinstance(containers, str):
         containers = [c if isinstance(c, str) else c.name for c in containers]
-    attrs = {"lab": lab.name, "interval_seconds": lab.interval_seconds}
-    return build_frame(
-        ring.snapshot(), names, by=by, containers=containers, metrics=metrics, last=last, attrs=attrs, **options
-    )
+    return read_frame(
+        containers_ring, endpoints_ring, names, by=by, containers=containers, metrics=metrics, last=last, lab=lab.name,
+        **options,
+    )  # fmt: skip
 
 
 def wait_for_port(container: Container, port: int, timeout_seconds: float) -> None:

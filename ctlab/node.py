@@ -23,7 +23,7 @@ class Node:
     def links(self) -> list[dict[str, Any]]:
         """Its interfaces, without the spare ones kept for the next starts: index, name, mac, mtu, state."""
         from . import asking
-        from .runtime.pool import SPARE_PREFIX
+        from .runtime.birth import SPARE_PREFIX
 
         return [
             {

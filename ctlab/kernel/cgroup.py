@@ -238,6 +238,18 @@ class LabFolders:
         return made
 
 
+    def adopt(self, container_id: str) -> ContainerCgroup:
+        """The folder that another process made by `make` with the default controllers."""
+        adopted = ContainerCgroup(self, container_id)
+        adopted.in_unified = self.unified is not None
+        wanted = set(v1.DEFAULT_CONTROLLERS)
+        if self.unified is not None:
+            wanted.discard("freezer")
+        adopted.controllers = {name: fd for name, fd in self.v1.items() if name in wanted}
+        adopted._groups = {name: fd for name, fd in self.groups.items() if name in wanted}
+        return adopted
+
+
 class ContainerCgroup:
     """One container's folder in every hierarchy it is in. Made by `LabFolders.make`."""
 

@@ -132,12 +132,14 @@ def _end(pid: int) -> None:
     os.waitpid(pid, 0)
 
 
-def try_v2(folder: str, movable: int | None = None, keep: bool = True) -> Attempt:
+def try_v2(folder: str, movable: int | None = None, keep: bool = True, subject: int | None = None) -> Attempt:
     """Make a folder in a version 2 folder, turn controllers on for it, move a process into it; then remove it.
 
     `movable`: a process that may be moved into a leaf if it alone stands in the way of turning controllers on.
     `keep`: leave the controllers on (and the process in the leaf); otherwise everything is as it was before.
     Where some are on already they are taken as they are: a folder that others use too isn't widened.
+    `subject`: the process to move in; the default is a fresh child of ours. The kernel asks for the right to write to
+    the common ancestor of where it is and where it goes, so it must be where the lab's processes would be born.
     """
     path, leaf = os.path.join(folder, _name()), None
     try:
@@ -161,11 +163,14 @@ def try_v2(folder: str, movable: int | None = None, keep: bool = True) -> Attemp
             trouble = f"{folder} has no controllers"
         elif wanted and not on:
             trouble = f"other processes are in {folder}, so the kernel turns no controllers on below it (EBUSY)"
-        pid = _bystander()
+        pid = _bystander() if subject is None else subject
         try:
             v2.write_at(directory, f"{os.path.basename(path)}/cgroup.procs", str(pid))
+            if subject is not None:
+                v2.write_at(directory, f"{os.path.basename(leaf or '.')}/cgroup.procs", str(pid))
         finally:
-            _end(pid)
+            if subject is None:
+                _end(pid)
         return Attempt(True, on, trouble, tuple(wanted), leaf)
     except OSError as error:
         keep = False
@@ -315,7 +320,7 @@ def scope(probe: bool = False) -> tuple[Delegation | None, str]:
             if own.endswith("/" + unit):
                 mount = next(mount for mount in mounts(_read("/proc/self/mountinfo")) if mount.version == 2)
                 folder = folders(mount, own)[0]
-                got = try_v2(folder, pid, keep=not probe)
+                got = try_v2(folder, pid, keep=not probe, subject=pid if probe else None)
                 if got.usable and got.controllers:
                     return _found(folder, got, "scope"), ""
                 return None, f"{whose} made {unit}, but {got.trouble}"

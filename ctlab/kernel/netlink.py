@@ -69,8 +69,8 @@ def _message(kind: int, flags: int, body: bytes) -> bytes:
 
 
 def new_bridge(name: str, *, mac: str | None = None, mtu: int | None = None, alias: str | None = None) -> bytes:
-    """RTM_NEWLINK of a bridge, up. IPv6 link-local addresses are left to the kernel."""
-    body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, IFF_UP, IFF_UP) + _text(IFLA_IFNAME, name)
+    """RTM_NEWLINK of a bridge, down."""
+    body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _text(IFLA_IFNAME, name)
     if mac:
         body += _attribute(IFLA_ADDRESS, mac_bytes(mac))
     if mtu:

@@ -20,6 +20,7 @@ _libc_gil = ctypes.PyDLL(None, use_errno=True)
 # clone/unshare/setns flags: linux/sched.h
 CLONE_NEWTIME = 0x00000080
 CLONE_PIDFD = 0x00001000
+CLONE_PARENT = 0x00008000
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
@@ -182,18 +183,22 @@ class _CloneArgs(ctypes.Structure):
 _SIGCHLD = 17
 
 
-def clone3(flags: int, cgroup: int = -1) -> tuple[int, int]:
+def clone3(flags: int, cgroup: int = -1, *, sibling: bool = False) -> tuple[int, int]:
     """clone3(2) without a new stack: returns twice, like fork, and *without Python's fork hooks*.
 
     Returns (pid, pidfd) in the parent, (0, -1) in the child. Only for a single-threaded process whose
     child makes system calls and then execs or exits by `os._exit`.
-    `cgroup` is a v2 directory descriptor for CLONE_INTO_CGROUP.
+    `cgroup` is a v2 directory descriptor for CLONE_INTO_CGROUP. `sibling`: CLONE_PARENT, the new process is the
+    child of our parent (which must not be PID 1's own clone: EINVAL from an init).
     """
     pidfd = ctypes.c_int(-1)
     arguments = _CloneArgs(
-        flags=flags | CLONE_PIDFD | (CLONE_INTO_CGROUP if cgroup >= 0 else 0),
+        flags=flags
+        | CLONE_PIDFD
+        | (CLONE_INTO_CGROUP if cgroup >= 0 else 0)
+        | (CLONE_PARENT if sibling else 0),
         pidfd=ctypes.addressof(pidfd),
-        exit_signal=_SIGCHLD,
+        exit_signal=0 if sibling else _SIGCHLD,  # a sibling takes over ours
         cgroup=max(cgroup, 0),
     )
     pid = _libc_gil.syscall(

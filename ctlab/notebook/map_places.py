@@ -18,14 +18,22 @@ CLOSE_PITCH, CLOSE_ROW, CLOSE_FIRST_ROW = 124.0, 46.0, 72.0  # the same where th
 def _spots(close: bool) -> tuple[Point, ...]:
     """Offsets from a network at which a container may stand, best first: near, and rather beside than above."""
     pitch, row, first = (CLOSE_PITCH, CLOSE_ROW, CLOSE_FIRST_ROW) if close else (PITCH, ROW, FIRST_ROW)
+    # Many stand in columns beside the network's own, which is left to the wires' trunk; few wherever there is room.
+    columns = range(-23, 24, 2) if close else range(-24, 25)
     spots = [
         (column / 2 * pitch, side * (first + index * row))
-        for column in range(-24, 25)
+        for column in columns
         for index in range(16)
         for side in (1, -1)
     ]
-    weight = 2.0 if close else 2.6
-    return tuple(sorted(spots, key=lambda at: (round(math.hypot(at[0], weight * at[1])), -at[1], at[0])))
+
+    def cost(at: Point) -> tuple[float, float, float]:
+        # Few stand around the network; many fill a block that is twice as wide as it is high.
+        x, y = abs(at[0]), abs(at[1])
+        far = max(x, 2.0 * y) + (x + y) / 100 if close else math.hypot(x, 2.6 * y)
+        return round(far), -at[1], at[0]
+
+    return tuple(sorted(spots, key=cost))
 
 
 def still_free(world: World, kept: Mapping[str, Point], wanted: Mapping[str, Point]) -> dict[str, Point]:

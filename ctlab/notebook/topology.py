@@ -64,6 +64,7 @@ class Topology:
         self._listeners: list[Callable[[str], object]] = []
         self._widget: TopologyWidget | None = None
         self._problem = ""  # why there is no live map
+        self._closing = False
         self._frozen = False
         self._display_id: str | None = None  # of all outputs that show this map, once there is one
         self._stored: object = None  # what those outputs hold
@@ -176,6 +177,10 @@ class Topology:
 
         A lab calls this before it takes anything down, so that the picture shows the world as it was.
         """
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
         self._later.close()
         self._cancel()
         try:
@@ -183,8 +188,6 @@ class Topology:
         except CtlabError:
             elements = []
         with self._lock:
-            if self._frozen:
-                return
             if elements:
                 self._take(elements)
             widget, self._widget, self._frozen = self._widget, None, True

@@ -73,6 +73,7 @@ class NodeExecutor:
                 if isinstance(operation, ops.MakeBridge):
                     batch.append((operation, netlink.new_bridge(operation.name, mac=operation.mac, mtu=operation.mtu)))
                     batch.append((operation, netlink.set_link(0, find=operation.name, no_link_local=True)))
+                    batch.append((operation, netlink.set_link(0, find=operation.name, up=True)))
                     made.add(operation.name)
                     undo.insert(0, ops.DeleteLink(operation.name))
                 elif isinstance(operation, ops.MakeVeth):
@@ -88,9 +89,8 @@ class NodeExecutor:
                             mtu=operation.mtu, master=master,
                         )  # fmt: skip
                         batch.append((operation, message))
-                        up = netlink.set_link(
-                            0, find=operation.name, alias=operation.alias, no_link_local=True, up=True
-                        )
+                        batch.append((operation, netlink.set_link(0, find=operation.name, no_link_local=True)))
+                        up = netlink.set_link(0, find=operation.name, alias=operation.alias, up=True)
                         batch.append((operation, up))
                 elif isinstance(operation, ops.LinkUp):
                     index = need(operation.name)

@@ -288,7 +288,11 @@ def configure_network(
         done.append(operation)
         if isinstance(operation, ops.LinkUp):
             number = 1 if operation.name == "lo" else index(operation.name)
-            messages.append(netlink.set_link(number, up=True, no_link_local=operation.name != "lo"))
+            if operation.name != "lo":
+                # A message of its own: the kernel applies "up" before the address mode of the same message.
+                messages.append(netlink.set_link(number, no_link_local=True))
+                done.append(operation)
+            messages.append(netlink.set_link(number, up=True))
         elif isinstance(operation, ops.AddAddress):
             messages.append(netlink.new_address(index(operation.interface), operation.address))
         elif isinstance(operation, ops.AddRoute):

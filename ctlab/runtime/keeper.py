@@ -19,7 +19,7 @@ import sys
 import traceback
 from typing import Any
 
-from ..kernel import cgroup, cgroup_discover, idmap, syscalls
+from ..kernel import cgroup, cgroup_discover, idmap, syscalls, title
 from . import protocol, runtime_folder, supervisor
 
 CONTROL, CALLS, EVENTS = 3, 4, 5
@@ -65,6 +65,7 @@ class Keeper:
             single_id=mapping.single,
             interval_seconds=self.config["interval"],
             host_top=_host_top(),
+            name=self.config["name"],
         )
         leaf = self.cgroup.open_leaf() if self.cgroup else None
         pid, self.supervisor_pidfd = syscalls.clone3_python(_NAMESPACES, -1 if leaf is None else leaf)
@@ -190,6 +191,8 @@ def main() -> None:
     if config is None:
         return
     keeper = None
+    title.remember()
+    title.set_title(f"ctlab keeper {config['name']}")
     try:
         keeper = Keeper(control, config, config["owner"])
         keeper.start()

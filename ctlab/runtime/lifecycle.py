@@ -43,6 +43,8 @@ def start(supervisor: Supervisor, call: Call) -> None:
 
 def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> None:
     message = call.message
+    record.marks = []
+    record.mark("received")
     operations = ops.decode(message["node_operations"])
     first = next((operation for operation in operations if isinstance(operation, ops.MakeVeth)), None)
     slot = None
@@ -50,7 +52,8 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
         slot = supervisor.pool.take()
     if slot is None:
         slot = _make_slot(supervisor, message, record, again)
-    record.slot, record.number = slot, slot.number
+    record.mark("slot")
+    record.slot, record.private = slot, slot.private
     record.starter, record.go_sent, record.state = call, False, "starting"
     record.returncode, record.oom_killed = None, False
     record.restarting, record.remove_at_exit = again, message["remove_at_exit"]
@@ -58,14 +61,20 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
     supervisor.on(slot.pidfd, lambda: _ended(supervisor, record))
     supervisor.on(slot.status.fileno(), lambda: _status(supervisor, record))
     _limit(slot, message["limits"])
+    record.mark("limits")
     mounts = [supervisor.detached_mount(path, message["idmap"]) for path in message["mounts"]]
     hardware = [[first.peer, first.peer_mac, first.mtu]] if slot.spare is not None and first is not None else []
+    orders = {"operations": message["inside"], "hardware": hardware}
     try:
-        protocol.send(slot.status, {"operations": message["inside"], "hardware": hardware}, mounts)
+        if slot.spare is not None:  # its links are there already: the inside is configured while we do the node's side
+            protocol.send(slot.status, orders, mounts)
+        record.node_undo = supervisor.node.perform(operations, peer_pid=slot.pid, spare=slot.spare)
+        if slot.spare is None:
+            protocol.send(slot.status, orders, mounts)
     finally:
         for mount in mounts:
             os.close(mount)
-    record.node_undo = supervisor.node.perform(operations, peer_pid=slot.pid, spare=slot.spare)
+    record.mark("node")
     made = [operation.name for operation in operations if isinstance(operation, ops.MakeVeth)]
     record.fresh_links = made[1:] if slot.spare is not None else made
     slot.spare = None
@@ -82,12 +91,13 @@ def _make_slot(supervisor: Supervisor, message: dict[str, Any], record: Record, 
     if network != "own":
         operations = pool.without_network(operations)
         if network != "node":
-            joined = supervisor.record(network).pidfd
+            other = supervisor.record(network)
+            joined = other.namespaces.get("net", other.pidfd)
             if joined < 0:
                 raise _refuse("StateError", "the container whose network is to be shared isn't running")
     try:
         return supervisor.pool.make(
-            operations, spare=False, number=record.number if again else None, network_of=joined
+            operations, private=record.private if again else None, network_of=joined
         )
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EAGAIN, errno.ENOMEM):
@@ -127,6 +137,8 @@ def _status(supervisor: Supervisor, record: Record) -> None:
     if "terminals" in message:
         record.terminals = descriptors
     elif "configured" in message:
+        record.marks += [(what, moment) for what, moment in message["marks"]]
+        record.mark("configured")
         if message["init"]:
             record.namespaces = namespace_descriptors(slot.pid)
         _go_when_up(supervisor, record, slot, _CARRIER_TRIES)
@@ -158,6 +170,8 @@ def _go_when_up(supervisor: Supervisor, record: Record, slot: Slot, tries: int) 
         if record.fresh_links:
             supervisor.after(_CARRIER_STEP_SECONDS, lambda: _go_when_up(supervisor, record, slot, tries - 1))
             return
+    record.mark("go")
+    supervisor.later(supervisor.pool.refill)
     record.go_sent = True
     with contextlib.suppress(OSError):  # it has died: its pidfd says so
         protocol.send(slot.status, {"go": True})
@@ -182,9 +196,10 @@ def namespace_descriptors(pid: int) -> dict[str, int]:
 def _running(supervisor: Supervisor, record: Record) -> None:
     starter, record.starter = record.starter, None
     record.state = "running"
+    record.mark("executed")
     assert record.slot is not None
     if starter is not None:
-        starter.reply({"id": record.id, "state": "running"}, process=record.slot.pid)
+        starter.reply({"id": record.id, "state": "running", "marks": record.marks}, process=record.slot.pid)
     supervisor.later(lambda: supervisor.services.sample(record))
     supervisor.tell({"event": "started", "id": record.id})
     if record.slot.cgroup is not None:
@@ -471,8 +486,8 @@ def _remove(supervisor: Supervisor, record: Record) -> None:
     supervisor.services.forget_output(record)
     os.close(record.ring)
     record.ring = -1
-    if record.number >= 0:
-        supervisor.later(lambda: supervisor.tree.remove_private(record.number))
+    if record.private >= 0:
+        supervisor.later(lambda: supervisor.tree.remove_private(record.private))
 
 
 def start_many(supervisor: Supervisor, call: Call) -> None:

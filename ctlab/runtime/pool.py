@@ -1,27 +1,22 @@
-"""Slots: containers made in advance, so that a start is a few messages and an `exec`.
+"""Slots kept ready: containers made in advance by the nursery, so that a start is a few messages and an `exec`.
 
 A slot has its namespaces, its root, its cgroup folders and a spare veth pair born in the node (moving one in
 costs 15 ms). Pool slots are for the `system` image on the default node with a network namespace of their own;
-anything else is made when it is asked for, by the same code.
+anything else is made when it is asked for, by the same code (`birth`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import time
+import socket
 from typing import TYPE_CHECKING, Any
 
-from ..kernel import netlink, syscalls
 from ..plan import ops
-from . import executor, inside, protocol, slot
+from . import birth, executor, nursery, protocol
 from .record import Slot
 
 if TYPE_CHECKING:
     from .supervisor import Supervisor
-
-SPARE_PREFIX = "spare"  # reserved: these interfaces show up nowhere
-_QUIET_SECONDS = 0.004  # how long after a start the pool waits before it makes a slot (the program is starting)
 
 
 class Pool:
@@ -32,26 +27,48 @@ class Pool:
         self._ready: list[Slot] = []
         self.operations: list[Any] = []
         self._wanted = 0
+        self._coming = 0
         self._next = 0
-        self.quiet_until = 0.0
+        folders, single_id = supervisor.folders, supervisor.single_id
+        keep = set(supervisor.start.cgroup_folders.values())
+        self._nursery = supervisor.services.start(
+            "nursery", lambda control: nursery.main(control, folders, single_id=single_id), keep
+        )
+        supervisor.on(self._nursery.fileno(), self._nursery_says)
 
-    def configure(self, operations: list[Any], wanted: int) -> None:
-        """What makes a slot, and how many to keep."""
-        self.operations = operations
+    def configure(self, operations: list[list[Any]], wanted: int) -> None:
+        """What makes a slot (encoded), and how many to keep."""
+        self.operations = ops.decode(operations)
         self._wanted = wanted
+        protocol.send(self._nursery, {"operations": operations})
         while len(self._ready) > wanted:
             self.discard(self._ready.pop())
+        self.refill()
 
-    def hungry(self) -> bool:
-        """Whether a slot is missing."""
-        return len(self._ready) < self._wanted
+    def refill(self) -> None:
+        """Order what is missing."""
+        while len(self._ready) + self._coming < self._wanted:
+            self._coming += 1
+            protocol.send(self._nursery, {"make": self.number()})
 
-    def feed(self) -> None:
-        """Make one slot."""
-        try:
-            self._ready.append(self.make(self.operations, spare=True))
-        except OSError:
+    def _nursery_says(self) -> None:
+        message, descriptors, _ = protocol.receive(self._nursery)
+        if message is None:
+            self._supervisor.off(self._nursery.fileno())
+            self._wanted = self._coming = 0  # it died: containers are made when asked for
+            return
+        self._coming -= 1
+        if "failed" in message:
             self._wanted = 0  # the machine is full: containers are made when asked for, and say so themselves
+            return
+        made = Slot(message["made"], message["made"])
+        made.pid = message["pid"]
+        made.pidfd, status, made.out, made.err = descriptors
+        made.status = socket.socket(fileno=status)
+        made.spare = executor.Spare(*message["spare"])
+        if self._supervisor.folders is not None:
+            made.cgroup = self._supervisor.folders.adopt(f"c{made.serial}")
+        self._ready.append(made)
 
     def take(self) -> Slot | None:
         """A ready slot, oldest first."""
@@ -63,96 +80,23 @@ class Pool:
         return None
 
     def number(self) -> int:
-        """A fresh number for a slot: names its cgroup folder and its private folder."""
+        """A fresh number: names a slot's cgroup folder and its private folder."""
         self._next += 1
         return self._next
 
-    def make(
-        self, operations: list[Any], *, spare: bool, number: int | None = None, network_of: int = -1
-    ) -> Slot:
-        """Clone a first process; it makes its root by itself while we go on.
-
-        `number`: of a container that is started again, whose private folder is kept.
-        `network_of`: pidfd of the process whose network namespace it joins (with no ``net`` in Unshare).
-        """
-        supervisor = self._supervisor
-        private = number if number is not None else self.number()
-        serial = self.number() if number is not None else private
-        made = Slot(private, None)
-        if number is None:
-            supervisor.tree.make_private(private)
-        try:
-            if supervisor.folders is not None:
-                made.cgroup = supervisor.folders.make(f"c{serial}")
-            out, out_write = os.pipe2(os.O_CLOEXEC)
-            err, err_write = os.pipe2(os.O_CLOEXEC)
-            ours, theirs = protocol.pair()
-            kinds = operations[0].kinds
-            flags = inside.namespace_flags([kind for kind in kinds if kind != "cgroup"])
-            clone_into = -1
-            join = None
-            if made.cgroup is not None:
-                descriptor = made.cgroup.clone_fd
-                clone_into = -1 if descriptor is None else descriptor
-                cloned, folder = descriptor is not None, made.cgroup
-                join = lambda: folder.join(cloned)  # noqa: E731
-            birth = slot.Birth(
-                theirs, operations, private, join, supervisor.single_id, (out_write, err_write), network_of
-            )
-            pid, pidfd = syscalls.clone3(flags, clone_into)
-            if pid == 0:
-                slot.run(birth)
-        except OSError:
-            if made.cgroup is not None:
-                made.cgroup.remove(0.2)
-            if number is None:
-                supervisor.tree.remove_private(private)
-            raise
-        theirs.close()
-        os.close(out_write)
-        os.close(err_write)
-        if made.cgroup is not None:
-            made.cgroup.close()
-        made.pid, made.pidfd, made.status, made.out, made.err = pid, pidfd, ours, out, err
-        if spare:
-            name = f"{SPARE_PREFIX}{serial}"
-            messages = [
-                netlink.new_veth(name, "eth0", peer_pid=pid),
-                netlink.set_link(0, find=name, no_link_local=True, up=True),
-            ]
-            try:
-                supervisor.node_link.run(messages)
-                protocol.send(ours, {"spare": True})
-                made.spare = executor.Spare(supervisor.node_link.index(name), name)
-            except OSError:
-                self.discard(made)
-                raise
-        return made
+    def make(self, operations: list[Any], *, private: int | None = None, network_of: int = -1) -> Slot:
+        """Make a slot here and now."""
+        order = birth.Order(operations, self.number(), private=private, network_of=network_of)
+        return birth.make(
+            order, self._supervisor.folders, self._supervisor.node_link, single_id=self._supervisor.single_id
+        )
 
     def discard(self, unused: Slot) -> None:
         """End a slot and remove what was made for it."""
-        with contextlib.suppress(ProcessLookupError):
-            syscalls_kill(unused.pidfd)
-        with contextlib.suppress(ChildProcessError):
-            os.waitid(os.P_PIDFD, unused.pidfd, os.WEXITED)
-        unused.status.close()
-        for descriptor in (unused.pidfd, unused.out, unused.err):
-            if descriptor >= 0:
-                os.close(descriptor)
+        birth.end(unused)
         if unused.cgroup is not None:
             unused.cgroup.remove(1.0)
-        self._supervisor.tree.remove_private(unused.number)
-
-    def quiet(self) -> None:
-        """A start is under way: leave the CPUs to it for a moment."""
-        self.quiet_until = time.monotonic() + _QUIET_SECONDS
-
-
-def syscalls_kill(pidfd: int) -> None:
-    """SIGKILL by pidfd."""
-    import signal
-
-    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        self._supervisor.tree.remove_private(unused.private)
 
 
 def without_network(operations: list[Any]) -> list[Any]:

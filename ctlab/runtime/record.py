@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 from ..kernel import cgroup
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
 class Slot:
     """A container's first process and what was made for it, before it has a name."""
 
-    __slots__ = ("cgroup", "err", "number", "out", "pid", "pidfd", "spare", "status")
+    __slots__ = ("cgroup", "err", "out", "pid", "pidfd", "private", "serial", "spare", "status")
 
-    def __init__(self, number: int, cgroup_folder: cgroup.ContainerCgroup | None) -> None:
-        self.number = number
-        self.cgroup = cgroup_folder
+    def __init__(self, serial: int, private: int) -> None:
+        self.serial = serial
+        self.private = private
+        self.cgroup: cgroup.ContainerCgroup | None = None
         self.pid = 0
         self.pidfd = -1
         self.status: socket.socket
@@ -37,7 +39,7 @@ class Record:
         self.name = name
         self.ring = ring
         self.slot: Slot | None = None
-        self.number = -1
+        self.private = -1  # number of its private folder
         self.state = "starting"
         self.returncode: int | None = None
         self.oom_killed = False
@@ -48,11 +50,16 @@ class Record:
         self.go_sent = False
         self.node_undo: list[Any] = []
         self.links: list[list[Any]] = []
+        self.marks: list[tuple[str, int]] = []  # where the time of the last start went (name, monotonic ns)
         self.fresh_links: list[str] = []  # pairs made for this start, which may not carry packets yet
         self.namespaces: dict[str, int] = {}  # descriptors, where the first process can't be asked for them
         self.terminals: list[int] = []
         self.waiters: list[Call] = []
         self.last_usage: dict[str, int] = {}
+
+    def mark(self, what: str) -> None:
+        """Note the time at which a step of the start was done."""
+        self.marks.append((what, time.monotonic_ns()))
 
     @property
     def pid(self) -> int:

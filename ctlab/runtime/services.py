@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..kernel import netlink, syscalls
+from ..kernel import netlink, syscalls, title
 from ..metrics import columns as metric_columns
 from ..metrics import sampler
 from ..metrics.ring import Ring
@@ -33,11 +33,11 @@ class Services:
         self.pids: dict[str, int] = {}
         self.container_ring = Ring.create(metric_columns.CONTAINERS_SCHEMA, RING_ROWS).fd
         self.endpoint_ring = Ring.create(metric_columns.ENDPOINTS_SCHEMA, RING_ROWS).fd
-        self._collector = self._start("collector", collector.main)
-        self._resolver = self._start("resolver", resolver.main)
+        self._collector = self.start("collector", collector.main)
+        self._resolver = self.start("resolver", resolver.main)
         interval = supervisor.start.interval_seconds
         containers, endpoints = self.container_ring, self.endpoint_ring
-        self._sampler = self._start(
+        self._sampler = self.start(
             "sampler", lambda control: sampler.main(control, containers, endpoints, interval), keep={containers, endpoints}
         )
         link = netlink.Netlink()
@@ -46,7 +46,7 @@ class Services:
         supervisor.on(self._collector.fileno(), self._collector_says)
         supervisor.on(self._sampler.fileno(), self._sampler_says)
 
-    def _start(self, name: str, main: Callable[[socket.socket], Any], keep: set[int] | None = None) -> socket.socket:
+    def start(self, name: str, main: Callable[[socket.socket], Any], keep: set[int] | None = None) -> socket.socket:
         ours, theirs = protocol.pair()
         pid, pidfd = syscalls.clone3_python(0)
         if pid == 0:
@@ -68,6 +68,7 @@ class Services:
                     syscalls.close_range(previous + 1, descriptor - 1)
                 previous = descriptor
             syscalls.close_range(previous + 1)
+            title.set_title(f"ctlab {name}")
             main(control)
         except Exception as error:
             place = error.__traceback__

@@ -12,9 +12,10 @@ import fcntl
 import os
 import socket
 import termios
+import time
 from typing import Any, NoReturn
 
-from ..kernel import capabilities, netlink, syscalls
+from ..kernel import capabilities, netlink, syscalls, title
 from ..plan import ops
 from . import inside, program, protocol
 
@@ -76,6 +77,7 @@ def _live(birth: Birth) -> None:
     syscalls.unshare(syscalls.CLONE_NEWCGROUP)
     _close_all_but({birth.status.fileno(), *birth.streams})
     os.setsid()
+    title.set_title("ctlab-init")
     root = inside.Root(f"/work/{birth.number}")
     unshare, *mounts = birth.operations
     inside.perform(root, mounts)
@@ -90,12 +92,14 @@ def _live(birth: Birth) -> None:
         orders, mounts_given, _ = protocol.receive(birth.status)
     if orders is None:
         os._exit(0)  # a spare that nobody needs any more
+    marks = [("inside: orders", time.monotonic_ns())]
     operations = ops.decode(orders["operations"])
     hardware = {name: (mac, mtu) for name, mac, mtu in orders["hardware"]}
     network = [o for o in operations if isinstance(o, ops.LinkUp | ops.AddAddress | ops.AddRoute)]
     if network or hardware:
         inside.configure_network(link, network, hardware)
     link.close()
+    marks.append(("inside: network", time.monotonic_ns()))
     given = iter(mounts_given)
     for operation in operations:
         if isinstance(operation, ops.Bind):
@@ -107,10 +111,11 @@ def _live(birth: Birth) -> None:
             inside.perform(root, [operation])
     execute = operations[-1]
     assert isinstance(execute, ops.Execute)
-    _become(birth, root, execute)
+    marks.append(("inside: files", time.monotonic_ns()))
+    _become(birth, root, execute, marks)
 
 
-def _become(birth: Birth, root: inside.Root, execute: ops.Execute) -> None:
+def _become(birth: Birth, root: inside.Root, execute: ops.Execute, marks: list[tuple[str, int]]) -> None:
     out, err = birth.streams
     if execute.tty:
         masters, (out, err) = terminals()
@@ -127,7 +132,8 @@ def _become(birth: Birth, root: inside.Root, execute: ops.Execute) -> None:
     variables["HOME"] = variables["HOME"] or home
     if execute.argv:
         program.find(execute.argv[0], variables.get("PATH", program.DEFAULT_PATH))  # early: before the node's side is made
-    _wait_for_go(birth.status, init=execute.init or not execute.argv)
+    marks.append(("inside: ready", time.monotonic_ns()))
+    _wait_for_go(birth.status, {"configured": True, "init": execute.init or not execute.argv, "marks": marks})
     program.set_up_streams((null, out, err))
     if execute.init and execute.argv:
         # The program is a child; this process stays as the init that reaps.
@@ -153,8 +159,8 @@ def _be_init(birth: Birth, execute: ops.Execute, keep: int, child: int) -> NoRet
     os._exit(os.WEXITSTATUS(status))
 
 
-def _wait_for_go(status: socket.socket, *, init: bool) -> None:
-    protocol.send(status, {"configured": True, "init": init})
+def _wait_for_go(status: socket.socket, message: dict[str, Any]) -> None:
+    protocol.send(status, message)
     message, _, _ = protocol.receive(status)
     if message is None:
         os._exit(0)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
-from ..kernel import cgroup, netlink, syscalls
+from ..kernel import cgroup, netlink, syscalls, title
 from ..plan import ops
 from . import archive, execution, executor, inspection, lifecycle, pool, protocol, services, tree
 from .record import Record
@@ -36,6 +36,7 @@ class Start(NamedTuple):
     single_id: bool
     interval_seconds: float
     host_top: dict[str, str]
+    name: str
 
 
 class Call:
@@ -122,7 +123,7 @@ class Supervisor:
         """Serve until the kernel ends us."""
         while True:
             timeout = -1.0
-            if self._later or self.pool.hungry():
+            if self._later:
                 timeout = 0.0
             elif self._timers:
                 timeout = max(0.0, self._timers[0][0] - time.monotonic())
@@ -133,11 +134,8 @@ class Supervisor:
                     handler()
             while self._timers and self._timers[0][0] <= time.monotonic():
                 self._timers.pop(0)[1]()
-            if not ready:
-                if self._later:
-                    self._later.pop(0)()
-                elif self.pool.hungry():
-                    self.pool.feed()
+            if not ready and self._later:
+                self._later.pop(0)()
 
     # -- calls -----------------------------------------------------------------------------------
     def connect(self, connection: socket.socket) -> None:
@@ -249,7 +247,7 @@ _OWNER_UID = os.getuid()  # of the keeper, at import
 
 def _configure(supervisor: Supervisor, call: Call) -> None:
     """The operations that make a slot, and how many to keep ready."""
-    supervisor.pool.configure(ops.decode(call.message["operations"]), call.message["slots"])
+    supervisor.pool.configure(call.message["operations"], call.message["slots"])
     call.reply({"ok": True})
 
 
@@ -275,6 +273,7 @@ def main(start: Start, keep: set[int]) -> NoReturn:
         syscalls.close_range(previous + 1)
         for descriptor in keep:
             os.set_inheritable(descriptor, False)
+        title.set_title(f"ctlab supervisor {start.name}")
         supervisor = Supervisor(start)
         try:
             supervisor.take_identity()

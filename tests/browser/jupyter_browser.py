@@ -1,4 +1,4 @@
-"""A JupyterLab server and a notebook in Chromium, for tests: nothing leaves the machine, nothing outside of a temp folder.
+"""A JupyterLab server and a notebook in Chromium, for tests: all on this machine, all files in a temporary folder.
 
 Waiting is always for an event (a state of the page or of the kernel), never for a time.
 """
@@ -123,7 +123,7 @@ class Server:
 class Notebook:
     """One notebook, open in a page of its own, whose kernel is ready. Cells are numbered from 0."""
 
-    def __init__(self, server: Server, browser: Browser, name: str, cells: Sequence[str], *, dark: bool = False) -> None:
+    def __init__(self, server: Server, browser: Browser, name: str, cells: Sequence[str], dark: bool = False) -> None:
         self.server = server
         self.path = server.notebooks / f"{name}.ipynb"
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -154,7 +154,8 @@ class Notebook:
         """Change JupyterLab's theme (``JupyterLab Light``, ``JupyterLab Dark``)."""
         self.page.evaluate("(theme) => jupyterapp.commands.execute('apputils:change-theme', {theme})", name)
         light = "false" if "Dark" in name else "true"
-        self.page.wait_for_selector(f'body[data-jp-theme-light="{light}"][data-jp-theme-name="{name}"]', state="attached")
+        body = f'body[data-jp-theme-light="{light}"][data-jp-theme-name="{name}"]'
+        self.page.wait_for_selector(body, state="attached")
 
     def run(self, index: int) -> None:
         """Run a cell to its end. An error in it is an output, see `outputs`."""

@@ -120,7 +120,8 @@ def test_a_new_container_stands_beside_its_network() -> None:
 
 
 def test_a_router_stands_between_its_networks() -> None:
-    elements = [*star(4), network("green"), container("router"), endpoint("router", "blue"), endpoint("router", "green")]
+    router = [container("router"), endpoint("router", "blue"), endpoint("router", "green")]
+    elements = [*star(4), network("green"), *router]
     places = place(elements)
     (left, height), (x, y), (right, _) = (
         places[key] for key in ("network:blue", "container:router", "network:green")
@@ -208,9 +209,10 @@ def test_the_text_map() -> None:
     elements = [
         node("host"), network("blue"), network("green", subnet="10.20.0.0/24"),
         container("web"), endpoint("web", "blue"),
-        container("router", "paused"), endpoint("router", "blue", "10.10.0.254"), endpoint("router", "green", "10.20.0.254"),
+        container("router", "paused"),
+        endpoint("router", "blue", "10.10.0.254"), endpoint("router", "green", "10.20.0.254"),
         container("alone", "created"),
-        {"id": "link:web-alone", "kind": "link", "source": "container:web", "target": "container:alone", "label": "20ms"},
+        {"id": "link:a", "kind": "link", "source": "container:web", "target": "container:alone", "label": "20ms"},
     ]  # fmt: skip
     assert map_text(elements, title="demo").splitlines() == [
         "demo: 1 node, 2 networks, 3 containers",
@@ -378,7 +380,8 @@ def test_importing_the_map_imports_nothing_heavy() -> None:
         "import sys, ctlab.notebook.topology as t\n"
         "print(*sorted({'anywidget', 'ipywidgets', 'IPython', 'pandas', 'plotly'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == ""
 
 
@@ -400,9 +403,8 @@ def test_a_saved_notebook_holds_the_picture(tmp_path: Path) -> None:
         "topology.freeze(); topology",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    client = nbclient.NotebookClient(
-        notebook, timeout=60, kernel_name="python3", store_widget_state=False, resources={"metadata": {"path": tmp_path}}
-    )
+    where = {"metadata": {"path": tmp_path}}
+    client = nbclient.NotebookClient(notebook, timeout=60, store_widget_state=False, resources=where)
     with client.setup_kernel():
         client.execute_cell(notebook.cells[0], 0)
         live = dict(notebook.cells[0].outputs[0].data)
