@@ -79,7 +79,16 @@ def routes(lab: Lab, container_id: str | None, names: dict[int, str]) -> list[di
 
 def neighbours(lab: Lab, container_id: str | None, names: dict[int, str]) -> list[dict[str, Any]]:
     """The neighbour table: dst, lladdr, dev, state."""
-    states = {1: "INCOMPLETE", 2: "REACHABLE", 4: "STALE", 8: "DELAY", 16: "PROBE", 32: "FAILED", 64: "NOARP", 128: "PERMANENT"}
+    states = {
+        1: "INCOMPLETE",
+        2: "REACHABLE",
+        4: "STALE",
+        8: "DELAY",
+        16: "PROBE",
+        32: "FAILED",
+        64: "NOARP",
+        128: "PERMANENT",
+    }
     return [
         {
             "dst": entry["attributes"].get("NDA_DST"),

@@ -132,7 +132,9 @@ class Container:
         self._alive()
         if self.state in ("running", "paused"):
             return self
-        self.lab._start(self)
+        from . import creating
+
+        creating.start(self.lab, self)
         return self
 
     def stop(self, timeout: float | None = None) -> Container:
@@ -168,7 +170,9 @@ class Container:
         number = parse_signal(signal)
         reply = self.lab._call({"do": "signal", "id": self.id, "signal": number})
         if not reply["seen"]:
-            self.lab.say(f"{self.name}: its first process doesn't catch {signal}; as PID 1 of its namespace it never sees it")
+            self.lab.say(
+                f"{self.name}: its first process doesn't catch {signal}; as PID 1 of its namespace it never sees it"
+            )
         if number == 9:
             self.wait()
         return self
@@ -199,7 +203,9 @@ class Container:
     def rename(self, name: str) -> Container:
         """Call it otherwise; its address stays, the old name no longer resolves."""
         self._alive()
-        self.lab._rename(self, name)
+        from . import changing
+
+        changing.rename(self.lab, self, name)
         return self
 
     def wait(self, timeout: float | None = None) -> int:
@@ -238,7 +244,9 @@ class Container:
                 from .request import unknown_keyword
 
                 raise unknown_keyword(word, known)
-        self.lab._update(self, limits_of(keywords, self.limits))
+        from . import changing
+
+        changing.update(self.lab, self, limits_of(keywords, self.limits))
         return self
 
     # -- running something in it --------------------------------------------------------------------
@@ -422,7 +430,9 @@ class Container:
         if status == "exited":
             how = signal_of(self._returncode or 0) or self._returncode
             status = f"exited ({'OOMKilled' if self._oom_killed else how})"
-        where = " ".join(f"{network} {address}" for network, address in self.addresses.items()) or self._spec.network_mode
+        where = (
+            " ".join(f"{network} {address}" for network, address in self.addresses.items()) or self._spec.network_mode
+        )
         return f"<Container {self.name}: {status}, {where}>"
 
     def _repr_html_(self) -> str:

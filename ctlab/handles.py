@@ -78,7 +78,9 @@ class Handles(Sequence[T], Generic[T]):
             return f"<p style='opacity:.7'>no {html.escape(self._kind)}s</p>"
         head = "".join(f"<th style='text-align:left'>{html.escape(column)}</th>" for column in rows[0])
         body = "".join(
-            "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(str(value))}</td>" for value in row.values()) + "</tr>"
+            "<tr>"
+            + "".join(f"<td style='text-align:left'>{html.escape(str(value))}</td>" for value in row.values())
+            + "</tr>"
             for row in rows
         )
         note = f"<p style='opacity:.7;margin:.2em 0'>{html.escape(self._note)}</p>" if self._note else ""

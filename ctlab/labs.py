@@ -55,7 +55,9 @@ def find(name: str) -> Lab:
         if key(lab.name) == key(name):
             return lab
     names = [lab.name for lab in running()]
-    raise NotFound(f"no lab '{name}' runs here{did_you_mean(name, names)}" + ("" if names else "; start one: %lab start"))
+    raise NotFound(
+        f"no lab '{name}' runs here{did_you_mean(name, names)}" + ("" if names else "; start one: %lab start")
+    )
 
 
 def current_or_none() -> Lab | None:

@@ -24,12 +24,14 @@ def _rings(lab: Lab) -> Any:
     return lab._rings
 
 
-def stats(lab: Lab, *, containers: Any = None, metrics: Any = None, last: Any = "30s", by: str = "container", **options: Any) -> pandas.DataFrame:
+def stats(
+    lab: Lab, *, containers: Any = None, metrics: Any = None, last: Any = "30s", by: str = "container", **options: Any
+) -> pandas.DataFrame:
     """See `Lab.stats`."""
     from .metrics.frame import Names, read_frame
 
     containers_ring, endpoints_ring = _rings(lab)
-    nodes = {number: "host" for number in lab._names}
+    nodes = dict.fromkeys(lab._names, "host")
     names = Names(containers=dict(lab._names), endpoints=dict(lab._endpoint_names), nodes=nodes)
     if containers is not None and not isinstance(containers, str):
         containers = [c if isinstance(c, str) else c.name for c in containers]
@@ -52,6 +54,3 @@ def wait_for_port(container: Container, port: int, timeout_seconds: float) -> No
         if time.monotonic() >= until:
             raise TimeoutError(f"nothing listens on port {port} of {container.name} after {timeout_seconds:g} s")
         time.sleep(0.005)
-
-
-

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from . import ticks
 from .errors import AddressError, BadInput, Unsupported
-from .ipam import Interface, Pool, check_overlap, choose_ipv4, choose_ipv6, mac_from_id, mac_from_ipv4, parse_mac, parse_subnet
+from .ipam import (
+    Interface,
+    Pool,
+    check_overlap,
+    choose_ipv4,
+    choose_ipv6,
+    mac_from_id,
+    mac_from_ipv4,
+    parse_mac,
+    parse_subnet,
+)
 from .names import check_name
 from .plan import network as network_plan
 from .plan import ops
@@ -62,15 +72,21 @@ class Network:
     def connect(self, container: str | Container, *, ip: str | None = None, ip6: str | None = None,
                 mac_address: str | None = None) -> Container:  # fmt: skip
         """Give a container an endpoint here, running or not."""
-        return self.lab._connect(self, self.lab._container(container), ip, ip6, mac_address)
+        from . import connecting
+
+        return connecting.connect(self.lab, self, self.lab._container(container), ip, ip6, mac_address)
 
     def disconnect(self, container: str | Container) -> Container:
         """Take a container's endpoint here away."""
-        return self.lab._disconnect(self, self.lab._container(container))
+        from . import connecting
+
+        return connecting.disconnect(self.lab, self, self.lab._container(container))
 
     def remove(self) -> None:
         """Remove it; AddressError names who is still attached."""
-        self.lab._remove_network(self)
+        from . import connecting
+
+        connecting.remove_network(self.lab, self)
 
     def explain(self) -> str:
         """The commands that make this network."""

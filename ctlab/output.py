@@ -101,7 +101,9 @@ def read(container: Container) -> tuple[list[Record], tuple[int, int]]:
         ring.close()
 
 
-def logs(container: Container, *, tail: int | None = None, since_seconds: float | None = None, timestamps: bool = False) -> Logs:
+def logs(
+    container: Container, *, tail: int | None = None, since_seconds: float | None = None, timestamps: bool = False
+) -> Logs:
     """The kept output in order of arrival. `tail`: the last so many lines; `since_seconds`: the newest seconds."""
     records, dropped = read(container)
     if since_seconds is not None:

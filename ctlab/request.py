@@ -53,7 +53,9 @@ def unknown_keyword(word: str, known: Iterable[str]) -> BadInput:
     if word in _DOCKER_ONLY:
         return BadInput(f"{word}= isn't in ctlab: {_DOCKER_ONLY[word]}")
     near = nearest(word, known)
-    return BadInput(f"no keyword {word}=" + (f"; did you mean {near}=?" if near else f"; there are {', '.join(sorted(known))}"))
+    return BadInput(
+        f"no keyword {word}=" + (f"; did you mean {near}=?" if near else f"; there are {', '.join(sorted(known))}")
+    )
 
 
 def limits_of(keywords: Mapping[str, Any], base: Limits | None = None) -> Limits:
@@ -88,7 +90,9 @@ def _whole(name: str, value: Any) -> int:
         raise BadInput(f"--{name.replace('_', '-')} {value!r} isn't a whole number") from None
 
 
-def environment(env: Mapping[str, Any] | Iterable[str] | None, files: Iterable[str] = ()) -> tuple[tuple[str, str], ...]:
+def environment(
+    env: Mapping[str, Any] | Iterable[str] | None, files: Iterable[str] = ()
+) -> tuple[tuple[str, str], ...]:
     """Pairs from a dictionary, ``NAME=value`` words (a bare NAME takes the notebook's own) and files of them."""
     pairs: dict[str, str] = {}
     for path in files:
@@ -173,25 +177,40 @@ def capabilities(add: Iterable[str], drop: Iterable[str]) -> tuple[str, ...]:
         if name not in NUMBER:
             raise BadInput(f"--cap-add {word}: no such capability{did_you_mean(name, NUMBER)}")
         if name not in _GRANTABLE:
-            raise Unsupported(f"--cap-add {name} needs --privileged, which isn't in ctlab: it would reach the whole lab")
+            raise Unsupported(
+                f"--cap-add {name} needs --privileged, which isn't in ctlab: it would reach the whole lab"
+            )
         chosen.add(name)
     return tuple(sorted(chosen, key=lambda name: NUMBER[name]))
 
 
-def container_spec(name: str, command: Sequence[str], networks: tuple[str, ...], keywords: Mapping[str, Any]) -> ContainerSpec:
+def container_spec(
+    name: str, command: Sequence[str], networks: tuple[str, ...], keywords: Mapping[str, Any]
+) -> ContainerSpec:
     """A checked spec; `networks` are names that exist, or one of host, none, container:ID."""
     hostname = keywords.get("hostname") or _hostname(name)
-    if not re.fullmatch(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?(\.[a-zA-Z0-9-]+)*", hostname) or len(hostname) > 64:
-        raise BadInput(f"--hostname {hostname!r} isn't a host name (RFC 1123: letters, digits and -, at most 63 a label)")
+    if (
+        not re.fullmatch(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?(\.[a-zA-Z0-9-]+)*", hostname)
+        or len(hostname) > 64
+    ):
+        raise BadInput(
+            f"--hostname {hostname!r} isn't a host name (RFC 1123: letters, digits and -, at most 63 a label)"
+        )
     workdir = keywords.get("workdir") or "/"
     if not str(workdir).startswith("/"):
         raise BadInput(f"--workdir {workdir!r}: an absolute path, please")
     stop_signal = keywords.get("stop_signal") or "SIGTERM"
     parse_signal(stop_signal)
     timeout = keywords.get("stop_timeout")
-    mode = networks[0] if networks and (networks[0] in ("host", "none") or networks[0].startswith("container:")) else "bridge"
+    mode = (
+        networks[0]
+        if networks and (networks[0] in ("host", "none") or networks[0].startswith("container:"))
+        else "bridge"
+    )
     labels = keywords.get("labels")
-    label_pairs = labels.items() if isinstance(labels, Mapping) else (word.partition("=")[::2] for word in several(labels))
+    label_pairs = (
+        labels.items() if isinstance(labels, Mapping) else (word.partition("=")[::2] for word in several(labels))
+    )
     return ContainerSpec(
         name=check_name("container", name),
         image=str(keywords.get("image") or "system"),

@@ -143,7 +143,8 @@ def make_lab(delegation: Delegation, lab_id: str, uid: int, gid: int) -> LabCgro
                 _hand_over_v1(path, name, uid, gid)
     except OSError as error:
         prune(made, 0.5)
-        raise KernelError(f"can't set up the lab's cgroup folder: {describe(error)}", error.errno or 0) from error
+        where = error.filename or "the lab's cgroup folder"
+        raise KernelError(f"can't set up {where}: {describe(error)}", error.errno or 0) from error
     except KernelError:
         prune(made, 0.5)
         raise
@@ -172,7 +173,7 @@ def _hand_over_v2(path: str, controllers: list[str], uid: int, gid: int) -> None
     directory = os.open(path, _DIRECTORY)
     try:
         if missing := set(controllers) - set(v2.enable(directory, ".", controllers)):
-            raise OSError(errno.EINVAL, f"cgroup.subtree_control: {', '.join(sorted(missing))} not enabled", path)
+            raise KernelError(f"can't turn on {', '.join(sorted(missing))} in {path}/cgroup.subtree_control", errno.EINVAL)
     finally:
         os.close(directory)
     leaf = os.path.join(path, LEAF)

@@ -2,9 +2,10 @@
 
 `discover` runs outside, in the keeper, before the user namespace is entered. It tries, in this order:
 
-1. the process's own folder in each hierarchy;
-2. on version 2: a transient scope of systemd with Delegate=yes, into which the process is moved. An ordinary user
-   asks his own systemd over the session bus (the system's delegates nothing to a user), root the system's;
+1. on version 2, where systemd can be asked: a transient scope with Delegate=yes, into which the process is moved. An
+   ordinary user asks his own systemd over the session bus (the system's delegates nothing to a user), root the
+   system's. It comes first, since systemd turns controllers off again below what it hasn't delegated;
+2. the process's own folder in each hierarchy;
 3. the folders above the own one, up to the mount point: that with the most controllers, the deepest of those.
 
 Sources: Documentation/admin-guide/cgroup-v2.rst ("Delegation", "No Internal Process Constraint"), systemd's
@@ -39,7 +40,7 @@ class Delegation(NamedTuple):
     reason: str  # why there is none, or why some are missing; "" when all is there
     remedy: str  # what to do about it, "" when nothing has to be done
     leaf: str | None = None  # the folder that this process was moved into; `LabCgroup.remove` undoes it
-    how: str = "none"  # "own", "above" or "scope": which of the three ways it was
+    how: str = "none"  # "scope", "own" or "above": which of the three ways it was
 
 
 class Mount(NamedTuple):
@@ -258,6 +259,10 @@ def _discover_v2(mount: Mount, own: str, probe: bool, hybrid: bool) -> Delegatio
     plain: str | None = None  # a folder without controllers: still good for kill, freeze and clone
     troubles: list[str] = []
     scope_trouble = ""
+    if not hybrid:
+        delegation, scope_trouble = scope(probe)
+        if delegation is not None:
+            return delegation
     best: tuple[int, str, Attempt] | None = None
     for depth, folder in enumerate(candidates):
         got = try_v2(folder, os.getpid() if depth == 0 and not probe else None, keep=not probe)
@@ -271,10 +276,6 @@ def _discover_v2(mount: Mount, own: str, probe: bool, hybrid: bool) -> Delegatio
             plain = folder
         if depth == 0 and hybrid and plain is not None:
             break
-        if depth == 0 and not hybrid:
-            delegation, scope_trouble = scope(probe)
-            if delegation is not None:
-                return delegation
     if best is not None:
         return _found(best[1], best[2], "above" if best[0] else "own")
     if hybrid and plain is not None:

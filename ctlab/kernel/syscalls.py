@@ -193,10 +193,7 @@ def clone3(flags: int, cgroup: int = -1, *, sibling: bool = False) -> tuple[int,
     """
     pidfd = ctypes.c_int(-1)
     arguments = _CloneArgs(
-        flags=flags
-        | CLONE_PIDFD
-        | (CLONE_INTO_CGROUP if cgroup >= 0 else 0)
-        | (CLONE_PARENT if sibling else 0),
+        flags=flags | CLONE_PIDFD | (CLONE_INTO_CGROUP if cgroup >= 0 else 0) | (CLONE_PARENT if sibling else 0),
         pidfd=ctypes.addressof(pidfd),
         exit_signal=0 if sibling else _SIGCHLD,  # a sibling takes over ours
         cgroup=max(cgroup, 0),
@@ -248,7 +245,10 @@ def open_tree(directory: int, path: str, flags: int) -> int:
     """open_tree(2): with OPEN_TREE_CLONE a detached copy of a mount, as a descriptor."""
     return _check(
         _libc.syscall(
-            ctypes.c_long(_SYS_OPEN_TREE), ctypes.c_int(directory), _path(path), ctypes.c_uint(flags | OPEN_TREE_CLOEXEC)
+            ctypes.c_long(_SYS_OPEN_TREE),
+            ctypes.c_int(directory),
+            _path(path),
+            ctypes.c_uint(flags | OPEN_TREE_CLOEXEC),
         ),
         f"open_tree {path}",
     )

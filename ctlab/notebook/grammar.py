@@ -11,10 +11,6 @@ from dataclasses import dataclass, field
 
 from ..errors import AddressError, BadInput
 from ..names import did_you_mean, shorten
-from .commands import NOUNS, advice
-from .commands.help import noun_help, prefix, title, usage, verb_help
-from .commands.kinds import READERS
-from .commands.model import Absent, Noun, Option, Parsed, Subject, Verb
 from ..words import (
     Operator,
     Scan,
@@ -25,6 +21,10 @@ from ..words import (
     scan,
     unexpanded_name,
 )
+from .commands import NOUNS, advice
+from .commands.help import noun_help, prefix, title, usage, verb_help
+from .commands.kinds import READERS
+from .commands.model import Absent, Noun, Option, Parsed, Subject, Verb
 
 __all__ = ["NOUNS", "Absent", "Noun", "Option", "Parsed", "Subject", "Verb", "help_text", "parse"]
 

@@ -43,9 +43,7 @@ class Order:
         self.sibling = sibling  # the new process is our sibling, not our child: the nursery makes the supervisor's
 
 
-def make(
-    order: Order, folders: cgroup.LabFolders | None, node_link: netlink.Netlink, *, single_id: bool
-) -> Slot:
+def make(order: Order, folders: cgroup.LabFolders | None, node_link: netlink.Netlink, *, single_id: bool) -> Slot:
     """Clone a first process; it makes its root by itself while we go on. Nothing is left behind on failure."""
     made = Slot(order.serial, order.private)
     if not order.again:

@@ -103,9 +103,7 @@ class Client:
         calls, keeper_calls = protocol.pair()
         events, keeper_events = protocol.pair()
         # The numbers 3-5 may be in use here: go through numbers well above them first.
-        ends = [
-            _dup_above(end.fileno(), 20) for end in (keeper_control, keeper_calls, keeper_events)
-        ]
+        ends = [_dup_above(end.fileno(), 20) for end in (keeper_control, keeper_calls, keeper_events)]
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         words = [sys.executable, "-I", "-S", "-c", _BOOTSTRAP.format(parent=package_parent)]

@@ -120,7 +120,9 @@ def execute(supervisor: Supervisor, call: Call) -> None:
         if failed:
             call.reply(failed[0])
         elif message["detached"]:
-            supervisor.tell({"event": "execution-ended", "execution": message["execution"], "returncode": returncode(state)})
+            supervisor.tell(
+                {"event": "execution-ended", "execution": message["execution"], "returncode": returncode(state)}
+            )
         else:
             call.reply({"returncode": returncode(state)})
 

@@ -19,7 +19,7 @@ from ..plan import ops
 class Spare(NamedTuple):
     """A veth pair that was made in advance: its index in the node and what it is called there until it is used."""
 
-    index: int
+    number: int  # interface index
     name: str
 
 
@@ -100,7 +100,9 @@ class NodeExecutor:
                     batch.append((operation, netlink.new_address(index, operation.address)))
                 elif isinstance(operation, ops.AddRoute):
                     index = need(operation.interface)
-                    batch.append((operation, netlink.new_route(index, operation.destination, operation.gateway or None)))
+                    batch.append(
+                        (operation, netlink.new_route(index, operation.destination, operation.gateway or None))
+                    )
                 elif isinstance(operation, ops.DeleteLink):
                     flush()
                     self._indices.pop(operation.name, None)
@@ -126,14 +128,14 @@ class NodeExecutor:
         """Rename a spare pair's node end and put it into its bridge; both ends are up already."""
         settings = {"name": operation.name, "master": master, "alias": operation.alias, "mtu": operation.mtu}
         try:
-            self.link.run([netlink.set_link(spare.index, **settings)])  # type: ignore[arg-type]
+            self.link.run([netlink.set_link(spare.number, **settings)])  # type: ignore[arg-type]
         except netlink.NetlinkError as error:
             if error.errno != errno.EBUSY:
                 raise Failure(operation, error) from error
             # Before Linux 6.2 an interface that is up can't be renamed.
             try:
                 self.link.run(
-                    [netlink.set_link(spare.index, up=False), netlink.set_link(spare.index, up=True, **settings)]  # type: ignore[arg-type]
+                    [netlink.set_link(spare.number, up=False), netlink.set_link(spare.number, up=True, **settings)]  # type: ignore[arg-type]
                 )
             except netlink.NetlinkError as again:
                 raise Failure(operation, again) from again

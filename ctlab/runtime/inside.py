@@ -152,9 +152,7 @@ class Root:
             flags |= _FLAGS[flag]
         target = self.open(operation.target, os.O_PATH | os.O_DIRECTORY)
         try:
-            syscalls.mount(
-                operation.kind, f"/proc/self/fd/{target}", operation.kind, flags, operation.options or None
-            )
+            syscalls.mount(operation.kind, f"/proc/self/fd/{target}", operation.kind, flags, operation.options or None)
         finally:
             os.close(target)
 
@@ -190,9 +188,7 @@ class Root:
         relatime = 1 << 21 if locked & os.ST_RELATIME else 0
         flags |= (locked & ~os.ST_RELATIME) | relatime
         try:
-            syscalls.mount(
-                None, f"/proc/self/fd/{target}", None, syscalls.MS_REMOUNT | syscalls.MS_BIND | flags
-            )
+            syscalls.mount(None, f"/proc/self/fd/{target}", None, syscalls.MS_REMOUNT | syscalls.MS_BIND | flags)
         finally:
             os.close(target)
 

@@ -82,7 +82,9 @@ def facts(supervisor: Supervisor, call: Call) -> None:
     if record.slot is not None:
         for kind in _NAMESPACES:
             try:
-                answer["namespaces"][kind] = os.stat(record.namespaces.get(kind, f"/proc/{record.pid}/ns/{kind}")).st_ino
+                answer["namespaces"][kind] = os.stat(
+                    record.namespaces.get(kind, f"/proc/{record.pid}/ns/{kind}")
+                ).st_ino
             except OSError:
                 continue
         folder = record.slot.cgroup
@@ -158,4 +160,12 @@ def listening(supervisor: Supervisor, call: Call) -> None:
     call.reply({"ports": sorted(ports)})
 
 
-VERBS = {"listening": listening, "netlink_socket": netlink_socket, "top": top, "facts": facts, "rings": rings, "sampler": sampler, "costs": costs}
+VERBS = {
+    "listening": listening,
+    "netlink_socket": netlink_socket,
+    "top": top,
+    "facts": facts,
+    "rings": rings,
+    "sampler": sampler,
+    "costs": costs,
+}

@@ -96,9 +96,7 @@ def _make_slot(supervisor: Supervisor, message: dict[str, Any], record: Record, 
             if joined < 0:
                 raise _refuse("StateError", "the container whose network is to be shared isn't running")
     try:
-        return supervisor.pool.make(
-            operations, private=record.private if again else None, network_of=joined
-        )
+        return supervisor.pool.make(operations, private=record.private if again else None, network_of=joined)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EAGAIN, errno.ENOMEM):
             raise _refuse(
@@ -344,7 +342,9 @@ def pause(supervisor: Supervisor, call: Call) -> None:
     if slot is None:
         raise _refuse("StateError", f"container {record.name} isn't running")
     if slot.cgroup is None:
-        raise _refuse("Unsupported", "pause needs a cgroup of the container's own, and this lab has none (see %lab doctor)")
+        raise _refuse(
+            "Unsupported", "pause needs a cgroup of the container's own, and this lab has none (see %lab doctor)"
+        )
     if call.message["frozen"]:
         slot.cgroup.freeze()
         record.state = "paused"
@@ -546,4 +546,3 @@ VERBS = {
     "rename": rename,
     "remove": remove,
 }
-

@@ -36,7 +36,7 @@ def main(control: socket.socket, folders: cgroup.LabFolders | None, *, single_id
         descriptors = [made.pidfd, made.status.detach(), made.out, made.err]
         protocol.send(
             control,
-            {"made": order.serial, "pid": made.pid, "spare": [made.spare.index, made.spare.name]},
+            {"made": order.serial, "pid": made.pid, "spare": [made.spare.number, made.spare.name]},
             descriptors,
         )
         for descriptor in descriptors:

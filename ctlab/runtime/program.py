@@ -49,7 +49,9 @@ def _check_executable(path: str) -> None:
         status = os.stat(path)
     except OSError as error:
         raise ProgramError(
-            "ProgramNotFound", f"no program {path!r} in the container ({errno.errorcode[error.errno or 2]})", error.errno or 2
+            "ProgramNotFound",
+            f"no program {path!r} in the container ({errno.errorcode[error.errno or 2]})",
+            error.errno or 2,
         ) from None
     if stat.S_ISDIR(status.st_mode):
         raise ProgramError("ProgramNotFound", f"{path} is a folder, not a program (EISDIR)", errno.EISDIR)

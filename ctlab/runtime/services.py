@@ -38,7 +38,9 @@ class Services:
         interval = supervisor.start.interval_seconds
         containers, endpoints = self.container_ring, self.endpoint_ring
         self._sampler = self.start(
-            "sampler", lambda control: sampler.main(control, containers, endpoints, interval), keep={containers, endpoints}
+            "sampler",
+            lambda control: sampler.main(control, containers, endpoints, interval),
+            keep={containers, endpoints},
         )
         link = netlink.Netlink()
         protocol.send(self._sampler, {"do": "node", "name": "host"}, [link.fileno()])

@@ -49,7 +49,9 @@ def run(birth: Birth) -> NoReturn:
     except program.ProgramError as error:
         _report(birth.status, {"error": error.kind, "message": str(error), "errno": error.errno})
     except OSError as error:
-        _report(birth.status, {"error": "KernelError", "message": error.strerror or str(error), "errno": error.errno or 0})
+        _report(
+            birth.status, {"error": "KernelError", "message": error.strerror or str(error), "errno": error.errno or 0}
+        )
     except BaseException as error:
         _report(birth.status, {"error": "CtlabError", "message": f"{type(error).__name__}: {error}", "errno": 0})
     os._exit(70)
@@ -106,7 +108,9 @@ def _live(birth: Birth) -> None:
             try:
                 root.bind(operation, next(given))
             except OSError as error:
-                raise OSError(error.errno, f"mount {operation.source} on {operation.target}: {error.strerror}") from None
+                raise OSError(
+                    error.errno, f"mount {operation.source} on {operation.target}: {error.strerror}"
+                ) from None
         elif isinstance(operation, ops.Hostname | ops.WriteFile | ops.Folder):
             inside.perform(root, [operation])
     execute = operations[-1]
@@ -131,7 +135,9 @@ def _become(birth: Birth, root: inside.Root, execute: ops.Execute, marks: list[t
     home = program.resolve_user(execute.user)[3]
     variables["HOME"] = variables["HOME"] or home
     if execute.argv:
-        program.find(execute.argv[0], variables.get("PATH", program.DEFAULT_PATH))  # early: before the node's side is made
+        program.find(
+            execute.argv[0], variables.get("PATH", program.DEFAULT_PATH)
+        )  # early: before the node's side is made
     marks.append(("inside: ready", time.monotonic_ns()))
     _wait_for_go(birth.status, {"configured": True, "init": execute.init or not execute.argv, "marks": marks})
     program.set_up_streams((null, out, err))

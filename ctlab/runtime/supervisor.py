@@ -16,13 +16,12 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from ..kernel import cgroup, netlink, syscalls, title
 from ..plan import ops
 from . import archive, execution, executor, inspection, lifecycle, pool, protocol, services, tree
 from .record import Record
-
 
 
 class Start(NamedTuple):
@@ -89,9 +88,7 @@ class Supervisor:
         self.single_id = start.single_id
         self.records: dict[str, Record] = {}
         self.tree = tree.Tree(start.host_top)
-        self.folders = (
-            cgroup.LabFolders(start.cgroup_folders, start.cgroup_version) if start.cgroup_folders else None
-        )
+        self.folders = cgroup.LabFolders(start.cgroup_folders, start.cgroup_version) if start.cgroup_folders else None
         self._poll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
         self._later: list[Callable[[], None]] = []

@@ -49,9 +49,7 @@ class Tree:
                 os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
             else:
                 os.mkdir(target, 0o755)
-            syscalls.mount(
-                f"/proc/self/fd/{descriptor}", target, None, syscalls.MS_BIND | syscalls.MS_REC
-            )
+            syscalls.mount(f"/proc/self/fd/{descriptor}", target, None, syscalls.MS_BIND | syscalls.MS_REC)
             os.close(descriptor)
         flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
         syscalls.mount("proc", "proc", "proc", flags)

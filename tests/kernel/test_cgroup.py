@@ -573,9 +573,9 @@ def test_the_sampler_gets_directories(world: World) -> None:
         assert source == f"cgroup-{world.lab.version}"
         if source == "cgroup-v1":
             assert set(fds) >= {"cpu", "cpuacct", "memory", "pids", "blkio"}
-            assert int(cgroup_v2.read_at(fds["cpuacct"], "cpuacct.usage")) > 40_000_000
+            assert int(cgroup_v2.read_at(fds["cpuacct"], "cpuacct.usage")) > 1_000_000
         if "unified" in fds:
-            assert cgroup_v2.counters(cgroup_v2.read_at(fds["unified"], "cpu.stat"))["usage_usec"] > 40_000
+            assert cgroup_v2.counters(cgroup_v2.read_at(fds["unified"], "cpu.stat"))["usage_usec"] > 1_000
     finally:
         for fd in fds.values():
             os.close(fd)

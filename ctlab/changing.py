@@ -1,0 +1,77 @@
+"""A container that exists is changed: its name, its limits."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from . import creating, network
+from .container import Container
+from .errors import LabGone, NameInUse
+from .names import check_name, key
+from .network import Attachment
+from .plan import limits as limits_plan
+from .runtime import protocol
+from .runtime.client import raise_failure
+from .starting import name_endpoints
+
+if TYPE_CHECKING:
+    from .lab import Lab
+
+
+def rename(lab: Lab, container: Container, name: str) -> None:
+    check_name("container", name)
+    with lab._lock:
+        other = lab._containers.get(key(name))
+        if other is not None and other is not container:
+            raise NameInUse(f"container '{name}' exists ({other.state})")
+        spec = dataclasses.replace(container.spec, name=name)
+        lab._call({"do": "rename", "id": container.id, "name": name, "endpoints": name_endpoints(container)})
+        del lab._containers[key(container.name)]
+        container._spec = spec
+        lab._containers[key(name)] = container
+        lab._names[container._number] = name
+        for number, endpoint_key in container._endpoint_keys.items():
+            endpoint = container._endpoints[number]
+            lab._endpoint_names[endpoint_key] = (name, endpoint.network, endpoint.interface)
+        for endpoint in container.endpoints:
+            net = lab._networks[key(endpoint.network)]
+            network.release(net, endpoint)
+            attachment = Attachment(net, name)
+            four = next((a.partition("/")[0] for a in endpoint.addresses if ":" not in a), None)
+            six = next((a.partition("/")[0] for a in endpoint.addresses if ":" in a), None)
+            attachment.take(four, six)
+    lab._changed()
+
+
+def update(lab: Lab, container: Container, wanted: limits_plan.Limits) -> None:
+    with lab._lock:
+        spec = dataclasses.replace(container.spec, limits=wanted)
+        creating.check_limits(lab, spec)
+        version = lab._client.facts["cgroup"]
+        if version != "none":
+            writes = limits_plan.changes(container.limits, wanted, version)
+            undo = limits_plan.undo(container.limits, wanted, version)
+            lower = wanted.memory_bytes if wanted.memory_bytes != container.limits.memory_bytes else None
+            write_limits(lab, container, writes, undo, lower)
+        container._spec = spec
+    lab._changed()
+
+
+def write_limits(lab: Lab, container: Container, writes: list[Any], undo: list[Any], memory: int | None) -> None:
+    connection = lab._client.connection()
+    connection.send(
+        {
+            "do": "limits", "id": container.id, "writes": [list(w) for w in writes], "undo": [list(w) for w in undo],
+            "memory_bytes": memory,
+        }
+    )  # fmt: skip
+    message, _, _ = protocol.receive(connection.socket)
+    lab._client.give_back(connection)
+    if message is None:
+        raise LabGone(f"lab '{lab.name}' is gone")
+    if message.get("error") == "LimitRefused" and "usage_bytes" in message:
+        if message["message"] == "usage" and memory is not None:
+            raise limits_plan.below_usage(memory, message["usage_bytes"])
+        raise limits_plan.refused(writes[message["write"]], message["errno"], message["usage_bytes"])
+    raise_failure(message)

@@ -1,0 +1,242 @@
+"""Containers come into being: from keywords to a program that runs, or to nothing at all.
+
+Specs are checked, addresses taken, the order sent; whatever fails gives everything back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from . import ticks, units
+from .container import Container
+from .errors import AddressError, BadInput, CtlabError, LimitRefused, NameInUse, NotFound
+from .images import reference
+from .names import key
+from .network import Attachment
+from .plan import limits as limits_plan
+from .request import container_spec, several
+from .runtime.client import Reply
+from .spec import ContainerSpec
+from .starting import start_message
+
+if TYPE_CHECKING:
+    from .lab import Lab
+
+DEFAULT_NETWORK = "bridge"
+_numbers_of_starts = itertools.count(1)
+
+
+def create(lab: Lab, names: list[str], argv: list[str], keywords: dict[str, Any]) -> list[Container]:
+    exists = keywords.pop("exists", None)
+    if exists not in (None, "error", "keep", "replace"):
+        raise BadInput(f"exists={exists!r}: error, keep or replace")
+    networks = network_names(lab, keywords)
+    addresses = {name: keywords.pop(name, None) for name in ("ip", "ip6", "mac_address")}
+    node = keywords.get("node")
+    if node is not None and node != "host":
+        raise NotFound(f"no node '{node}'; there is: host")
+    specs = [container_spec(name, argv, networks, keywords) for name in names]
+    image = find_image(lab, specs[0].image, specs[0].command)
+    check_limits(lab, specs[0])
+    replaced: dict[str, Container] = {}
+    kept: list[Container] = []
+    for spec in specs:
+        old = lab._containers.get(key(spec.name))
+        if old is None:
+            continue
+        if exists == "keep":
+            kept.append(old)
+        elif exists == "error" or (exists is None and ticks.same(old.tick)):
+            raise NameInUse(
+                f"container '{spec.name}' exists ({old.state}); remove it first, choose another name, or exists='replace'"
+            )
+        else:
+            replaced[spec.name] = old
+    if kept:
+        if len(specs) > 1:
+            raise BadInput("exists='keep' doesn't go with count")
+        return kept
+    for network_name in dict.fromkeys(name for spec in specs for name in spec.networks):
+        if network_name == DEFAULT_NETWORK and DEFAULT_NETWORK not in lab._networks:
+            lab.network(DEFAULT_NETWORK)
+    before = {name: automatic_addresses(lab, old) for name, old in replaced.items()}
+    for old in replaced.values():
+        ran = units.format_duration(max(0.0, time.time() - (old.started_at or old.created_at)), 2)
+        lab.say(f"replaced {old.name} ({old.cell + ', ' if old.cell else ''}ran {ran})")
+        lab._remove(old, gone=f"replaced in {ticks.cell() or 'a later call'}: take lab['{old.name}']")
+    made: list[Container] = []
+    attachments: list[Attachment] = []
+    try:
+        for spec in specs:
+            container = Container(lab, secrets.token_hex(6), next(lab._numbers), spec)
+            wanted = before.get(spec.name, {})
+            for position, network_name in enumerate(spec.networks):
+                attachments.append(attach(lab, container, network_name, position, addresses, wanted))
+            made.append(container)
+        messages = [order(lab, container, image) for container in made]
+        announce(lab, made)
+        replies = start_all(lab, made, messages)
+    except BaseException:
+        for attachment in attachments:
+            attachment.give_back()
+        for container in made:
+            container._gone = "it never ran"
+            lab._containers.pop(key(container.name), None)
+        raise
+    for container, reply in zip(made, replies, strict=True):
+        started(lab, container, reply)
+    lab._changed()
+    return made
+
+
+def announce(lab: Lab, made: list[Container]) -> None:
+    """Register before the start, so that an event of a program that is quicker than its answer finds it."""
+    for container in made:
+        lab._containers[key(container.name)] = container
+        lab._names[container._number] = container.name
+
+
+def start_all(lab: Lab, made: list[Container], messages: list[dict[str, Any]]) -> list[Reply | None]:
+    if len(made) == 1:
+        return [call_start(lab, made[0], messages[0])]
+    try:
+        reply = lab._call({"do": "start_many", "starts": messages})
+    except CtlabError as error:
+        raise type(error)(f"of {len(made)} containers none was left running: {error}") from None
+    del reply
+    return [None] * len(made)
+
+
+def call_start(lab: Lab, container: Container, message: dict[str, Any]) -> Reply:
+    try:
+        return lab._call(message)
+    except LimitRefused as error:
+        parts = str(error).split("\t")
+        if len(parts) == 3:
+            raise LimitRefused(f"{container.name}: the kernel refused {parts[1]} = {parts[2]}") from None
+        raise
+    except CtlabError as error:
+        raise in_container(error, container) from None
+
+
+def started(lab: Lab, container: Container, reply: Reply | None) -> None:
+    container._pid = (reply.process or None) if reply is not None else None
+    container.started_at = time.time()
+    if container._state == "created":
+        container._state = "running"
+
+
+def network_names(lab: Lab, keywords: dict[str, Any]) -> tuple[str, ...]:
+    names = several(keywords.pop("networks", None)) + several(keywords.pop("network", None))
+    if not names:
+        return (DEFAULT_NETWORK,)
+    if len(names) > 1 and any(name in ("host", "none") or name.startswith("container:") for name in names):
+        raise BadInput("network host, none and container:NAME can't be joined by others")
+    if names[0] in ("host", "none"):
+        return (names[0],)
+    if names[0].startswith("container:"):
+        return (f"container:{lab._container(names[0].partition(':')[2]).id}",)
+    if len({key(name) for name in names}) < len(names):
+        raise BadInput(f"network '{names[0]}' is named twice")
+    return tuple(DEFAULT_NETWORK if name == DEFAULT_NETWORK else lab._network(name).name for name in names)
+
+
+def attach(
+    lab: Lab,
+    container: Container,
+    network_name: str,
+    position: int,
+    asked: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+) -> Attachment:
+    net = lab._networks[key(network_name)]
+    attachment = Attachment(net, container.name)
+    ip, ip6 = (asked["ip"], asked["ip6"]) if position == 0 else (None, None)
+    old = wanted.get(net.name)
+    if old is not None and ip is None and ip6 is None:
+        for text in old:  # the same automatic address as before, where it is still to be had
+            if ":" in text:
+                ip6 = text.partition("/")[0]
+            else:
+                ip = text.partition("/")[0]
+        try:
+            attachment.take(ip, ip6)
+        except AddressError:
+            attachment.take(None, None)
+        ip = ip6 = None
+    else:
+        attachment.take(ip, ip6)
+    number = next(n for n in itertools.count() if n not in container._endpoints)
+    default = not any(e.default_gateways for e in container.endpoints)
+    mac = asked["mac_address"] if position == 0 else None
+    container._endpoints[number] = attachment.endpoint(number, f"{lab.name}/{container.name}/{net.name}", mac, default)
+    endpoint_key = next(lab._endpoint_numbers)
+    container._endpoint_keys[number] = endpoint_key
+    lab._endpoint_names[endpoint_key] = (container.name, net.name, f"eth{number}")
+    if ip is not None or ip6 is not None:
+        container._requested.add(number)
+    return attachment
+
+
+def automatic_addresses(lab: Lab, container: Container) -> dict[str, tuple[str, ...]]:
+    return {e.network: e.addresses for number, e in container._endpoints.items() if number not in container._requested}
+
+
+def find_image(lab: Lab, text: str, command: tuple[str, ...]) -> reference.Reference:
+    image = reference.parse(text, command)
+    if image.kind in ("folder", "archive") and image.key not in lab._images:
+        if image.kind == "folder":
+            lab._call({"do": "image", "key": image.key, "kind": "folder", "path": image.path})
+        else:
+            descriptor = os.open(image.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                lab._call({"do": "image", "key": image.key, "kind": "archive"}, [descriptor])
+            finally:
+                os.close(descriptor)
+        lab._images.add(image.key)
+    if image.kind != "system" and not command and image.kind == "archive":
+        pass  # a tar file carries no command of its own: the container idles
+    return image
+
+
+def check_limits(lab: Lab, spec: ContainerSpec) -> None:
+    limits_plan.check(spec.limits, os.sched_getaffinity(0))
+    facts = lab._client.facts
+    absent = limits_plan.missing(spec.limits, facts["controllers"] if facts["cgroup"] != "none" else ())
+    if absent:
+        raise limits_plan.unavailable(absent, facts["cgroup_reason"], facts["cgroup_remedy"])
+    for note in limits_plan.notes(spec.limits, os.cpu_count() or 1):
+        lab.say(note)
+
+
+def order(lab: Lab, container: Container, image: reference.Reference) -> dict[str, Any]:
+    container._instance = next(_numbers_of_starts)
+    return start_message(container, image, lab._top, lab._client.facts["cgroup"])
+
+
+def start(lab: Lab, container: Container) -> None:
+    with lab._lock:
+        image = find_image(lab, container.image, container.command)
+        check_limits(lab, container.spec)
+        container._state, container._returncode, container._oom_killed = "created", None, False
+        message = order(lab, container, image)
+        try:
+            reply = call_start(lab, container, message)
+        except BaseException:
+            container._state = "exited"
+            raise
+        started(lab, container, reply)
+    lab._changed()
+
+
+def in_container(error: CtlabError, container: Container) -> CtlabError:
+    text = str(error)
+    made = type(error).__new__(type(error))
+    made.__dict__.update(error.__dict__)
+    made.args = (f"container {container.name}: {text}",)
+    return made
