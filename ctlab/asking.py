@@ -52,7 +52,7 @@ def _collect(sock: socket.socket, question: str) -> list[dict[str, Any]]:
             message = parser(data[offset : offset + length])
             message.decode()
             entry = {name: value for name, value in message.items() if name not in ("attrs", "header")}
-            entry["attributes"] = {name: value for name, value in message["attrs"]}
+            entry["attributes"] = dict(message["attrs"])
             found.append(entry)
             offset += (length + 3) & ~3
 

@@ -1,0 +1,123 @@
+"""What cells show: a program's output while it runs, and tables that are kept up to date.
+
+Everything live of a lab (maps, charts, tables) is in `lab.views`; after each cell in which the lab changed, and
+before it is stopped, what a saved notebook would hold is brought up to date.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import uuid
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from .. import labs, units
+
+if TYPE_CHECKING:
+    from ..handles import Handles
+    from ..lab import Lab
+
+KEPT_TABLES = 20  # of one lab; the outputs of older ones stay as they are
+
+
+class CellSink:
+    """Shows a program's output in the cell as it comes: stream 1 to stdout, 2 to stderr, `limit` bytes at most."""
+
+    def __init__(self, limit: int, *, quiet: bool = False) -> None:
+        self._left = 0 if quiet else limit
+        self._quiet = quiet
+        self._more = 0  # bytes that were not shown
+
+    def __call__(self, stream: int, text: str) -> None:
+        """Show one piece."""
+        data = text.encode("utf-8", "replace")
+        shown = text if len(data) <= self._left else data[: self._left].decode("utf-8", "ignore")
+        self._more += max(0, len(data) - self._left)
+        self._left = max(0, self._left - len(data))
+        if shown:
+            target = sys.stderr if stream == 2 else sys.stdout
+            target.write(shown)
+            target.flush()
+
+    def finish(self, where: str) -> None:
+        """Say how much more there was, and where it is."""
+        if self._more and not self._quiet:
+            print(f"\n[{units.format_size(self._more)} more isn't shown here; {where}]")
+
+
+class TableView:
+    """A table in the outputs of cells: shown with an id, so that it can be replaced."""
+
+    def __init__(self, table: Handles[Any]) -> None:
+        self._table = table
+        self._id = f"ctlab-table-{uuid.uuid4().hex}"
+        self._shown = ""
+
+    def _bundle(self) -> dict[str, str]:
+        return {"text/plain": repr(self._table), "text/html": self._table._repr_html_()}
+
+    def show(self) -> None:
+        """Put it into the cell."""
+        from IPython.display import display
+
+        bundle = self._bundle()
+        self._shown = repr(self._table.rows())
+        display(bundle, raw=True, display_id=self._id)  # type: ignore[no-untyped-call]
+
+    def refresh_stored(self) -> None:
+        """Ask again and replace the output, if it would look different."""
+        if self._table.again is None:
+            return
+        self._table = self._table.again()
+        shown = repr(self._table.rows())
+        if shown == self._shown:
+            return
+        self._shown = shown
+        from IPython.display import update_display
+
+        update_display(self._bundle(), display_id=self._id, raw=True)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Up to date once more, and then no longer."""
+        self.refresh_stored()
+
+
+def show_table(table: Handles[Any]) -> None:
+    """Show Handles; those of a lab are kept up to date."""
+    view = TableView(table)
+    view.show()
+    if table.again is not None and table.lab is not None and not table.lab.gone:
+        views = table.lab.views
+        views.append(view)
+        old = [one for one in views if isinstance(one, TableView)][:-KEPT_TABLES]
+        for one in old:
+            views.remove(one)
+
+
+_seen: weakref.WeakKeyDictionary[Lab, int] = weakref.WeakKeyDictionary()
+
+
+def after_cell(*_: object) -> None:
+    """After each cell: bring the outputs of every lab that changed up to date."""
+    if "ctlab.lab" not in sys.modules:
+        return
+    for lab in labs.running():
+        if _seen.get(lab) != lab.changes:
+            _seen[lab] = lab.changes
+            refresh(lab)
+
+
+def refresh(lab: Lab) -> None:
+    """Bring everything that shows a lab up to date."""
+    for view in list(lab.views):
+        with contextlib.suppress(Exception):  # an output that can't be brought up to date mustn't spoil the cell
+            if hasattr(view, "refresh"):
+                view.refresh()
+            view.refresh_stored()
+
+
+def make_static() -> None:
+    """Make every live output of every lab static."""
+    for lab in labs.running():
+        lab.close_views()

@@ -1,0 +1,76 @@
+"""`%load_ext ctlab` and `%unload_ext ctlab`.
+
+Loading registers one object with the magics, one matcher, one formatter and the hooks that count and follow cells;
+nothing is started and nothing is printed. Unloading takes all of that away again and makes live outputs static;
+labs stay.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from .. import ticks
+
+_KEY = "_ctlab_extension"
+
+
+def load(shell: Any) -> None:
+    """Register everything with a shell; a second time replaces the first."""
+    unload(shell)
+    from . import completion, display, magics
+
+    made = magics.CtlabMagics(shell)
+    shell.register_magics(made)
+    matcher = completion.matcher(shell)
+    shell.Completer.custom_matchers.append(matcher)
+    after_cell = display.after_cell
+    shell.events.register("post_run_cell", after_cell)
+    tables = shell.display_formatter.ipython_display_formatter
+    tables.for_type("ctlab.handles.Handles", display.show_table)
+    ticks.hook()
+    setattr(shell, _KEY, (made, matcher, after_cell))
+
+
+def unload(shell: Any) -> None:
+    """Take it all away; what was live becomes static. Does nothing if it isn't loaded."""
+    loaded = getattr(shell, _KEY, None)
+    if loaded is None:
+        return
+    delattr(shell, _KEY)
+    made, matcher, after_cell = loaded
+    for kind, names in made.magics.items():
+        registered = shell.magics_manager.magics[kind]
+        for name in names:
+            if getattr(registered.get(name), "__self__", None) is made:
+                del registered[name]
+    shell.magics_manager.registry.pop(type(made).__name__, None)
+    if made in shell.configurables:
+        shell.configurables.remove(made)
+    if matcher in shell.Completer.custom_matchers:
+        shell.Completer.custom_matchers.remove(matcher)
+    try:
+        shell.events.unregister("post_run_cell", after_cell)
+    except ValueError:
+        pass  # the shell's events were reset
+    _forget_tables(shell)
+    if "ctlab.labs" in sys.modules:
+        from . import display
+
+        display.make_static()
+    ticks.unhook()
+
+
+def _forget_tables(shell: Any) -> None:
+    formatter = shell.display_formatter.ipython_display_formatter
+    for forget in (lambda: formatter.pop("ctlab.handles.Handles"), lambda: formatter.pop(_handles())):
+        try:
+            forget()
+        except KeyError:
+            pass  # a name becomes a class as soon as one is shown
+
+
+def _handles() -> type[Any]:
+    from ..handles import Handles
+
+    return Handles

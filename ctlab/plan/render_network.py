@@ -1,0 +1,130 @@
+"""Network operations as `ip` commands: what a person types in a node, and in a container's network namespace.
+
+The same operation is written differently in the two places, as the executor performs it differently there: an
+interface of a container gets no IPv6 link-local address, a node's own (`lo`) keeps what the kernel gives it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Sequence
+
+from . import ops
+from .words import quote
+
+NODE = (
+    "# Where to type this: in a root shell of the lab's node, that is in a network and a mount namespace of your own.",
+    "# One to try it in: unshare --user --map-root-user --net --mount --pid --fork --mount-proc sh",
+)
+
+
+def node_operation(operation: ops.Operation, netns: str = '"$pid"') -> list[str]:
+    """The commands of one operation in a node's network namespace.
+
+    `netns`: a shell word, the process in whose network namespace the peer of a veth is born.
+    Raises TypeError for an operation that isn't a node's.
+    """
+    if isinstance(operation, ops.MakeBridge):
+        made = f"ip link add name {quote(operation.name)}{_hardware(operation.mac, operation.mtu)} type bridge"
+        return [made, f"ip link set dev {quote(operation.name)} addrgenmode none up"]
+    if isinstance(operation, ops.MakeVeth):
+        return _veth(operation, netns)
+    if isinstance(operation, ops.DeleteLink):
+        return [f"ip link delete dev {quote(operation.name)}"]
+    if isinstance(operation, ops.WriteSysctl):
+        return [_sysctl(operation)]
+    if isinstance(operation, ops.Listen):
+        return [f"# no command for this: the lab's own DNS answers for the containers' names on {operation.address}"]
+    if isinstance(operation, ops.LinkUp):
+        return [f"ip link set dev {quote(operation.name)} up"]
+    if isinstance(operation, ops.AddAddress):
+        return [_address(operation)]
+    if isinstance(operation, ops.AddRoute):
+        return [_route(operation)]
+    raise TypeError(f"not an operation of a node: {operation}")
+
+
+def inside_operation(operation: ops.Operation) -> list[str]:
+    """The commands of one operation in a container's network namespace. Raises TypeError for another one."""
+    if isinstance(operation, ops.LinkUp):
+        mode = "" if operation.name == "lo" else " addrgenmode none"
+        return [f"ip link set dev {quote(operation.name)}{mode} up"]
+    if isinstance(operation, ops.AddAddress):
+        return [_address(operation)]
+    if isinstance(operation, ops.AddRoute):
+        return [_route(operation)]
+    raise TypeError(f"not an operation of a container's network: {operation}")
+
+
+def node_commands(operations: Iterable[ops.Operation]) -> list[str]:
+    """Operations of a node in order, below the lines that say where to type them."""
+    return [*NODE, *(line for operation in operations for line in node_operation(operation))]
+
+
+def endpoint_commands(name: str, node_operations: Sequence[ops.Operation], inside: Sequence[ops.Operation]) -> list[str]:
+    """`connect`: one more endpoint for the running container `name`.
+
+    The two lists are what `plan.network.attach` returns. The shell variable `pid` is the container's first process.
+    """
+    lines = [*NODE, _process(name), "", "# network: one end in the node, the other one in the container's namespace"]
+    for operation in node_operations:
+        lines += node_operation(operation)
+    return lines + entered(inside)
+
+
+def detach_commands(name: str, node_operations: Sequence[ops.Operation], inside: Sequence[ops.Operation] = ()) -> list[str]:
+    """`disconnect`: the node's end is deleted, its peer goes with it; `inside` moves the default route, if it must."""
+    lines = [*NODE, *([_process(name)] if inside else []), "", "# network: the other end goes with this one"]
+    for operation in node_operations:
+        lines += node_operation(operation)
+    return lines + entered(inside)
+
+
+def entered(operations: Iterable[ops.Operation]) -> list[str]:
+    """Operations in the network namespace of the process `$pid`."""
+    return [f'nsenter --target "$pid" --net {line}' for operation in operations for line in inside_operation(operation)]
+
+
+def _process(name: str) -> str:
+    # Not quoted with '…': inside double quotes of ${…:?…} only these four mean something, and no name has them.
+    plain = re.sub(r'[\\"$`}]', "?", name)
+    return f': "${{pid:?set it to the number of the first process of {plain}}}"'
+
+
+def _hardware(mac: str, mtu: int) -> str:
+    return (f" address {quote(mac)}" if mac else "") + (f" mtu {mtu}" if mtu else "")
+
+
+def _veth(operation: ops.MakeVeth, netns: str) -> list[str]:
+    made = (
+        f"ip link add name {quote(operation.name)}{_hardware(operation.mac, operation.mtu)}"
+        f" master {quote(operation.bridge)} type veth"
+        f" peer name {quote(operation.peer)}{_hardware(operation.peer_mac, operation.mtu)} netns {netns}"
+    )
+    alias = f" alias {quote(operation.alias)}" if operation.alias else ""
+    return [made, f"ip link set dev {quote(operation.name)}{alias} addrgenmode none up"]
+
+
+def _sysctl(operation: ops.WriteSysctl) -> str:
+    path = quote(f"/proc/sys/{operation.path}")
+    write = f"echo {quote(operation.value)} > {path}"
+    # A kernel without IPv6 has nothing to switch off.
+    return f"[ ! -e {path} ] || {write}" if operation.path.startswith("net/ipv6/") else write
+
+
+def _address(operation: ops.AddAddress) -> str:
+    address = ipaddress.ip_interface(operation.address)
+    device = quote(operation.interface)
+    if address.version == 6:
+        return f"ip address add {quote(operation.address)} dev {device} nodad"
+    broadcast = f" broadcast {address.network.broadcast_address}" if address.network.prefixlen < 31 else ""
+    return f"ip address add {quote(operation.address)}{broadcast} dev {device}"
+
+
+def _route(operation: ops.AddRoute) -> str:
+    six = ":" in (operation.gateway or operation.destination)
+    family = " -6" if six else ""
+    destination = "default" if operation.destination in ("::/0", "0.0.0.0/0") else operation.destination
+    via = f" via {quote(operation.gateway)}" if operation.gateway else ""
+    return f"ip{family} route add {quote(destination)}{via} dev {quote(operation.interface)}"

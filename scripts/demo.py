@@ -1,0 +1,50 @@
+"""Run the quickstart notebook for real and save it as a page that needs nothing but a browser."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbconvert import HTMLExporter
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOK = ROOT / "notebooks" / "01-quickstart.ipynb"
+OUT = ROOT / "out"
+
+
+def main() -> int:
+    """Returns 0 when every cell ran."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    # Widget state would put megabytes of JavaScript into the file; the static pictures are there without it.
+    client = NotebookClient(
+        notebook,
+        timeout=300,
+        kernel_name="python3",
+        store_widget_state=False,
+        resources={"metadata": {"path": str(NOTEBOOK.parent)}},
+    )
+    failed = None
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        failed = error
+    OUT.mkdir(exist_ok=True)
+    page = OUT / "01-quickstart.html"
+    html, _ = HTMLExporter().from_notebook_node(notebook)
+    page.write_text(html, encoding="utf-8")
+    cells = sum(cell.cell_type == "code" for cell in notebook.cells)
+    if failed is not None:
+        print(f"a cell failed: {failed.ename}: {failed.evalue}")
+        print(f"the notebook as far as it came: {page}")
+        return 1
+    print(f"the quickstart ran: {cells} cells, every container gone again")
+    print(f"as a page:    {page}")
+    print("live, to click around:  make lab")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+#!/bin/sh
+# What the system must have, by Debian's names. As root on Debian or Ubuntu it is installed; otherwise it is named
+# in one line with the command. Nothing else of the system is changed.
+# Usage: system-packages.sh python|run|test|bench
+set -eu
+
+missing=""
+want() { # PROGRAM PACKAGE
+    command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ] || missing="$missing $2"
+}
+
+case "$1" in
+python)
+    want python3 python3
+    python=$(sh "$(dirname "$0")/find-python.sh")
+    if [ -z "$python" ] || ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then missing="$missing python3-venv"; fi
+    ;;
+*)
+    want newuidmap uidmap
+    want ip iproute2
+    want nft nftables
+    want ping iputils-ping
+    want ps procps
+    want curl curl
+    ;;
+esac
+case "$1" in
+test)
+    want chromium chromium
+    want useradd passwd
+    want capsh libcap2-bin
+    [ -d /usr/share/fonts/truetype/dejavu ] || missing="$missing fonts-dejavu-core"
+    ;;
+bench)
+    want crun crun
+    want runc runc
+    want bwrap bubblewrap
+    want podman podman
+    want mn mininet
+    ;;
+esac
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    echo "installing:$missing"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -q >/dev/null
+    # shellcheck disable=SC2086
+    apt-get install -y -q --no-install-recommends $missing >/dev/null
+elif [ "$1" = python ]; then
+    echo "missing:$missing; as root: apt-get install$missing" >&2
+    exit 1
+else
+    echo "missing (some things will not work):$missing; as root: apt-get install$missing" >&2
+fi

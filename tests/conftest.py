@@ -1,0 +1,225 @@
+"""Shared by all tests: labs to test on, the check that nothing is left behind, the summary of what was skipped.
+
+The labs of a test run keep their runtime folders in a folder of the run's own, so that other labs on the machine
+are neither counted nor touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SETTLE_SECONDS = 5.0  # how long the kernel is given to finish what was ended (namespaces go in the background)
+_cgroup_folders: set[str] = set()  # of every lab that this process has started
+
+
+def wait_until(condition: Callable[[], bool], timeout: float = SETTLE_SECONDS, step: float = 0.005) -> bool:
+    """Wait for something that no event announces; whether it came true in time."""
+    until = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() >= until:
+            return False
+        time.sleep(step)
+    return True
+
+
+# -- what a test may not leave behind -------------------------------------------------------------------------------
+@pytest.fixture(scope="session", autouse=True)
+def runtime_base() -> Iterator[Path]:
+    """A folder for the runtime folders of this run's labs; whatever is left in it at the end fails the run."""
+    from ctlab import labs
+
+    before = {name: os.environ.get(name) for name in ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")}
+    real = before["XDG_RUNTIME_DIR"]
+    if real and not before["DBUS_SESSION_BUS_ADDRESS"] and os.path.exists(f"{real}/bus"):
+        os.environ["DBUS_SESSION_BUS_ADDRESS"] = f"unix:path={real}/bus"  # a scope is still asked for there
+    folder = tempfile.mkdtemp(prefix="ctlab-tests-")
+    os.environ["XDG_RUNTIME_DIR"] = folder
+    plain_add = labs.add
+
+    def add(lab: Any) -> None:
+        _cgroup_folders.update(lab._client.facts["cgroup_paths"])
+        plain_add(lab)
+
+    labs.add = add
+    try:
+        yield Path(folder) / "ctlab"
+        left = [str(path) for path in Path(folder).rglob("*")]
+    finally:
+        labs.add = plain_add
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        shutil.rmtree(folder, ignore_errors=True)
+    assert left == [], "runtime folders were left behind"
+
+
+def children() -> set[int]:
+    """The child processes of this one, dead ones that nobody has waited for included."""
+    found: set[int] = set()
+    for task in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError):
+            found.update(map(int, Path(f"/proc/self/task/{task}/children").read_text().split()))
+    return found
+
+
+def _mounts() -> list[str]:
+    return sorted(Path("/proc/self/mountinfo").read_text().splitlines())
+
+
+class _Outside:
+    """What of our labs lies outside them."""
+
+    def __init__(self, base: Path) -> None:
+        self.processes = children()
+        self.folders = set(os.listdir(base)) if base.is_dir() else set()
+        self.cgroups = {path for path in _cgroup_folders if os.path.isdir(path)}
+        self.mounts = _mounts()
+
+    def new(self, before: _Outside) -> dict[str, object]:
+        """What is here and was not before."""
+        found: dict[str, object] = {
+            "processes": {pid: _what(pid) for pid in self.processes - before.processes},
+            "runtime folders": self.folders - before.folders,
+            "cgroup folders": self.cgroups - before.cgroups,
+            "mounts": [line for line in self.mounts if line not in before.mounts],
+        }
+        return {name: value for name, value in found.items() if value}
+
+
+def _what(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")[:100] or "(dead, not waited for)"
+    except OSError:
+        return "?"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest, runtime_base: Path) -> Iterator[None]:
+    """No test leaves a process, a cgroup folder, a runtime folder or a mount behind (a module's lab is no leftover)."""
+    if request.node.get_closest_marker("browser"):
+        yield  # a server and a browser live as long as the session; those tests look by themselves
+        return
+    if "lab" in request.fixturenames:
+        request.getfixturevalue("module_lab")
+    before = _Outside(runtime_base)
+    yield
+    wait_until(lambda: not _Outside(runtime_base).new(before))
+    assert _Outside(runtime_base).new(before) == {}
+
+
+# -- labs -------------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="session")
+def usable() -> None:
+    """Skips, with the doctor's reason, where this machine can't run a lab."""
+    from ctlab.doctor import doctor
+
+    report = doctor()
+    if not report.usable:
+        pytest.skip(f"no lab can run here: {report.why_not}")
+
+
+class _Kept:
+    """A lab for all tests of a module, made anew when a test has ended it."""
+
+    def __init__(self) -> None:
+        self.lab: Any = None
+
+    def get(self) -> Any:
+        import ctlab
+
+        if self.lab is None or self.lab.gone:
+            self.lab = ctlab.Lab(f"tests-{os.getpid()}")
+        return self.lab
+
+
+@pytest.fixture(scope="module")
+def module_lab(usable: None) -> Iterator[_Kept]:
+    """Holds the module's lab."""
+    kept = _Kept()
+    kept.get()
+    yield kept
+    if kept.lab is not None:
+        kept.lab.stop()
+
+
+@pytest.fixture
+def lab(module_lab: _Kept) -> Iterator[Any]:
+    """The module's lab, empty; emptied after the test, and what the containers had must be gone inside as well."""
+    lab = module_lab.get()
+    yield lab
+    if lab.gone:
+        module_lab.get()
+        return
+    for container in list(lab.containers):
+        if not container._gone:
+            container.remove()
+    for network in list(lab.networks):
+        network.remove()
+    assert wait_until(lambda: _inside(lab) == []), f"left inside the lab: {_inside(lab)}"
+
+
+def _inside(lab: Any) -> list[str]:
+    """Interfaces and cgroup folders that belong to no slot."""
+    from ctlab.lab import SLOTS
+
+    left = [link["name"] for link in lab.nodes["host"].links() if link["name"] != "lo"]
+    for path in lab._client.facts["cgroup_paths"]:
+        folders = [name for name in os.listdir(path) if name.startswith("c") and os.path.isdir(f"{path}/{name}")]
+        folders = [name for name in folders if name[1:].isdigit()]
+        if len(folders) > SLOTS:
+            left.append(f"{path}: {sorted(folders)}")
+    return left
+
+
+@pytest.fixture
+def fresh_lab(usable: None) -> Iterator[Any]:
+    """A lab for one test alone."""
+    import ctlab
+
+    lab = ctlab.Lab(f"fresh-{os.getpid()}")
+    yield lab
+    lab.stop()
+
+
+def need_controller(lab: Any, name: str) -> None:
+    """Skip where the lab has no cgroup controller of that name, with the lab's own reason."""
+    facts = lab._client.facts
+    if facts["cgroup"] == "none" or name not in facts["controllers"]:
+        pytest.skip(f"no cgroup controller {name} for this user: {facts['cgroup_reason'][:90]}")
+
+
+def need_freezer(lab: Any) -> None:
+    """Skip where the lab's containers have no cgroup folder that can be frozen."""
+    if not lab._client.facts["cgroup_paths"]:
+        pytest.skip(f"no cgroup folder for this user: {lab._client.facts['cgroup_reason'][:90]}")
+
+
+def need_ids(lab: Any) -> None:
+    """Skip where the lab has one user id only."""
+    if lab._client.facts["single_id"]:
+        pytest.skip("only one user id is mapped for this user (no range in /etc/subuid)")
+
+
+# -- what was skipped ---------------------------------------------------------------------------------------------------
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """At the end: how many were skipped, for which reasons, how often each."""
+    reasons: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reasons[text.removeprefix("Skipped: ")] += 1
+    if reasons:
+        terminalreporter.section(f"{sum(reasons.values())} skipped")
+        for reason, count in reasons.most_common():
+            terminalreporter.write_line(f"{reason} × {count}")
