@@ -44,16 +44,16 @@ class Watch:
     def _write(self, name: str, text: str) -> None:
         (self._instance / name).write_text(text)
 
-    def begin(self, pids: list[int]) -> int:
-        """Marks the network namespaces of `pids`; returns how many different ones there are."""
+    def begin(self, pids: list[int], outside: int) -> int:
+        """Marks the network namespaces of `pids` other than that of `outside`; returns how many there are."""
         self._inodes = set()
-        mine = os.stat("/proc/self/ns/net").st_ino
+        stays = os.stat(f"/proc/{outside}/ns/net").st_ino
         for pid in pids:
             try:
                 inode = os.stat(f"/proc/{pid}/ns/net").st_ino
             except OSError:
                 continue
-            if inode in self._inodes or inode == mine:
+            if inode in self._inodes or inode == stays:
                 continue
             self._inodes.add(inode)
             body = struct.pack("=B3x", socket.AF_UNSPEC)

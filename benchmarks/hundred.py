@@ -42,7 +42,7 @@ def _own(report: Report, taken: dict[str, list[float]], watch: Worker | None, ba
         worker.call("check", count=COUNT)
         taken[f"up {how}"].append(up)
         taken["lab start"].append(started)
-        spaces = watch.call("begin", pids=worker.call("pids")) if watch is not None else 0
+        spaces = watch.call("begin", pids=worker.call("pids"), outside=worker.call("pid")) if watch is not None else 0
         down: dict[str, Any] = worker.call("stop")
         if down["left"]:
             raise SideFailed(f"left after stop: {down['left']}")

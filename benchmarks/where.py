@@ -12,7 +12,7 @@ import argparse
 import statistics
 from collections import defaultdict
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.common import Report
 from benchmarks.peers.worker import Worker
@@ -124,7 +124,8 @@ def run(name: str, count: int, pause: float, timeline: bool, own: Worker, trace:
     events: list[Event] = trace.call("end")
     traced = print_phases(name, moments, f"traced (x {len(moments)})")
     print(f"tracing makes it {traced / plain:.2f} x slower")
-    found = calls(events)
+    roles = own.call("roles")
+    found = [replace(call, process=roles.get(str(call.pid), call.process)) for call in calls(events)]
     print_calls(found, moments, last)
     if timeline:
         print_timeline(found, moments, last)

@@ -25,6 +25,12 @@ def describe(error: OSError) -> str:
 class CtlabError(Exception):
     """Anything that ctlab refuses or that failed in an expected way; the text is one line."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: the message, and where in the cells it came from."""
+        from .notebook.errors_view import render
+
+        return render(self)
+
 
 class BadInput(CtlabError):
     """Something that was typed can't be understood or isn't valid."""
@@ -73,6 +79,10 @@ class KernelError(CtlabError):
         self.number = number
 
 
+class TimedOut(CtlabError, TimeoutError):
+    """Something did not happen in the time that it was given; what was waited for goes on."""
+
+
 class LabGone(StateError):
     """The lab that a handle belongs to was stopped or died."""
 
@@ -82,6 +92,6 @@ KINDS: dict[str, type[CtlabError]] = {
     kind.__name__: kind
     for kind in (
         CtlabError, BadInput, NameInUse, NotFound, ProgramNotFound, ProgramFailed, Unsupported,
-        LimitRefused, AddressError, StateError, KernelError, LabGone,
+        LimitRefused, AddressError, StateError, KernelError, LabGone, TimedOut,
     )
 }  # fmt: skip

@@ -12,17 +12,31 @@ from .names import did_you_mean
 if TYPE_CHECKING:
     import pandas
 
+    from .lab import Lab
+
 T = TypeVar("T")
 
 
 class Handles(Sequence[T], Generic[T]):
     """What `ps`, `ls` and the lab's listings return. `row` gives the columns shown of one object."""
 
-    def __init__(self, items: Sequence[T], row: Callable[[T], dict[str, Any]], kind: str, note: str = "") -> None:
+    def __init__(
+        self,
+        items: Sequence[T],
+        row: Callable[[T], dict[str, Any]],
+        kind: str,
+        note: str = "",
+        *,
+        lab: Lab | None = None,
+        again: Callable[[], Handles[T]] | None = None,
+    ) -> None:
+        """`kind`: what one is called. `lab`, `again`: a listing's lab, and what asks for it once more."""
         self._items = tuple(items)
         self._row = row
         self._kind = kind
         self._note = note
+        self.lab = lab
+        self.again = again
 
     @overload
     def __getitem__(self, key: int | str) -> T: ...
@@ -30,7 +44,7 @@ class Handles(Sequence[T], Generic[T]):
     def __getitem__(self, key: slice) -> Handles[T]: ...
     def __getitem__(self, key: int | str | slice) -> T | Handles[T]:
         if isinstance(key, slice):
-            return Handles(self._items[key], self._row, self._kind)
+            return Handles(self._items[key], self._row, self._kind, self._note)
         if isinstance(key, int):
             return self._items[key]
         for item in self._items:

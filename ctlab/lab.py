@@ -83,6 +83,8 @@ class Lab:
         self._endpoint_names: dict[int, tuple[str, str, str]] = {}
         self._images: set[str] = set()
         self._listeners: list[Callable[[], None]] = []
+        self.changes = 0  # how often something has changed
+        self.views: list[Any] = []  # live maps, charts and tables: made static before anything is taken down
         self._rings: Any = None
         self._stopped = False
         self.notes: list[str] = []
@@ -132,7 +134,8 @@ class Lab:
         from .cards import as_of, container_row
 
         with self._lock:
-            return Handles(list(self._containers.values()), container_row, "container", as_of())
+            found = list(self._containers.values())
+        return Handles(found, container_row, "container", as_of(), lab=self, again=lambda: self.containers)
 
     @property
     def networks(self) -> Handles[Network]:
@@ -140,7 +143,8 @@ class Lab:
         from .cards import as_of, network_row
 
         with self._lock:
-            return Handles(list(self._networks.values()), network_row, "network", as_of())
+            found = list(self._networks.values())
+        return Handles(found, network_row, "network", as_of(), lab=self, again=lambda: self.networks)
 
     @property
     def nodes(self) -> Handles[Any]:
@@ -316,6 +320,7 @@ class Lab:
         return lambda: self._listeners.remove(callback) if callback in self._listeners else None
 
     def _changed(self) -> None:
+        self.changes += 1
         for listener in list(self._listeners):
             with contextlib.suppress(Exception):
                 listener()
@@ -331,7 +336,9 @@ class Lab:
         """The live map."""
         from .notebook.topology import Topology
 
-        return Topology(self)
+        made = Topology(self)
+        self.views.append(made)
+        return made
 
     def map_elements(self) -> list[dict[str, object]]:
         """What the map shows."""
@@ -382,12 +389,19 @@ class Lab:
             "processes": self._call({"do": "costs"})["processes"],
         }  # fmt: skip
 
+    def close_views(self) -> None:
+        """Make every live output static: it shows the lab as it is now."""
+        while self.views:
+            with contextlib.suppress(Exception):  # a front end that is gone must not keep the lab
+                self.views.pop().close()
+
     # -- its end --------------------------------------------------------------------------------------
     def stop(self) -> None:
         """End it: every container, network and process; returns when nothing is left. Twice is no error."""
         with self._lock:
             if self._stopped:
                 return
+            self.close_views()
             self._stopped = True
             self._client.stop()
             for container in self._containers.values():

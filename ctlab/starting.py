@@ -93,8 +93,11 @@ def name_endpoints(container: Container) -> list[list[Any]]:
 def start_message(container: Container, image: Reference, top: dict[str, str], cgroup_version: str) -> dict[str, Any]:
     """The whole order for one start."""
     spec = container.spec
-    prepare = ops.encode(rootfs.prepare(image.key if image.path else image.kind, top))
     plain = image.kind == "system" and spec.network_mode == "bridge"
+    again = container.started_at is not None
+    prepare = None
+    if again or not plain:
+        prepare = ops.encode(rootfs.prepare(image.key if image.path else image.kind, top))
     mode = spec.network_mode
     writes = limits_plan.plan(spec.limits, cgroup_version) if cgroup_version != "none" else []
     return {
@@ -103,7 +106,7 @@ def start_message(container: Container, image: Reference, top: dict[str, str], c
         "key": container._number,
         "name": spec.name,
         "prepare": None if plain else prepare,
-        "prepare_again": prepare if container.started_at else None,
+        "prepare_again": prepare if again else None,
         "network": "node" if mode == "host" else mode.partition(":")[2] if mode.startswith("container:") else "own",
         "node_operations": ops.encode(node_operations(container)),
         "inside": ops.encode(inside_operations(container)),

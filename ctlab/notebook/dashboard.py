@@ -139,6 +139,11 @@ class Dashboard:
             thread.join(3)
         self._finish(ask=not self._failure)
 
+    close = stop
+
+    def refresh_stored(self) -> None:
+        """Nothing: what shows a live chart is brought up to date when it stops."""
+
     # ---- the thread
 
     def _run(self) -> None:

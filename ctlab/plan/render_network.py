@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from . import ops
-from .words import quote
+from .render_words import quote
 
 NODE = (
     "# Where to type this: in a root shell of the lab's node, that is in a network and a mount namespace of your own.",

@@ -122,12 +122,22 @@ class Root:
         os.close(parent)
 
     def write_file(self, operation: ops.WriteFile) -> None:
+        flags = os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            file = self.open(operation.path, flags)
+        except OSError:
+            self._replace_file(operation, flags)
+        else:
+            os.write(file, operation.content.encode())
+            os.close(file)
+
+    def _replace_file(self, operation: ops.WriteFile, flags: int) -> None:
+        """The file is absent, a link, or of an owner that isn't mapped: a new one takes its place."""
         parent, name = self._parent(operation.path, make=True)
         try:
-            flags = os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             try:
                 file = os.open(name, flags, dir_fd=parent)
-            except OSError:  # absent, a link, or not ours: replaced
+            except OSError:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=parent)
                 file = os.open(name, flags | os.O_CREAT | os.O_EXCL, operation.mode, dir_fd=parent)

@@ -155,6 +155,7 @@ def _status(supervisor: Supervisor, record: Record) -> None:
             starter.reply(message)
 
 
+_SAMPLE_AFTER_SECONDS = 0.005
 _CARRIER_TRIES = 100
 _CARRIER_STEP_SECONDS = 0.001
 
@@ -198,7 +199,9 @@ def _running(supervisor: Supervisor, record: Record) -> None:
     assert record.slot is not None
     if starter is not None:
         starter.reply({"id": record.id, "state": "running", "marks": record.marks}, process=record.slot.pid)
-    supervisor.later(lambda: supervisor.services.sample(record))
+    slot = record.slot
+    # A program that is gone by then leaves no sample; nobody who starts many short ones pays for the sampler.
+    supervisor.after(_SAMPLE_AFTER_SECONDS, lambda: record.slot is slot and supervisor.services.sample(record))
     supervisor.tell({"event": "started", "id": record.id})
     if record.slot.cgroup is not None:
         with contextlib.suppress(OSError):
@@ -230,12 +233,12 @@ def _ended(supervisor: Supervisor, record: Record) -> None:
     if slot.cgroup is not None:
         with contextlib.suppress(OSError):
             record.oom_killed = (slot.cgroup.oom_kills() or 0) > record.oom_before
-    supervisor.services.name(record.name, [])
-    _forget_slot(supervisor, record)
     answer = exit_message(record)
     waiters, record.waiters = record.waiters, []
-    for waiter in waiters:
+    for waiter in waiters:  # first: whoever waits should not pay for the clearing away
         waiter.reply(answer)
+    supervisor.services.name(record.name, [])
+    _forget_slot(supervisor, record)
     supervisor.tell({"event": "exited", "id": record.id, **answer})
     if record.remove_at_exit:
         _remove(supervisor, record)

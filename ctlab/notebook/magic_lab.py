@@ -1,0 +1,94 @@
+"""%lab: labs start, end and are looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import labs
+from ..errors import NotFound
+from .magic_context import Context, Facts, same
+
+
+def start(context: Context) -> Any:
+    """`%lab start [NAME]`: the handle."""
+    from ..lab import Lab
+
+    name = str((context.subjects or [context.option("lab", "lab")])[0])
+    running = next((lab for lab in labs.running() if same(lab.name, name)), None)
+    if running is not None and context.option("exists") == "keep":
+        return labs.use(running.name)
+    interval = context.option("interval", context.magics.interval)
+    made = Lab(name, interval=interval, engine=context.option("engine", "auto"), exists=context.option("exists"))
+    for note in made.notes:
+        if note.startswith("replaced"):
+            print(note)
+    return made
+
+
+def stop(context: Context) -> Any:
+    """`%lab stop [NAME…]`: the stopped ones."""
+    names = context.subjects or ([context.option("lab")] if context.option("lab") else [])
+    found = [labs.find(name) for name in dict.fromkeys(names)] or [labs.current()]
+    for lab in found:
+        lab.stop()
+    return found[0] if len(found) == 1 else _table(found)
+
+
+def status(context: Context) -> Any:
+    """`%lab status [NAME]`: what it holds, what it costs."""
+    name = (context.subjects or [None])[0]
+    return Facts((labs.find(name) if name else context.lab).status())
+
+
+def listing(context: Context) -> Any:
+    """`%lab ls`."""
+    found = labs.running()
+    if context.option("quiet"):
+        return [lab.name for lab in found]
+    return _table(found)
+
+
+def use(context: Context) -> Any:
+    """`%lab use NAME`."""
+    return labs.use(context.subjects[0])
+
+
+def doctor(context: Context) -> Any:
+    """`%lab doctor`: the report."""
+    from ..doctor import doctor as examine
+
+    return examine()
+
+
+def prune(context: Context) -> Any:
+    """`%lab prune`: a line for each dead lab."""
+    from ..runtime import prune as pruning
+
+    lines = pruning.prune()
+    print("\n".join(lines) if lines else "nothing to prune")
+    return lines if lines else None
+
+
+def _table(found: list[Any]) -> Any:
+    from ..cards import as_of
+    from ..handles import Handles
+
+    current = labs.current_or_none()
+
+    def row(lab: Any) -> dict[str, Any]:
+        return {
+            "name": lab.name,
+            "state": "stopped" if lab.gone else "current" if lab is current else "running",
+            "containers": len(lab.containers),
+            "networks": len(lab.networks),
+        }
+
+    return Handles(found, row, "lab", as_of())
+
+
+VERBS = {
+    "lab start": start, "lab stop": stop, "lab status": status, "lab ls": listing, "lab use": use,
+    "lab doctor": doctor, "lab prune": prune,
+}  # fmt: skip
+
+__all__ = ["VERBS", "NotFound"]

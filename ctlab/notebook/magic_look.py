@@ -1,0 +1,100 @@
+"""%container: the verbs that only look: ps, logs, inspect, top, wait, stats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .magic_context import Context, Facts
+
+_LISTED = ("running", "paused")
+
+
+def listing(context: Context) -> Any:
+    """`%container ps`: Handles; with -q the names."""
+    from ..cards import as_of, container_row
+    from ..handles import Handles
+
+    lab, everything = context.lab_or_none, bool(context.option("all"))
+    if lab is None:
+        return [] if context.option("quiet") else Handles[Any]([], lambda _: {}, "container", "no lab runs here")
+
+    def table() -> Handles[Any]:
+        found = [one for one in lab.containers if everything or one.state in _LISTED]
+        ended = len(lab.containers) - len(found)
+        note = f"{as_of()}{f'; {ended} that ended: ps -a' if ended else ''}"
+        return Handles(found, container_row, "container", note, lab=lab, again=table)
+
+    made = table()
+    return made.keys() if context.option("quiet") else made
+
+
+def logs(context: Context) -> Any:
+    """`%container logs CONTAINER`: Logs; with -f shown as it comes."""
+    [name] = context.subjects
+    container = context.lab[name]
+    chosen = {
+        "tail": context.option("tail"), "since": context.option("since"),
+        "timestamps": bool(context.option("timestamps")),
+    }  # fmt: skip
+    if not context.option("follow"):
+        return container.logs(**chosen)
+    from .display import CellSink
+
+    sink = CellSink(context.magics.output_bytes)
+    try:
+        container.follow(sink, **chosen)
+    except KeyboardInterrupt:
+        print("(no longer followed; it goes on)" if container.state in _LISTED else "(no longer followed)")
+    sink.finish(f"%container logs {container.name}")
+    return None
+
+
+def inspect(context: Context) -> Any:
+    """`%container inspect CONTAINER…`: a dictionary, shown as JSON."""
+    found = context.containers()
+    if len(found) == 1:
+        return Facts(found[0].inspect())
+    return Facts({container.name: container.inspect() for container in found})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One process, as `Container.top` has it."""
+
+    name: str
+    facts: dict[str, Any]
+
+
+def top(context: Context) -> Any:
+    """`%container top CONTAINER`: Handles, by pid and by program."""
+    from ..cards import as_of
+    from ..handles import Handles
+
+    [name] = context.subjects
+    rows = [Row(str(facts["command"]).split(" ")[0], facts) for facts in context.lab[name].top()]
+    return Handles(rows, lambda row: row.facts, "processe", as_of())
+
+
+def wait(context: Context) -> Any:
+    """`%container wait CONTAINER…`: the status; of several a dictionary by name."""
+    timeout = context.option("timeout")
+    found = context.containers()
+    statuses = {container.name: container.wait(timeout) for container in found}
+    return statuses[found[0].name] if len(found) == 1 else statuses
+
+
+def stats(context: Context) -> Any:
+    """`%container stats [CONTAINER…]`: a frame, the latest row of each container that runs."""
+    lab = context.lab
+    chosen = context.containers() if context.subjects else [one for one in lab.containers if one.state in _LISTED]
+    frame = lab.stats(containers=[one.name for one in chosen], last=max(5.0, 3 * lab.interval_seconds))
+    return frame.groupby("container", observed=True, sort=False).tail(1)
+
+
+VERBS = {
+    f"container {name}": verb
+    for name, verb in {
+        "ps": listing, "logs": logs, "inspect": inspect, "top": top, "wait": wait, "stats": stats,
+    }.items()
+}  # fmt: skip

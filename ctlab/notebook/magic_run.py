@@ -1,0 +1,113 @@
+"""%container run and exec, and the same as cell magics: programs, shown while they run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..completed import Completed
+from ..errors import BadInput, ProgramFailed
+from .commands.kinds import is_expected
+from .display import CellSink
+from .errors_view import Interrupted
+from .magic_context import Context
+
+if TYPE_CHECKING:
+    from ..container import Container
+
+# The magic's option -> the keyword of Lab.run, where they differ.
+_KEYWORDS = {"network": "networks", "mount": "mounts", "label": "labels"}
+_SAME = (
+    "name", "ip", "ip6", "mac_address", "hostname", "memory", "cpus", "cpu_shares", "cpuset_cpus", "pids_limit",
+    "env", "env_file", "workdir", "user", "entrypoint", "init", "rm", "read_only", "cap_add", "cap_drop",
+    "stop_signal", "stop_timeout", "count", "node", "exists",
+)  # fmt: skip
+PORT_SECONDS = 10.0
+
+
+def run(context: Context) -> Any:
+    """`%container run [IMAGE] [-- COMMAND…]`: the handle with -d or for one that idles, else Completed."""
+    keywords: dict[str, Any] = {key: context.option(key) for key in _SAME if context.option(key) is not None}
+    keywords |= {new: context.option(old) for old, new in _KEYWORDS.items() if context.option(old) is not None}
+    keywords["image"] = str((context.subjects or ["system"])[0])
+    command = context.parsed.command
+    if context.body is not None:
+        keywords["script" if command is None else "stdin"] = context.body
+    detached = bool(context.option("detach"))
+    idles = command is None and context.body is None and not keywords.get("entrypoint")
+    shown = not detached and not idles
+    keywords["tty"] = bool(context.option("tty")) or (shown and not context.option("no_tty"))
+    if context.option("explain"):
+        from ..explaining import explain_run
+
+        return explain_run(context.lab_or_none, command, keywords)
+    if shown and keywords.get("count", 1) > 1:
+        raise BadInput(f"--count {keywords['count']} makes several, and a cell shows one: add -d")
+    if shown and context.option("wait"):
+        raise BadInput("--wait is for a container that goes on: add -d")
+    lab = context.lab_to_fill()
+    keep = not shown or (bool(keywords.get("name")) and not keywords.pop("rm", False))
+    made = lab.run(command, **keywords)
+    if shown:
+        return _show(context, made, keep)
+    if context.option("wait"):
+        _, port = context.option("wait")
+        for container in made if keywords.get("count") else [made]:
+            lab.wait_for(container, port, PORT_SECONDS)
+    return context.keep(made)
+
+
+def _show(context: Context, container: Container, keep: bool) -> Completed:
+    """Show a container's program until it ends; one that nobody named goes with it."""
+    sink = CellSink(context.magics.output_bytes, quiet=bool(context.option("quiet")))
+    try:
+        try:
+            container.stream_until_end(sink)
+        except KeyboardInterrupt as interrupt:
+            raise Interrupted(f"{container.name}: {interrupt}") from None
+        completed = container.failure()
+    finally:
+        if not keep and not container.lab.gone:
+            container.remove()
+    where = f"%container logs {container.name}" if keep else "the result has it: x = %container run …"
+    return _finish(context, completed, sink, where)
+
+
+def execute(context: Context) -> Any:
+    """`%container exec CONTAINER -- COMMAND…`: Completed; with -d a Process."""
+    [name] = context.subjects
+    container = context.lab[name]
+    command, body = context.parsed.command, context.body
+    options = {key: context.option(key) for key in ("env", "env_file", "workdir", "user")}
+    if context.option("detach"):
+        if command is None:
+            return context.keep(container.script(body or "", detach=True, **options))
+        return context.keep(container.exec(command, stdin=body, detach=True, **options))
+    sink = CellSink(context.magics.output_bytes, quiet=bool(context.option("quiet")))
+    tty = not context.option("no_tty")
+    try:
+        if command is None:
+            completed = container.script(body or "", sink=sink, tty=tty, **options)
+        else:
+            completed = container.exec(command, stdin=body, sink=sink, tty=tty, **options)
+    except KeyboardInterrupt as interrupt:
+        raise Interrupted(f"{name}: {interrupt}") from None
+    assert isinstance(completed, Completed)
+    return _finish(context, completed, sink, "the result has it: x = %container exec …")
+
+
+def _finish(context: Context, completed: Completed, sink: CellSink, where: str) -> Completed:
+    """Say what wasn't shown, keep the result, and fail unless the status is one that was expected."""
+    sink.finish(where)
+    context.keep(completed)
+    expect = context.option("expect", (0,))
+    if not is_expected(completed.returncode, expect):
+        wanted = "" if expect == (0,) else f" (--expect {_words(expect)})"
+        raise ProgramFailed(completed.failure() + wanted)
+    return completed
+
+
+def _words(expect: Any) -> str:
+    return expect if isinstance(expect, str) else ",".join(map(str, expect))
+
+
+VERBS = {"container run": run, "container exec": execute}

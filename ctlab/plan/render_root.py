@@ -1,0 +1,210 @@
+"""Root file system operations as `mkdir`, `mount` and `ln` commands.
+
+The script's current folder is the one that becomes the root, so ``/usr`` of the container is ``usr`` here. The folder
+above it, `place`, is a tmpfs that holds what is private to the container: the upper and work folders of its overlays.
+
+Unlike the executor, a shell follows symbolic links of an image out of it: these are commands to learn from, for
+images that one trusts.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import groupby
+
+from . import ops
+from .render_words import inside, quote, words
+
+PLACES = ("/tmp", "/mnt", "/srv", "/media", "/opt")
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
+_PLAIN = re.compile(r"[A-Za-z0-9/._@-]+", re.ASCII)  # what overlay takes as lowerdir without escapes
+
+
+def place_for(operations: Iterable[ops.Operation]) -> str:
+    """A folder that every machine has and that hides nothing the operations need when a tmpfs lies on it."""
+    needed = []
+    for operation in operations:
+        if isinstance(operation, ops.Bind):
+            needed.append(operation.source)
+        elif isinstance(operation, ops.Overlay | ops.RootOverlay):
+            needed.append(operation.lower)
+    for place in PLACES:
+        if not any(path == place or path.startswith(place + "/") for path in needed):
+            return place
+    return PLACES[-1]
+
+
+def fresh_files(operations: Iterable[ops.Operation]) -> set[str]:
+    """The files that an overlay has anew and empty: they can be written as they are."""
+    return {
+        posixpath.join(operation.target, name)
+        for operation in operations
+        if isinstance(operation, ops.Overlay)
+        for name in operation.fresh
+    }
+
+
+def root_operation(operation: ops.Operation, place: str = PLACES[0], fresh: Collection[str] = ()) -> list[str]:
+    """The commands of one operation. Raises TypeError for one that isn't of the root file system.
+
+    `fresh`: files that need not be removed before they are written, see `fresh_files`.
+    """
+    if isinstance(operation, ops.RootFolder):
+        return [f"mkdir {place}/root", f"mount --bind {place}/root {place}/root", f"cd {place}/root"]
+    if isinstance(operation, ops.RootOverlay):
+        return _root_overlay(operation, place)
+    if isinstance(operation, ops.Folder):
+        return _folders([operation])
+    if isinstance(operation, ops.SymbolicLink):
+        return [f"ln -s {quote(operation.target)} {quote(inside(operation.path))}"]
+    if isinstance(operation, ops.WriteFile):
+        return _write_file(operation, fresh)
+    if isinstance(operation, ops.Overlay):
+        return _overlay(operation, place)
+    if isinstance(operation, ops.Bind):
+        return _bind(operation, place)
+    if isinstance(operation, ops.Device):
+        return _devices([operation])
+    if isinstance(operation, ops.Mount):
+        return [_mount(operation)]
+    if isinstance(operation, ops.Mask):
+        return _masks([operation])
+    if isinstance(operation, ops.ReadOnly):
+        return _read_only([operation])
+    if isinstance(operation, ops.PivotRoot):
+        return ["pivot_root . .", "umount -l .", "cd /"]
+    if isinstance(operation, ops.Hostname):
+        return [f"hostname {quote(operation.name)}"]
+    raise TypeError(f"not an operation of a root file system: {operation}")
+
+
+def root_commands(operations: Sequence[ops.Operation], place: str, fresh: Collection[str]) -> Iterator[str]:
+    """The commands of operations in order; what is alike and adjacent becomes one command or one loop."""
+    for (kind, _), group in groupby(operations, key=_alike):
+        alike = list(group)
+        if kind is ops.Folder:
+            yield from _folders([one for one in alike if isinstance(one, ops.Folder)])
+        elif kind is ops.Device:
+            yield from _devices([one for one in alike if isinstance(one, ops.Device)])
+        elif kind is ops.Mask:
+            yield from _masks([one for one in alike if isinstance(one, ops.Mask)])
+        elif kind is ops.ReadOnly:
+            yield from _read_only([one for one in alike if isinstance(one, ops.ReadOnly)])
+        else:
+            for one in alike:
+                yield from root_operation(one, place, fresh)
+
+
+def _alike(operation: ops.Operation) -> tuple[type, int]:
+    return type(operation), operation.mode if isinstance(operation, ops.Folder) else 0
+
+
+def private(place: str) -> list[str]:
+    """The tmpfs for what is private to the container, with an empty folder to hide others with."""
+    return [
+        f"mount -t tmpfs -o nosuid,nodev,mode=755 ctlab {place}",
+        f"mkdir -m 555 {place}/empty",
+    ]
+
+
+def make_read_only(operations: Iterable[ops.Operation]) -> list[str]:
+    """``--read-only``: the root, and what is mounted from the image below it."""
+    mounted = {one.target for one in operations if isinstance(one, ops.Overlay | ops.Bind)}
+    paths = ["/", *(path for path in ("/usr", "/etc", "/opt") if path in mounted)]
+    return [f"mount -o remount,bind,ro {quote(inside(path))}" for path in paths]
+
+
+def _folders(operations: list[ops.Folder]) -> list[str]:
+    return [f"mkdir -p -m {operations[0].mode:o} {words(inside(one.path) for one in operations)}"]
+
+
+def _root_overlay(operation: ops.RootOverlay, place: str) -> list[str]:
+    lower = operation.lower
+    lines = []
+    if lower.endswith(_ARCHIVES):
+        lines = [f"mkdir {place}/image", f"tar -x -p -C {place}/image -f {quote(lower)}"]
+        lower = f"{place}/image"
+    elif not _PLAIN.fullmatch(lower):
+        lines = [f"mkdir {place}/image", f"mount --rbind {quote(lower)} {place}/image"]
+        lower = f"{place}/image"
+    upper, work = f"{place}/image.upper", f"{place}/image.work"
+    return [
+        *lines,
+        f"mkdir {place}/root {upper} {work}",
+        f"mount -t overlay -o lowerdir={lower},upperdir={upper},workdir={work},userxattr overlay {place}/root",
+        f"cd {place}/root",
+    ]
+
+
+def _overlay(operation: ops.Overlay, place: str) -> list[str]:
+    name = operation.lower.strip("/")
+    upper, work = f"{place}/{name}.upper", f"{place}/{name}.work"
+    options = f"lowerdir={operation.lower},upperdir={upper},workdir={work},userxattr"
+    lines = [f"mkdir {words([upper, work])}"]
+    if operation.fresh:
+        lines.append(f"touch {words(f'{upper}/{file}' for file in operation.fresh)}")
+    return [*lines, f"mount -t overlay -o {quote(options)} overlay {quote(inside(operation.target))}"]
+
+
+def _write_file(operation: ops.WriteFile, fresh: Collection[str]) -> list[str]:
+    path = quote(inside(operation.path))
+    lines = [] if operation.path in fresh else [f"rm -f {path}"]
+    if not operation.content:
+        lines.append(f"touch {path}" if lines else f": > {path}")
+    elif operation.content.endswith("\n"):
+        rows = operation.content[:-1].split("\n")
+        lines.append(f"printf '%s\\n' {words(rows)} > {path}")
+    else:
+        lines.append(f"printf %s {quote(operation.content)} > {path}")
+    if operation.mode != 0o644:
+        lines.append(f"chmod {operation.mode:o} {path}")
+    return lines
+
+
+def _bind(operation: ops.Bind, place: str) -> list[str]:
+    source, target = quote(operation.source), quote(inside(operation.target))
+    parent = quote(inside(posixpath.dirname(operation.target)))
+    options = ["nosuid", "nodev", *(["ro"] if operation.read_only else [])]
+    recursive = ",".join(f"{option}=recursive" for option in options)
+    lines = [
+        f"if [ -d {source} ]; then mkdir -p {target}; else mkdir -p {parent}; [ -e {target} ] || touch {target}; fi",
+        f"mount --rbind -o {recursive} {source} {target}",
+    ]
+    above = operation.source.rstrip("/")
+    if place.startswith(above + "/"):
+        # The source has our own tmpfs in it, which is not the container's to see.
+        lines.append(f"umount -R {quote(inside(operation.target) + place.removeprefix(above))}")
+    return lines
+
+
+def _devices(operations: list[ops.Device]) -> list[str]:
+    return [
+        f"for name in {words(one.name for one in operations)}; do",
+        "  [ ! -e /dev/$name ] || { touch dev/$name; mount --bind /dev/$name dev/$name; }",
+        "done",
+    ]
+
+
+def _mount(operation: ops.Mount) -> str:
+    options = ",".join([*operation.flags, *([operation.options] if operation.options else [])])
+    given = f" -o {quote(options)}" if options else ""
+    return f"mount -t {operation.kind}{given} {operation.kind} {quote(inside(operation.target))}"
+
+
+def _masks(operations: list[ops.Mask]) -> list[str]:
+    return [
+        f"for path in {words(inside(one.path) for one in operations)}; do",
+        '  if [ -d "$path" ]; then mount --bind ../empty "$path"; mount -o remount,bind,ro "$path"',
+        '  elif [ -e "$path" ]; then mount --bind /dev/null "$path"; fi',
+        "done",
+    ]
+
+
+def _read_only(operations: list[ops.ReadOnly]) -> list[str]:
+    return [
+        f"for path in {words(inside(one.path) for one in operations)}; do",
+        '  [ ! -e "$path" ] || { mount --rbind "$path" "$path"; mount -o remount,bind,ro "$path"; }',
+        "done",
+    ]
