@@ -45,6 +45,7 @@ class Container:
         self._endpoint_keys: dict[int, int] = {}
         self._requested: set[int] = set()  # endpoints whose address was asked for, not chosen
         self._gone = ""
+        self._body: tuple[str, str | bytes] | None = None  # ("stdin" or "script", what its program reads)
         self.tick = ticks.now()
         self.cell = ticks.cell()
         self.created_at = time.time()

@@ -40,6 +40,7 @@ def create(lab: Lab, names: list[str], argv: list[str], keywords: dict[str, Any]
     node = keywords.get("node")
     if node is not None and node != "host":
         raise NotFound(f"no node '{node}'; there is: host")
+    body = [(word, keywords.pop(word, None)) for word in ("stdin", "script")]
     specs = [container_spec(name, argv, networks, keywords) for name in names]
     image = find_image(lab, specs[0].image, specs[0].command)
     check_limits(lab, specs[0])
@@ -74,6 +75,7 @@ def create(lab: Lab, names: list[str], argv: list[str], keywords: dict[str, Any]
     try:
         for spec in specs:
             container = Container(lab, secrets.token_hex(6), next(lab._numbers), spec)
+            container._body = next(((word, text) for word, text in body if text is not None), None)
             wanted = before.get(spec.name, {})
             for position, network_name in enumerate(spec.networks):
                 attachments.append(attach(lab, container, network_name, position, addresses, wanted))
@@ -113,8 +115,9 @@ def start_all(lab: Lab, made: list[Container], messages: list[dict[str, Any]]) -
 
 
 def call_start(lab: Lab, container: Container, message: dict[str, Any]) -> Reply:
+    descriptors = [body_descriptor(container._body[1])] if container._body else []
     try:
-        return lab._call(message)
+        return lab._call(message, descriptors)
     except LimitRefused as error:
         parts = str(error).split("\t")
         if len(parts) == 3:
@@ -122,6 +125,9 @@ def call_start(lab: Lab, container: Container, message: dict[str, Any]) -> Reply
         raise
     except CtlabError as error:
         raise in_container(error, container) from None
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def started(lab: Lab, container: Container, reply: Reply | None) -> None:

@@ -26,7 +26,7 @@ from .names import auto_name, check_name, did_you_mean, expand_pattern, key
 from .network import Network, plan_network
 from .plan import network as network_plan
 from .plan import ops, rootfs
-from .request import KEYWORDS, unknown_keyword
+from .request import KEYWORDS, check_body, unknown_keyword
 from .runtime.client import Client, Reply
 from .words_of_command import split_command
 
@@ -201,7 +201,8 @@ class Lab:
         A keyword is Docker's long option in snake_case, plural if repeatable: image, name, networks, env, mounts,
         workdir, user, cpus, cpu_shares, cpuset_cpus, memory, pids_limit, hostname, init, rm, tty, ip, ip6,
         mac_address, cap_add, cap_drop, read_only, labels, stop_signal, stop_timeout, exists. With ``count=20,
-        name="w{n:02}"`` a batch, as `Handles`. Without a command the container idles.
+        name="w{n:02}"`` a batch, as `Handles`. Without a command the container idles. `stdin`: what the command
+        reads (nothing without it). `script`: instead of a command, what /bin/sh runs.
         """
         for word in keywords:
             if word not in KEYWORDS:
@@ -213,6 +214,7 @@ class Lab:
         if entrypoint:
             argv = [*split_command(entrypoint), *argv]
         count = keywords.pop("count", None)
+        check_body(argv, count, keywords)
         self._alive()
         with self._lock:
             if count is None:

@@ -25,7 +25,7 @@ KEYWORDS = frozenset(
         "image", "name", "networks", "network", "node", "env", "env_file", "mounts", "workdir", "user", "cpus",
         "cpu_shares", "cpuset_cpus", "memory", "pids_limit", "hostname", "init", "rm", "tty", "count", "exists", "ip",
         "ip6", "mac_address", "cap_add", "cap_drop", "read_only", "entrypoint", "labels", "stop_signal",
-        "stop_timeout", "publish",
+        "stop_timeout", "publish", "stdin", "script",
     }
 )  # fmt: skip
 
@@ -39,6 +39,26 @@ _DOCKER_ONLY = {
     "environment": "it is called env",
     "command": "it is the first argument",
 }
+
+
+SCRIPT_DESCRIPTOR = 9
+
+
+def check_body(argv: list[str], count: int | None, keywords: Mapping[str, Any]) -> None:
+    """What `stdin` and `script` go with; a script becomes the command that reads it."""
+    given = [word for word in ("stdin", "script") if keywords.get(word) is not None]
+    if not given:
+        return
+    if len(given) > 1:
+        raise BadInput("stdin= and script= exclude each other: a script's own stdin is empty")
+    if count is not None and count > 1:
+        raise BadInput(f"{given[0]}= is one container's, so it can't go with count={count}")
+    if given == ["script"]:
+        if argv:
+            raise BadInput("script= is run by /bin/sh, so it can't go with a command")
+        argv += ["/bin/sh", f"/dev/fd/{SCRIPT_DESCRIPTOR}"]
+    elif not argv:
+        raise BadInput("stdin= needs a command that reads it")
 
 
 def several(value: str | Iterable[str] | None) -> list[str]:

@@ -84,8 +84,9 @@ class LabCgroup:
         self.keeper_leaf = keeper_leaf
 
     def paths(self) -> list[str]:
-        """Each folder once: what to write down for `prune`."""
-        return list(dict.fromkeys(self.folders.values()))
+        """Each folder once, the keeper's own leaf last: what to write down for `prune`."""
+        leaf = [self.keeper_leaf] if self.keeper_leaf is not None else []
+        return list(dict.fromkeys([*self.folders.values(), *leaf]))
 
     def open(self) -> dict[str, int]:
         """A directory descriptor (close-on-exec) per controller, for `LabFolders`; the caller closes them."""
@@ -112,7 +113,7 @@ class LabCgroup:
 
     def remove(self, timeout: float = 3.0) -> list[str]:
         """End what is left inside and remove all folders; returns those that would not go (seconds)."""
-        left = prune(self.paths(), timeout)
+        left = prune(self.folders.values(), timeout)
         if self.keeper_leaf is not None and not left:
             _leave(self.keeper_leaf)
         return left
@@ -173,7 +174,8 @@ def _hand_over_v2(path: str, controllers: list[str], uid: int, gid: int) -> None
     directory = os.open(path, _DIRECTORY)
     try:
         if missing := set(controllers) - set(v2.enable(directory, ".", controllers)):
-            raise KernelError(f"can't turn on {', '.join(sorted(missing))} in {path}/cgroup.subtree_control", errno.EINVAL)
+            names = ", ".join(sorted(missing))
+            raise KernelError(f"can't turn on {names} in {path}/cgroup.subtree_control", errno.EINVAL)
     finally:
         os.close(directory)
     leaf = os.path.join(path, LEAF)
@@ -237,7 +239,6 @@ class LabFolders:
             made.remove(0.1)
             raise
         return made
-
 
     def adopt(self, container_id: str) -> ContainerCgroup:
         """The folder that another process made by `make` with the default controllers."""

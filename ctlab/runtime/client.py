@@ -7,22 +7,27 @@ costs no switch to another thread. A caller that is interrupted while it waits d
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import queue
+import resource
 import secrets
 import select
+import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
-from ..errors import KINDS, CtlabError, KernelError, LabGone, StateError
-from . import protocol
+from ..errors import KINDS, CtlabError, KernelError, LabGone, StateError, describe
+from . import protocol, prune, runtime_folder
 
 _BOOTSTRAP = "import sys;sys.path.insert(0,{parent!r});from ctlab.runtime.keeper import main;main()"
 _START_SECONDS = 30.0
+_STOP_SECONDS = 15.0
 
 
 class Reply:
@@ -92,60 +97,81 @@ class Client:
         self._events: socket.socket
         self._listeners: list[Callable[[protocol.Message], None]] = []
         self._gone = threading.Event()
+        self._ended = threading.Event()  # gone, and nothing of it is left
         self._stopping = False
+        self._died = False
         self._lock = threading.Lock()
+        self._owner = os.getpid()
+        self._folder = os.path.join(runtime_folder.base(), self.id)  # where the keeper, of our environment, makes it
         self.keeper_pid = 0
+        self._keeper_pidfd = -1
         self._start(interval_seconds)
 
     # -- start and stop -------------------------------------------------------------------------
     def _start(self, interval_seconds: float) -> None:
-        control, keeper_control = protocol.pair()
-        calls, keeper_calls = protocol.pair()
-        events, keeper_events = protocol.pair()
-        # The numbers 3-5 may be in use here: go through numbers well above them first.
-        ends = [_dup_above(end.fileno(), 20) for end in (keeper_control, keeper_calls, keeper_events)]
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        words = [sys.executable, "-I", "-S", "-c", _BOOTSTRAP.format(parent=package_parent)]
-        actions = [(os.POSIX_SPAWN_DUP2, end, number) for end, number in zip(ends, (3, 4, 5), strict=True)]
-        actions += [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, null, 1)]
-        errors = os.memfd_create("ctlab-keeper-errors", os.MFD_CLOEXEC)
-        actions += [(os.POSIX_SPAWN_DUP2, errors, 2)]
         try:
+            with contextlib.ExitStack() as undo, _memfile() as errors:
+                self._start_keeper(interval_seconds, errors, undo)
+                undo.pop_all()
+        except OSError as error:
+            text = f"the lab can't start: {describe(error)}{_limit() if error.errno == errno.EMFILE else ''}"
+            raise KernelError(text, error.errno or 0) from None
+
+    def _start_keeper(self, interval_seconds: float, errors: BinaryIO, undo: contextlib.ExitStack) -> None:
+        """Spawn it and wait until it is ready; `undo` ends what was begun, whatever interrupts us."""
+        with contextlib.ExitStack() as beyond:  # what is closed here once the keeper has it
+            ours, theirs = zip(*(protocol.pair() for _ in range(3)), strict=True)
+            control, calls, events = ours
+            for end in theirs:
+                beyond.callback(end.close)
+            undo.callback(self._end_keeper)
+            for end in ours:
+                undo.callback(end.close)  # first of all: by its end the keeper knows
+            actions = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1)]
+            # The numbers 2-5 may be in use here: go through numbers well above them first.
+            for number, descriptor in enumerate((errors.fileno(), *(end.fileno() for end in theirs)), start=2):
+                copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 20)
+                beyond.callback(os.close, copy)
+                actions.append((os.POSIX_SPAWN_DUP2, copy, number))  # type: ignore[arg-type]
+            package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+            words = [sys.executable, "-I", "-S", "-c", _BOOTSTRAP.format(parent=package_parent)]
             self.keeper_pid = os.posix_spawn(
                 sys.executable, words, _keeper_environment(), file_actions=actions, setsid=True
             )
-        finally:
-            for descriptor in (*ends, null):
-                os.close(descriptor)
-            for end in (keeper_control, keeper_calls, keeper_events):
-                end.close()
-        try:
+            self._keeper_pidfd = os.pidfd_open(self.keeper_pid)
+        self._control, self._events = control, events
+        with contextlib.suppress(BrokenPipeError):  # it has ended already: below is why
             protocol.send(
                 control, {"id": self.id, "name": self.name, "owner": os.getpid(), "interval": interval_seconds}
             )
-            ready, _, _ = select.select([control], [], [], _START_SECONDS)
-            message = protocol.receive(control)[0] if ready else None
-            if message is None:
-                text = os.pread(errors, 4000, 0).decode(errors="replace").strip().splitlines()
-                raise CtlabError(f"the lab's keeper ended at start: {text[-1] if text else 'no reason given'}")
-            if "error" in message:
-                raise KernelError(f"the lab can't start: {message['message']}", message.get("errno", 0))
-        except BaseException:
-            for sock in (control, calls, events):
-                sock.close()
-            self._reap()
-            raise
-        finally:
-            os.close(errors)
+        message = protocol.receive(control)[0] if _readable(_START_SECONDS, control.fileno()) else None
+        if message is None:
+            said = os.pread(errors.fileno(), 4000, 0).decode(errors="replace").strip().splitlines()
+            raise CtlabError(f"the lab's keeper ended at start: {said[-1] if said else 'no reason given'}")
+        if "error" in message:
+            kind = KINDS.get(message["error"], KernelError)
+            text = f"the lab can't start: {message['message']}"
+            raise kind(text, message.get("errno", 0)) if issubclass(kind, KernelError) else kind(text)
         self.facts = message
-        self._control, self._events = control, events
         self._idle.put(Connection(calls))
         threading.Thread(target=self._hear, name=f"ctlab-events-{self.name}", daemon=True).start()
 
-    def _reap(self) -> None:
+    def _end_keeper(self) -> None:
+        """Wait until the keeper, which knows that the lab is to end, has cleaned up; do it in its place if it can't."""
+        if self._keeper_pidfd < 0:
+            return
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            signal.pidfd_send_signal(self._keeper_pidfd, signal.SIGCONT)  # it may have been stopped
+            if not _readable(_STOP_SECONDS, self._keeper_pidfd):
+                signal.pidfd_send_signal(self._keeper_pidfd, signal.SIGKILL)
+                _readable(_STOP_SECONDS, self._keeper_pidfd)
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.keeper_pid, 0)
+            os.waitpid(self.keeper_pid, os.WNOHANG)
+        os.close(self._keeper_pidfd)
+        self._keeper_pidfd = -1
+        if os.path.lexists(self._folder):  # it was killed
+            with contextlib.suppress(OSError, CtlabError):
+                prune.clear(self._folder)
 
     @property
     def gone(self) -> bool:
@@ -153,21 +179,23 @@ class Client:
         return self._gone.is_set()
 
     def stop(self) -> None:
-        """End the lab; returns when nothing of it is left."""
+        """End the lab; returns when nothing of it is left. In a fork of the owner it does nothing."""
+        if os.getpid() != self._owner:
+            return
         with self._lock:
-            if self._stopping:
-                self._gone.wait(10.0)
-                return
-            self._stopping = True
-        self.close_connections()
-        with contextlib.suppress(OSError):
-            protocol.send(self._control, {"do": "stop"})
-            ready, _, _ = select.select([self._control], [], [], 15.0)
-            if ready:
-                protocol.receive(self._control)
-        self._reap()
-        self._gone.set()
-        self._control.close()
+            first, self._stopping = not self._stopping, True
+        if not first:
+            self._ended.wait(3 * _STOP_SECONDS)
+            return
+        try:
+            self.close_connections()
+            with contextlib.suppress(OSError):
+                protocol.send(self._control, {"do": "stop"})
+            self._end_keeper()
+        finally:
+            self._control.close()  # if we were interrupted, the keeper goes by this
+            self._gone.set()
+            self._ended.set()
 
     def close_connections(self) -> None:
         """Close every idle connection; what a thread is using it closes itself."""
@@ -180,8 +208,10 @@ class Client:
     # -- calls ------------------------------------------------------------------------------------
     def connection(self) -> Connection:
         """A connection for this thread, until `give_back`."""
+        if os.getpid() != self._owner:
+            raise LabGone(f"lab {self.name!r} belongs to process {self._owner}, of which this is a fork")
         if self._gone.is_set() or self._stopping:
-            raise LabGone(f"lab {self.name!r} was stopped")
+            raise LabGone(f"lab {self.name!r} was stopped" if not self._died else f"lab {self.name!r} is gone: it died")
         try:
             return self._idle.get_nowait()
         except queue.Empty:
@@ -246,20 +276,31 @@ class Client:
                 with contextlib.suppress(Exception):
                     listener(message)
         unexpected = not self._stopping
-        self._gone.set() if unexpected else None
+        if unexpected:
+            self._died = True
+            self._gone.set()
+            self.stop()  # only to wait for the keeper, and to clean up if it is the keeper that died
         for listener in list(self._listeners):
             with contextlib.suppress(Exception):
                 listener({"event": "gone", "unexpected": unexpected})
-        if unexpected:
-            self.close_connections()
-            self._reap()
         self._events.close()
 
 
-def _dup_above(descriptor: int, lowest: int) -> int:
-    import fcntl
+def _readable(seconds: float, descriptor: int) -> bool:
+    """Wait for a descriptor (of any number: select stops at 1024); False when the time is over."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
-    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest)
+
+def _memfile() -> BinaryIO:
+    """A file in memory for what the keeper has to say if it fails; no other descriptor than this one is needed for it."""
+    return os.fdopen(os.memfd_create("ctlab-keeper-errors", os.MFD_CLOEXEC), "rb+", buffering=0)  # type: ignore[return-value]
+
+
+def _limit() -> str:
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return f"; this process may have {most} open (ulimit -n): close some or raise it"
 
 
 def _keeper_environment() -> dict[str, str]:

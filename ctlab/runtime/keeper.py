@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..kernel import cgroup, cgroup_discover, idmap, syscalls, title
 from . import protocol, runtime_folder, supervisor
 
 CONTROL, CALLS, EVENTS = 3, 4, 5
+_REMOVE_SECONDS = 5.0
 _NAMESPACES = (
     syscalls.CLONE_NEWUSER
     | syscalls.CLONE_NEWPID
@@ -43,17 +45,23 @@ class Keeper:
         self.owner_pidfd = os.pidfd_open(owner)
         self.folder = runtime_folder.create(self.lab_id, config["name"], owner)
         self.cgroup: cgroup.LabCgroup | None = None
+        self.leaf: str | None = None
+        self.cleaned_up = False
         self.supervisor_pidfd = -1
         self.supervisor_pid = 0
         self.user_namespace = -1
 
     def start(self) -> None:
         """Make the outside folders and the supervisor; tell the owner."""
+        # Each folder is written down before it is made: we may be killed between any two lines.
+        self.folder.record(tried_in=_candidates(), tried_since=time.monotonic_ns())
         delegation = cgroup_discover.discover()
+        self.leaf = delegation.leaf
         mapping = idmap.choose()
         if delegation.version != "none":
+            parents = {*delegation.parents.values(), *([delegation.unified] if delegation.unified else [])}
+            self.folder.record(cgroups=[os.path.join(parent, f"ctlab-{self.lab_id}") for parent in sorted(parents)])
             self.cgroup = cgroup.make_lab(delegation, self.lab_id, mapping.first_uid, mapping.first_gid)
-            self.folder.record(self.cgroup.paths())
         ours, theirs = protocol.pair()
         folders = self.cgroup.open() if self.cgroup else {}
         start = supervisor.Start(
@@ -125,7 +133,7 @@ class Keeper:
                     self.clean_up()
                     return
                 if descriptor == self.control.fileno():
-                    message, _, _ = protocol.receive(self.control)
+                    message = _receive(self.control)
                     self.clean_up()
                     if message is not None:
                         self._say({"gone": "stopped"})
@@ -135,7 +143,7 @@ class Keeper:
 
     def _serve(self) -> bool:
         """The supervisor asks for a mount of a host path that only we can reach (started by root)."""
-        message, _, _ = protocol.receive(self.channel)
+        message = _receive(self.channel)
         if message is None:
             return False
         try:
@@ -150,7 +158,8 @@ class Keeper:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            protocol.send(self.channel, protocol.failure(error))
+            with contextlib.suppress(OSError):  # it died meanwhile; its pidfd says so
+                protocol.send(self.channel, protocol.failure(error))
         return True
 
     def _say(self, message: dict[str, Any]) -> None:
@@ -158,16 +167,50 @@ class Keeper:
             protocol.send(self.control, message)
 
     def clean_up(self) -> None:
-        """End the supervisor (the kernel ends everything inside with it) and remove the folders."""
+        """End the supervisor (the kernel ends everything inside with it) and remove the folders. Twice is no error."""
+        if self.cleaned_up:
+            return
+        self.cleaned_up = True
         if self.supervisor_pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.supervisor_pidfd, signal.SIGKILL)
+        left: list[str] = []
         if self.cgroup:
-            self.cgroup.remove(5.0)  # thaws first: what the v1 freezer holds does not die
+            left = self.cgroup.remove(_REMOVE_SECONDS)  # thaws first: what the v1 freezer holds does not die
+        elif self.leaf:
+            cgroup.LabCgroup("none", {}, self.leaf).remove()
         if self.supervisor_pidfd >= 0:
-            with contextlib.suppress(ChildProcessError):
-                os.waitid(os.P_PIDFD, self.supervisor_pidfd, os.WEXITED)
-        self.folder.remove()
+            poll = select.poll()
+            poll.register(self.supervisor_pidfd, select.POLLIN)
+            if poll.poll(_REMOVE_SECONDS * 1000):
+                with contextlib.suppress(ChildProcessError):
+                    os.waitid(os.P_PIDFD, self.supervisor_pidfd, os.WEXITED)
+        if left:
+            self.folder.leave()  # with its note: the next to start or prune removes them
+        else:
+            self.folder.remove()
+
+
+def _receive(connection: socket.socket) -> dict[str, Any] | None:
+    """The next message; None at the end of file, or when the other end died with a message of ours unread."""
+    try:
+        return protocol.receive(connection)[0]
+    except OSError:
+        return None
+
+
+def _candidates() -> list[str]:
+    """Every cgroup folder in which `discover` may make a trial folder."""
+    found: list[str] = []
+    with contextlib.suppress(OSError):
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            mounts = cgroup_discover.mounts(file.read())
+        with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+            own = cgroup_discover.own_paths(file.read())
+        for mount in mounts:
+            path = own.get(next(iter(mount.controllers), "") if mount.version == 1 else "", "/")
+            found += cgroup_discover.folders(mount, path)
+    return list(dict.fromkeys(found))
 
 
 def _host_top() -> dict[str, str]:
@@ -186,8 +229,9 @@ def main() -> None:
     """Run as a process of its own; see the module's text for the descriptors."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # only the owner's word or death ends a lab
+    syscalls.close_range(EVENTS + 1)  # what the owner left inheritable isn't ours to hold open
     control = socket.socket(fileno=CONTROL)
-    config, _, _ = protocol.receive(control)
+    config = _receive(control)
     if config is None:
         return
     keeper = None
@@ -204,4 +248,7 @@ def main() -> None:
         if keeper is not None:
             keeper.clean_up()
         sys.exit(1)
-    keeper.watch()
+    try:
+        keeper.watch()
+    finally:
+        keeper.clean_up()

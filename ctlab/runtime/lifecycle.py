@@ -64,16 +64,18 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
     record.mark("limits")
     mounts = [supervisor.detached_mount(path, message["idmap"]) for path in message["mounts"]]
     hardware = [[first.peer, first.peer_mac, first.mtu]] if slot.spare is not None and first is not None else []
-    orders = {"operations": message["inside"], "hardware": hardware}
+    orders = {"operations": message["inside"], "hardware": hardware, "body": message["body"]}
+    sent = [*mounts, *call.descriptors]
     try:
         if slot.spare is not None:  # its links are there already: the inside is configured while we do the node's side
-            protocol.send(slot.status, orders, mounts)
+            protocol.send(slot.status, orders, sent)
         record.node_undo = supervisor.node.perform(operations, peer_pid=slot.pid, spare=slot.spare)
         if slot.spare is None:
-            protocol.send(slot.status, orders, mounts)
+            protocol.send(slot.status, orders, sent)
     finally:
         for mount in mounts:
             os.close(mount)
+    call.close_descriptors()
     record.mark("node")
     made = [operation.name for operation in operations if isinstance(operation, ops.MakeVeth)]
     record.fresh_links = made[1:] if slot.spare is not None else made

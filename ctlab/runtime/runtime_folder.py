@@ -123,7 +123,7 @@ class RuntimeFolder:
         self._note = note
 
     def record(self, **facts: Any) -> None:
-        """Write down what is about to be made outside, *before* it is made, for whoever cleans up after a dead keeper."""
+        """Write down what is to be made outside, *before* it is made, for whoever cleans up after a dead keeper."""
         self._note.update(facts)
         temporary = os.path.join(self.path, "note.new")
         with open(temporary, "w", encoding="utf-8") as file:
@@ -209,7 +209,7 @@ class Found:
 
 
 def dead(above: str) -> list[Found]:
-    """Every lab below the base folder `above` whose keeper no longer holds its lock. Raises CtlabError (see `check`)."""
+    """Every lab below the base folder `above` whose keeper no longer holds its lock. Raises CtlabError (`check`)."""
     try:
         held = _hold(above)
     except FileNotFoundError:

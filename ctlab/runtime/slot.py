@@ -20,6 +20,9 @@ from ..plan import ops
 from . import inside, program, protocol
 
 
+SCRIPT_DESCRIPTOR = 9  # where /bin/sh finds a script that the person wrote in a cell
+
+
 class Birth:
     """What the supervisor hands to a new first process."""
 
@@ -116,10 +119,13 @@ def _live(birth: Birth) -> None:
     execute = operations[-1]
     assert isinstance(execute, ops.Execute)
     marks.append(("inside: files", time.monotonic_ns()))
-    _become(birth, root, execute, marks)
+    body = (orders["body"], next(given)) if orders["body"] else ("", -1)
+    _become(birth, root, execute, marks, body)
 
 
-def _become(birth: Birth, root: inside.Root, execute: ops.Execute, marks: list[tuple[str, int]]) -> None:
+def _become(
+    birth: Birth, root: inside.Root, execute: ops.Execute, marks: list[tuple[str, int]], body: tuple[str, int]
+) -> None:
     out, err = birth.streams
     if execute.tty:
         masters, (out, err) = terminals()
@@ -128,7 +134,11 @@ def _become(birth: Birth, root: inside.Root, execute: ops.Execute, marks: list[t
             os.close(master)
     if execute.read_only_root:
         root.make_root_read_only()
-    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    stdin = body[1] if body[0] == "stdin" else os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    if birth.status.fileno() == SCRIPT_DESCRIPTOR:
+        high = fcntl.fcntl(SCRIPT_DESCRIPTOR, fcntl.F_DUPFD_CLOEXEC, SCRIPT_DESCRIPTOR + 1)
+        birth.status.detach()
+        birth.status = socket.socket(fileno=high)
     variables = program.environment(execute.environment, "")
     keep = capabilities.mask(execute.capabilities)
     child = 0
@@ -140,7 +150,9 @@ def _become(birth: Birth, root: inside.Root, execute: ops.Execute, marks: list[t
         )  # early: before the node's side is made
     marks.append(("inside: ready", time.monotonic_ns()))
     _wait_for_go(birth.status, {"configured": True, "init": execute.init or not execute.argv, "marks": marks})
-    program.set_up_streams((null, out, err))
+    program.set_up_streams((stdin, out, err))
+    if body[0] == "script":
+        os.dup2(body[1], SCRIPT_DESCRIPTOR, inheritable=True)
     if execute.init and execute.argv:
         # The program is a child; this process stays as the init that reaps.
         child = os.fork()

@@ -155,7 +155,7 @@ def spin(seconds: float) -> None:
 def eat(size: int) -> None:
     """Touch `size` bytes and keep them."""
     block = bytearray(size)
-    block[:: 4096] = b"x" * len(block[::4096])
+    block[::4096] = b"x" * len(block[::4096])
     time.sleep(60)
 
 

@@ -159,9 +159,7 @@ def test_what_the_kernel_refused() -> None:
     assert str(lim.refused(memory, errno.EBUSY, 36_700_160)) == (
         "--memory 8M is below what the container uses: 35M (36700160 bytes); nothing was changed"
     )
-    assert str(lim.refused(memory, errno.EINVAL)) == (
-        "the kernel refused '8388608' for memory.limit_in_bytes: EINVAL"
-    )
+    assert str(lim.refused(memory, errno.EINVAL)) == ("the kernel refused '8388608' for memory.limit_in_bytes: EINVAL")
     assert str(lim.refused(WriteCgroup("cpuset", "cpuset.cpus", "7"), errno.EINVAL)) == (
         "--cpuset-cpus 7: not all of these CPUs are the lab's to use"
     )
