@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from . import copying, output, ticks, units
 from .completed import Completed, Logs, Process, signal_of
-from .errors import BadInput, LabGone, NotFound, StateError
+from .errors import BadInput, LabGone, NotFound, StateError, TimedOut
 from .execution import Execution, Interrupts, Sink
 from .kernel.capabilities import DEFAULT
 from .names import key, nearest, parse_signal
 from .plan import limits as limits_plan
-from .request import environment, limits_of
+from .request import SCRIPT_DESCRIPTOR, environment, limits_of, several
 from .runtime.program import DEFAULT_PATH
 from .spec import ContainerSpec, EndpointSpec
 from .words_of_command import split_command
@@ -219,7 +219,7 @@ class Container:
         try:
             connection.send({"do": "wait", "id": self.id})
             if timeout is not None and not select.select([connection.socket], [], [], timeout)[0]:
-                raise TimeoutError(f"container {self.name} still runs after {timeout} s")
+                raise TimedOut(f"container {self.name} still runs after {timeout:g} s")
             reply = connection.receive()
         except StateError:
             connection.close()
@@ -257,6 +257,7 @@ class Container:
         *,
         stdin: str | bytes | None = None,
         env: Mapping[str, Any] | Iterable[str] | None = None,
+        env_file: str | Iterable[str] | None = None,
         workdir: str | None = None,
         user: str | None = None,
         tty: bool = False,
@@ -269,33 +270,62 @@ class Container:
         Raises ProgramNotFound, StateError (not running, paused).
         """
         argv = split_command(command)
-        execution = Execution(self, argv, self._exec_options(env, workdir, user))
+        execution = Execution(self, argv, self._exec_options(env, workdir, user, env_file=env_file, tty=tty))
         self._alive()
         if self.state == "created":
             raise StateError(f"container {self.name} isn't running: start it first")
-        if detach:
-            execution.start()
-            return Process(execution)
         data = stdin.encode() if isinstance(stdin, str) else stdin
+        if detach:
+            descriptors = [] if data is None else [body_descriptor(data)]
+            try:
+                execution.start(descriptors)
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+            return Process(execution)
         return execution.run(data, tty=tty, sink=sink)
 
-    def script(self, text: str, *, sink: Sink | None = None, tty: bool = False, **options: Any) -> Completed:
+    def script(
+        self,
+        text: str,
+        *,
+        env: Mapping[str, Any] | Iterable[str] | None = None,
+        env_file: str | Iterable[str] | None = None,
+        workdir: str | None = None,
+        user: str | None = None,
+        tty: bool = False,
+        detach: bool = False,
+        sink: Sink | None = None,
+    ) -> Completed | Process:
         """Let the container's /bin/sh read a script from a descriptor of its own; its stdin is /dev/null."""
         self._alive()
-        descriptor = os.memfd_create("script", os.MFD_CLOEXEC)
+        descriptor = body_descriptor(text)
         try:
-            os.write(descriptor, text.encode())
-            os.lseek(descriptor, 0, os.SEEK_SET)
-            settings = self._exec_options(options.get("env"), options.get("workdir"), options.get("user"))
-            execution = Execution(self, ["/bin/sh", "/dev/fd/9"], settings | {"script_descriptor": 9})
+            settings = self._exec_options(env, workdir, user, env_file=env_file, tty=tty)
+            argv = ["/bin/sh", f"/dev/fd/{SCRIPT_DESCRIPTOR}"]
+            execution = Execution(self, argv, settings | {"script_descriptor": SCRIPT_DESCRIPTOR})
+            if detach:
+                null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    execution.start([null, null, null, descriptor])
+                finally:
+                    os.close(null)
+                return Process(execution)
             return execution.run(None, tty=tty, sink=sink, extra=[descriptor])
         finally:
             os.close(descriptor)
 
     def _exec_options(
-        self, env: Mapping[str, Any] | Iterable[str] | None, workdir: str | None, user: str | None
+        self,
+        env: Mapping[str, Any] | Iterable[str] | None,
+        workdir: str | None,
+        user: str | None,
+        *,
+        env_file: str | Iterable[str] | None = None,
+        tty: bool = False,
     ) -> dict[str, Any]:
-        pairs = dict(default_environment(self._spec)) | dict(self._spec.env) | dict(environment(env))
+        own = dict(environment(env, several(env_file)))
+        pairs = dict(default_environment(self._spec, tty=tty)) | dict(self._spec.env) | own
         return {
             "environment": [f"{name}={value}" for name, value in pairs.items()],
             "workdir": workdir or self._spec.workdir,
@@ -312,12 +342,26 @@ class Container:
         seconds = units.parse_duration(since) if since is not None else None
         return output.logs(self, tail=tail, since_seconds=seconds, timestamps=timestamps)
 
-    def follow(self, sink: Sink, *, from_start: bool = True) -> None:
-        """Give its output to `sink(stream, text)` as it comes, until it ends. Interrupting ends the following only."""
+    def follow(
+        self,
+        sink: Sink,
+        *,
+        from_start: bool = True,
+        tail: int | None = None,
+        since: str | float | None = None,
+        timestamps: bool = False,
+    ) -> None:
+        """Give its output to `sink(stream, text)` as it comes, until it ends. Interrupting ends the following only.
+
+        `from_start`, `tail` (lines), `since` (a time ago): how much of what it wrote before comes first.
+        """
         self._alive()
-        with output.Follower(self) as follower:
+        seconds = units.parse_duration(since) if since is not None else None
+        with output.Follower(self, timestamps=timestamps) as follower:
             if not from_start:
                 follower.skip(follower.head)
+            elif tail is not None or seconds is not None:
+                follower.give_earlier(sink, tail, seconds)
             for stream, text in follower.pieces():
                 sink(stream, text)
 
@@ -442,9 +486,19 @@ class Container:
         return container_card(self)
 
 
-def default_environment(spec: ContainerSpec) -> tuple[tuple[str, str], ...]:
+def body_descriptor(body: str | bytes) -> int:
+    """A descriptor from which a program reads `body`."""
+    data = memoryview(body.encode() if isinstance(body, str) else body)
+    descriptor = os.memfd_create("body", os.MFD_CLOEXEC)
+    while data:
+        data = data[os.write(descriptor, data) :]
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def default_environment(spec: ContainerSpec, *, tty: bool = False) -> tuple[tuple[str, str], ...]:
     """What every program in a container gets: nothing of the notebook's own environment."""
-    terminal = "dumb" if spec.tty else "xterm"
+    terminal = "dumb" if spec.tty or tty else "xterm"
     return (("PATH", DEFAULT_PATH), ("TERM", terminal), ("HOSTNAME", spec.hostname), ("HOME", ""))
 
 

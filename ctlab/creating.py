@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import ticks, units
-from .container import Container
+from .container import Container, body_descriptor
 from .errors import AddressError, BadInput, CtlabError, LimitRefused, NameInUse, NotFound
 from .images import reference
 from .names import key

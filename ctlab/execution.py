@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .completed import Completed
-from .errors import CtlabError, LabGone
+from .errors import CtlabError, LabGone, TimedOut
 from .names import parse_signal
 from .runtime.client import Connection, Reply
 
@@ -118,12 +118,12 @@ class Execution:
         interrupts.reraise()
         return reply
 
-    def start(self) -> None:
-        """Start it and go on; its output is dropped."""
+    def start(self, descriptors: Sequence[int] = ()) -> None:
+        """Start it and go on; its output is dropped. `descriptors`: its stdin (/dev/null without), and what else."""
         lab = self._container.lab
         lab._executions[self.number] = self
         try:
-            lab._call(self._message(tty=False, detached=True))
+            lab._call(self._message(tty=False, detached=True), descriptors)
         except BaseException:
             lab._executions.pop(self.number, None)
             raise
@@ -136,7 +136,7 @@ class Execution:
     def wait(self, timeout: float | None) -> int:
         """The status of a started one; TimeoutError."""
         if not self._ended.wait(timeout):
-            raise TimeoutError(f"{' '.join(self.command)} in {self._container.name} still runs after {timeout} s")
+            raise TimedOut(f"{' '.join(self.command)} in {self._container.name} still runs after {timeout:g} s")
         assert self.returncode is not None
         return self.returncode
 

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 class Follower:
     """Follows one container's ring: told by an eventfd, so that nothing is polled."""
 
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: Container, *, timestamps: bool = False) -> None:
         self._container = container
+        self._timestamps = timestamps
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
             reply = container.lab._call({"do": "follow", "id": container.id}, [self._event])
@@ -55,11 +56,22 @@ class Follower:
             pass
         ended = self._ring.ended
         records, self._offset = self._ring.records(self._offset)
+        self._give(records, sink)
+        return not ended
+
+    def give_earlier(self, sink: Callable[[int, str], None], tail: int | None, since_seconds: float | None) -> None:
+        """Give what was written before, without what is older or before the last `tail` lines."""
+        records, self._offset = self._ring.records(self._offset)
+        if since_seconds is not None:
+            records = _younger(records, since_seconds)
+        self._give(records if tail is None else _last_lines(records, tail), sink)
+
+    def _give(self, records: list[Record], sink: Callable[[int, str], None]) -> None:
         for record in records:
-            text = self._decoders[record.stream].decode(record.data)
+            data = _stamped(record).data if self._timestamps else record.data
+            text = self._decoders[record.stream].decode(data)
             if text:
                 sink(record.stream, text)
-        return not ended
 
     def pieces(self, timeout_seconds: float | None = None) -> Iterator[tuple[int, str]]:
         """(stream, text) as it comes, until the container's streams end, the lab goes or the time is over."""
@@ -107,8 +119,7 @@ def logs(
     """The kept output in order of arrival. `tail`: the last so many lines; `since_seconds`: the newest seconds."""
     records, dropped = read(container)
     if since_seconds is not None:
-        oldest = time.time_ns() - int(since_seconds * 1e9)
-        records = [record for record in records if record.time_ns >= oldest]
+        records = _younger(records, since_seconds)
     if timestamps:
         records = [_stamped(record) for record in records]
     texts = {
@@ -119,6 +130,23 @@ def logs(
     if tail is not None:
         text = "".join(text.splitlines(keepends=True)[-tail:] if tail else [])
     return Logs(text, texts[1], texts[2], sum(dropped))
+
+
+def _younger(records: list[Record], seconds: float) -> list[Record]:
+    oldest = time.time_ns() - int(seconds * 1e9)
+    return [record for record in records if record.time_ns >= oldest]
+
+
+def _last_lines(records: list[Record], count: int) -> list[Record]:
+    """The records that hold the last `count` lines, the first one cut."""
+    kept: list[Record] = []
+    for record in reversed(records):
+        if count <= 0:
+            break
+        lines = record.data.splitlines(keepends=True)[-count:]
+        kept.append(record._replace(data=b"".join(lines)))
+        count -= len(lines)
+    return kept[::-1]
 
 
 def _in_order(records: list[Record]) -> str:

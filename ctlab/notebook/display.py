@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ..handles import Handles
     from ..lab import Lab
 
+# The result that the present cell's magic has streamed: shown already, so its value isn't shown once more.
+_streamed: object = None
+
 KEPT_TABLES = 20  # of one lab; the outputs of older ones stay as they are
 
 
@@ -84,7 +87,9 @@ class TableView:
 
 
 def show_table(table: Handles[Any]) -> None:
-    """Show Handles; those of a lab are kept up to date."""
+    """Show Handles; those of a lab are kept up to date. A terminal, where nothing can be replaced, has the plain text."""
+    if not has_kernel():
+        raise NotImplementedError  # the formatter's word for "not by me"
     view = TableView(table)
     view.show()
     if table.again is not None and table.lab is not None and not table.lab.gone:
@@ -98,9 +103,29 @@ def show_table(table: Handles[Any]) -> None:
 _seen: weakref.WeakKeyDictionary[Lab, int] = weakref.WeakKeyDictionary()
 
 
+def streamed(result: object) -> None:
+    """The magic of a statement has streamed this result: the cell doesn't show its value as well."""
+    global _streamed
+    _streamed = result
+
+
+def show_completed(result: object) -> None:
+    """Show nothing of a result that was streamed into this very cell; any other has its plain text."""
+    if result is not _streamed:
+        raise NotImplementedError
+
+
+def has_kernel() -> bool:
+    """Whether outputs can be replaced: in a terminal they can't."""
+    from IPython.core.getipython import get_ipython
+
+    return getattr(get_ipython(), "kernel", None) is not None
+
+
 def after_cell(*_: object) -> None:
     """After each cell: bring the outputs of every lab that changed up to date."""
-    if "ctlab.lab" not in sys.modules:
+    streamed(None)
+    if "ctlab.lab" not in sys.modules or not has_kernel():
         return
     for lab in labs.running():
         if _seen.get(lab) != lab.changes:

@@ -52,7 +52,9 @@ def _place(shell: Any, frame: Any, line: int) -> str:
     raw = _raw_cell(shell, label[1])
     number = line_typed(transformed, raw.splitlines(), line) if raw else line
     source = raw.splitlines()[number - 1] if raw and number <= len(raw.splitlines()) else ""
-    source = source.strip() or typed(linecache.getline(name, line))
+    source = source.strip()
+    if not source or source.endswith("\\"):
+        source = typed(linecache.getline(name, line))
     return f"at {' '.join(label)}, line {number}: {source}"
 
 

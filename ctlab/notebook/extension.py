@@ -26,8 +26,9 @@ def load(shell: Any) -> None:
     shell.Completer.custom_matchers.append(matcher)
     after_cell = display.after_cell
     shell.events.register("post_run_cell", after_cell)
-    tables = shell.display_formatter.ipython_display_formatter
-    tables.for_type("ctlab.handles.Handles", display.show_table)
+    formatter = shell.display_formatter.ipython_display_formatter
+    formatter.for_type("ctlab.handles.Handles", display.show_table)
+    formatter.for_type("ctlab.completed.Completed", display.show_completed)
     ticks.hook()
     setattr(shell, _KEY, (made, matcher, after_cell))
 
@@ -53,7 +54,7 @@ def unload(shell: Any) -> None:
         shell.events.unregister("post_run_cell", after_cell)
     except ValueError:
         pass  # the shell's events were reset
-    _forget_tables(shell)
+    _forget_formatters(shell)
     if "ctlab.labs" in sys.modules:
         from . import display
 
@@ -61,16 +62,14 @@ def unload(shell: Any) -> None:
     ticks.unhook()
 
 
-def _forget_tables(shell: Any) -> None:
+def _forget_formatters(shell: Any) -> None:
     formatter = shell.display_formatter.ipython_display_formatter
-    for forget in (lambda: formatter.pop("ctlab.handles.Handles"), lambda: formatter.pop(_handles())):
-        try:
-            forget()
-        except KeyError:
-            pass  # a name becomes a class as soon as one is shown
-
-
-def _handles() -> type[Any]:
-    from ..handles import Handles
-
-    return Handles
+    for module, name in (("ctlab.handles", "Handles"), ("ctlab.completed", "Completed")):
+        # Registered by name; the formatter turns the name into the class when it first meets one.
+        found = getattr(sys.modules.get(module), name, None)
+        for key in (f"{module}.{name}", found):
+            if key is not None:
+                try:
+                    formatter.pop(key)
+                except KeyError:
+                    pass

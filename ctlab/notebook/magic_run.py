@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from ..completed import Completed
 from ..errors import BadInput, ProgramFailed
 from .commands.kinds import is_expected
-from .display import CellSink
+from .display import CellSink, streamed
 from .errors_view import Interrupted
-from .magic_context import Context
+from .magic_context import Context, is_statement
 
 if TYPE_CHECKING:
     from ..container import Container
@@ -100,6 +100,8 @@ def _finish(context: Context, completed: Completed, sink: CellSink, where: str) 
     sink.finish(where)
     context.keep(completed)
     expect = context.option("expect", (0,))
+    if is_statement(context.shell):
+        streamed(completed)
     if not is_expected(completed.returncode, expect):
         wanted = "" if expect == (0,) else f" (--expect {_words(expect)})"
         raise ProgramFailed(completed.failure() + wanted)

@@ -203,7 +203,7 @@ class Topology:
         Does nothing if nothing has changed since it was last stored.
         """
         with self._lock:
-            if self._display_id is None or self._stored == self._signature():
+            if self._display_id is None or self._stored == self._signature() or not _has_kernel():
                 return
             self._stored = self._signature()
             bundle, display_id = self._repr_mimebundle_(), self._display_id

@@ -27,7 +27,7 @@ def node_operation(operation: ops.Operation, netns: str = '"$pid"') -> list[str]
     """
     if isinstance(operation, ops.MakeBridge):
         made = f"ip link add name {quote(operation.name)}{_hardware(operation.mac, operation.mtu)} type bridge"
-        return [made, f"ip link set dev {quote(operation.name)} addrgenmode none up"]
+        return [made, *_up(operation.name)]
     if isinstance(operation, ops.MakeVeth):
         return _veth(operation, netns)
     if isinstance(operation, ops.DeleteLink):
@@ -48,8 +48,7 @@ def node_operation(operation: ops.Operation, netns: str = '"$pid"') -> list[str]
 def inside_operation(operation: ops.Operation) -> list[str]:
     """The commands of one operation in a container's network namespace. Raises TypeError for another one."""
     if isinstance(operation, ops.LinkUp):
-        mode = "" if operation.name == "lo" else " addrgenmode none"
-        return [f"ip link set dev {quote(operation.name)}{mode} up"]
+        return [f"ip link set dev {quote(operation.name)} up"] if operation.name == "lo" else _up(operation.name)
     if isinstance(operation, ops.AddAddress):
         return [_address(operation)]
     if isinstance(operation, ops.AddRoute):
@@ -96,14 +95,18 @@ def _hardware(mac: str, mtu: int) -> str:
     return (f" address {quote(mac)}" if mac else "") + (f" mtu {mtu}" if mtu else "")
 
 
+def _up(name: str, settings: str = "") -> list[str]:
+    """Up, without an IPv6 link-local address: two commands, since the kernel does "up" first where one asks for both."""
+    return [f"ip link set dev {quote(name)} addrgenmode none", f"ip link set dev {quote(name)}{settings} up"]
+
+
 def _veth(operation: ops.MakeVeth, netns: str) -> list[str]:
     made = (
         f"ip link add name {quote(operation.name)}{_hardware(operation.mac, operation.mtu)}"
         f" master {quote(operation.bridge)} type veth"
         f" peer name {quote(operation.peer)}{_hardware(operation.peer_mac, operation.mtu)} netns {netns}"
     )
-    alias = f" alias {quote(operation.alias)}" if operation.alias else ""
-    return [made, f"ip link set dev {quote(operation.name)}{alias} addrgenmode none up"]
+    return [made, *_up(operation.name, f" alias {quote(operation.alias)}" if operation.alias else "")]
 
 
 def _sysctl(operation: ops.WriteSysctl) -> str:

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from ..kernel import cgroup, netlink, syscalls
+from ..kernel import capabilities, cgroup, netlink, syscalls
 from . import executor, inside, protocol, slot
 from .record import Slot
 from .tree import Tree
@@ -19,10 +19,13 @@ from .tree import Tree
 SPARE_PREFIX = "spare"  # reserved: these interfaces show up nowhere
 
 
+_DEFAULT = capabilities.mask(capabilities.DEFAULT)
+
+
 class Order:
     """What to make. `private` is the number of the container's private folder: kept when it is started again."""
 
-    __slots__ = ("again", "network_of", "operations", "private", "serial", "sibling", "spare")
+    __slots__ = ("again", "keep", "network_of", "operations", "private", "serial", "sibling", "spare")
 
     def __init__(
         self,
@@ -31,6 +34,7 @@ class Order:
         *,
         private: int | None = None,
         network_of: int = -1,
+        keep: int = _DEFAULT,
         spare: bool = False,
         sibling: bool = False,
     ) -> None:
@@ -39,6 +43,7 @@ class Order:
         self.again = private is not None
         self.private = serial if private is None else private
         self.network_of = network_of  # pidfd or namespace descriptor of the network namespace to join
+        self.keep = keep  # capabilities of the bounding set
         self.spare = spare
         self.sibling = sibling  # the new process is our sibling, not our child: the nursery makes the supervisor's
 
@@ -93,7 +98,7 @@ def _clone(order: Order, made: Slot, single_id: bool) -> None:
             folder.join(cloned)
 
     newborn = slot.Birth(
-        theirs, order.operations, order.private, join, single_id, (out_write, err_write), order.network_of
+        theirs, order.operations, order.private, join, single_id, (out_write, err_write), order.network_of, order.keep
     )
     try:
         made.pid, made.pidfd = syscalls.clone3(flags, clone_into, sibling=order.sibling)

@@ -294,8 +294,8 @@ def _readable(seconds: float, descriptor: int) -> bool:
 
 
 def _memfile() -> BinaryIO:
-    """A file in memory for what the keeper has to say if it fails; no other descriptor than this one is needed for it."""
-    return os.fdopen(os.memfd_create("ctlab-keeper-errors", os.MFD_CLOEXEC), "rb+", buffering=0)  # type: ignore[return-value]
+    """A file in memory for what the keeper has to say if it fails."""
+    return os.fdopen(os.memfd_create("ctlab-keeper-errors", os.MFD_CLOEXEC), "rb+", buffering=0)
 
 
 def _limit() -> str:

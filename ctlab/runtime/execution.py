@@ -144,7 +144,7 @@ def _child(
         if message["tty"]:
             masters, (out, err) = slot.terminals()
             protocol.send(status, {"terminals": True}, masters)
-            streams = [streams[0], out, err]
+            streams = [streams[0], out, err, *streams[3:]]
         if len(streams) < 3:
             streams = [*streams, *[os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)] * (3 - len(streams))]
         program.set_up_streams(streams)

@@ -8,7 +8,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
-from ..kernel import netlink, syscalls
+from ..kernel import capabilities, netlink, syscalls
 from ..plan import ops
 from . import inside, pool, protocol
 from .log_ring import LogRing
@@ -68,10 +68,10 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
     sent = [*mounts, *call.descriptors]
     try:
         if slot.spare is not None:  # its links are there already: the inside is configured while we do the node's side
-            protocol.send(slot.status, orders, sent)
+            _order(slot, orders, sent)
         record.node_undo = supervisor.node.perform(operations, peer_pid=slot.pid, spare=slot.spare)
         if slot.spare is None:
-            protocol.send(slot.status, orders, sent)
+            _order(slot, orders, sent)
     finally:
         for mount in mounts:
             os.close(mount)
@@ -83,6 +83,21 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
     record.links = message["links"]
     if message["endpoints"]:
         supervisor.services.name(record.name, message["endpoints"])
+
+
+def _order(slot: Slot, orders: dict[str, Any], mounts: list[int]) -> None:
+    """Send a first process its orders; if it has died already, raise what it said last."""
+    try:
+        protocol.send(slot.status, orders, mounts)
+    except BrokenPipeError:
+        said, _, _ = protocol.receive(slot.status)
+        if said is None or "error" not in said:
+            raise
+        raise _refuse(said["error"], said["message"], said["errno"]) from None
+
+
+# Where an encoded Execute has its capabilities: behind its own name.
+_CAPABILITIES = 1 + ops.Execute._fields.index("capabilities")
 
 
 def _make_slot(supervisor: Supervisor, message: dict[str, Any], record: Record, again: bool) -> Slot:
@@ -98,7 +113,12 @@ def _make_slot(supervisor: Supervisor, message: dict[str, Any], record: Record, 
             if joined < 0:
                 raise _refuse("StateError", "the container whose network is to be shared isn't running")
     try:
-        return supervisor.pool.make(operations, private=record.private if again else None, network_of=joined)
+        return supervisor.pool.make(
+            operations,
+            capabilities.mask(message["inside"][-1][_CAPABILITIES]),
+            private=record.private if again else None,
+            network_of=joined,
+        )
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EAGAIN, errno.ENOMEM):
             raise _refuse(

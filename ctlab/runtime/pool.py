@@ -84,9 +84,9 @@ class Pool:
         self._next += 1
         return self._next
 
-    def make(self, operations: list[Any], *, private: int | None = None, network_of: int = -1) -> Slot:
-        """Make a slot here and now."""
-        order = birth.Order(operations, self.number(), private=private, network_of=network_of)
+    def make(self, operations: list[Any], keep: int, *, private: int | None = None, network_of: int = -1) -> Slot:
+        """Make a slot here and now; `keep`: its capabilities."""
+        order = birth.Order(operations, self.number(), private=private, network_of=network_of, keep=keep)
         return birth.make(
             order, self._supervisor.folders, self._supervisor.node_link, single_id=self._supervisor.single_id
         )

@@ -94,14 +94,17 @@ def resolve_user(user: str) -> tuple[int, int, list[int], str]:
     return uid, gid, sorted({gid, *extra}), home
 
 
-def become(user: str, keep: int, *, single_id: bool) -> str:
+def become(user: str, keep: int, *, single_id: bool, bounded: bool = False) -> str:
     """Take the user's ids and give up every capability outside `keep`; returns the home folder.
+
+    `bounded`: the bounding set is `keep` already.
 
     A user other than root keeps no capability at all (they are in the bounding set only, as with Docker).
     """
     uid, gid, groups, home = resolve_user(user)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # until exec nobody inside may look into this process
-    capabilities.drop_bounding(keep)
+    if not bounded:
+        capabilities.drop_bounding(keep)
     if single_id:
         if (uid, gid) != (0, 0):
             raise ProgramError(

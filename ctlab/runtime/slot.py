@@ -35,6 +35,7 @@ class Birth:
         single_id: bool,
         streams: tuple[int, int],
         network_of: int = -1,
+        keep: int = 0,
     ) -> None:
         self.status = status
         self.operations = operations
@@ -43,6 +44,7 @@ class Birth:
         self.single_id = single_id
         self.streams = streams
         self.network_of = network_of
+        self.keep = keep  # the capabilities that the bounding set is to have
 
 
 def run(birth: Birth) -> NoReturn:
@@ -89,6 +91,8 @@ def _live(birth: Birth) -> None:
     link = netlink.Netlink()
     if "net" in unshare.kinds:
         inside.configure_network(link, [ops.LinkUp("lo")])
+    capabilities.drop_bounding(birth.keep)  # what this process holds itself stays until it becomes the program
+    program.default_signals()
     orders, mounts_given, _ = protocol.receive(birth.status)
     if orders is not None and "spare" in orders:
         # Both ends are up long before they are used: a link that has just come up drops what is sent through it
@@ -160,16 +164,15 @@ def _become(
             _be_init(birth, execute, keep, child)
     elif not execute.argv:
         _be_init(birth, execute, keep, 0)
-    program.become(execute.user, keep, single_id=birth.single_id)
+    program.become(execute.user, keep, single_id=birth.single_id, bounded=True)
     program.enter_folder(execute.workdir)
     if child == 0 and execute.init:
         os.setsid()
-    program.default_signals()
     program.execute(execute.argv, variables)
 
 
 def _be_init(birth: Birth, execute: ops.Execute, keep: int, child: int) -> NoReturn:
-    program.become("0", keep, single_id=birth.single_id)
+    program.become("0", keep, single_id=birth.single_id, bounded=True)
     _close_all_but(set())
     status = program.reap_until(child)
     if os.WIFSIGNALED(status):

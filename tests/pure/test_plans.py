@@ -1,0 +1,241 @@
+"""Plans as commands against golden files, and what holds for every one of them.
+
+To write the golden files anew: ``UPDATE_GOLDEN=1 pytest tests/pure/test_plans.py``, then read the difference.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ctlab.kernel.capabilities import DEFAULT
+from ctlab.plan import limits as limits_plan
+from ctlab.plan import network, ops, rootfs
+from ctlab.plan.limits import Limits
+from ctlab.plan.render import (
+    Commands,
+    container_commands,
+    detach_commands,
+    endpoint_commands,
+    network_commands,
+    node_commands,
+    operation_commands,
+)
+from ctlab.spec import EndpointSpec, NetworkSpec
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "plans"
+# A merged-/usr machine, a machine before that, and one without /opt.
+MERGED = {
+    "bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64", "usr": "folder", "etc": "folder",
+    "opt": "folder", "home": "folder",
+}  # fmt: skip
+SPLIT = {"bin": "folder", "sbin": "folder", "lib": "folder", "usr": "folder", "etc": "folder"}
+LONG = "a-network-with-a-name-of-sixty-three-characters-which-is-allowed"[:63]
+FOREIGN = "Bürö/网络"
+
+BLUE = EndpointSpec("blue", 0, "eth0", "02:42:0a:0a:00:02", ("10.10.0.2/24",), ("10.10.0.1",))
+GREEN = EndpointSpec("green", 1, "eth1", "02:42:0a:14:00:02", ("10.20.0.2/24", "fd00:20::2/64"), (), 1400)
+SIX = EndpointSpec(LONG, 0, "eth0", "02:00:00:00:00:06", ("fd00:6::2/64",), ("fd00:6::1",))
+NARROW = EndpointSpec("wire", 0, "eth0", "02:42:0a:1e:00:01", ("10.30.0.1/31",), ("10.30.0.0",))
+
+
+def execute(*argv: str, **changes: object) -> ops.Execute:
+    made = ops.Execute(
+        list(argv), ["PATH=/usr/bin:/bin", "TERM=xterm", "HOSTNAME=web", "HOME="], "/", "0", list(DEFAULT), False, False,
+        False,
+    )  # fmt: skip
+    return made._replace(**changes)
+
+
+def container(
+    name: str = "web",
+    image: str = "system",
+    top: dict[str, str] | None = None,
+    endpoints: tuple[EndpointSpec, ...] = (),
+    binds: tuple[ops.Bind, ...] = (),
+    run: ops.Execute | None = None,
+    limits: Limits | None = None,
+    version: str = "v1",
+    network_of: str | None = None,
+    own_network: bool = True,
+) -> list[str]:
+    """The script of a container as the handles ask for it."""
+    prepare = rootfs.prepare(image, MERGED if top is None else top)
+    if not own_network:
+        prepare = [ops.Unshare([kind for kind in rootfs.NAMESPACES if kind != "net"]), *prepare[1:]]
+    in_node: list[ops.Operation] = []
+    inside: list[ops.Operation] = [ops.Hostname(name)]
+    for endpoint in endpoints:
+        outer, inner = network.attach(12, name, endpoint)
+        in_node += outer
+        inside += inner
+    inside += [
+        ops.WriteFile("/etc/hostname", f"{name}\n", 0o644),
+        ops.WriteFile("/etc/hosts", "127.0.0.1 localhost\n10.10.0.2 web\n", 0o644),
+        ops.WriteFile("/etc/resolv.conf", "nameserver 10.10.0.1\noptions timeout:1\n", 0o644),
+        *binds,
+        run or execute("sleep", "60"),
+    ]
+    writes = limits_plan.plan(limits, version) if limits else []
+    base = "/sys/fs/cgroup"
+    paths = {w.controller: f"{base}/{name}" if version == "v2" else f"{base}/{w.controller}/{name}" for w in writes}
+    return container_commands(name, prepare, in_node, inside, writes, paths, network_of=network_of)
+
+
+ALL_LIMITS = Limits(cpus=0.5, cpu_shares=512, cpuset_cpus="0-1", memory_bytes=64 << 20, pids_limit=10)
+CASES = {
+    "network-ipv4": lambda: network_commands(NetworkSpec("blue", "bridge", ("10.10.0.0/24",), ("10.10.0.1/24",))),
+    "network-ipv6-long-name": lambda: network_commands(NetworkSpec(LONG, "bridge", ("fd00:6::/64",), ("fd00:6::1/64",))),
+    "network-dual-mtu-internal": lambda: network_commands(
+        NetworkSpec("green", "bridge", ("10.20.0.0/24", "fd00:20::/64"), ("10.20.0.1/24", "fd00:20::1/64"), 1400, True)
+    ),
+    "network-foreign-name": lambda: network_commands(
+        NetworkSpec(FOREIGN, "bridge", ("10.30.0.0/31",), ("10.30.0.0/31",))
+    ),
+    "network-none": lambda: network_commands(NetworkSpec("none", "none")),
+    "node": lambda: node_commands(network.node()),
+    "connect": lambda: endpoint_commands("web", *network.attach(12, "web", GREEN)),
+    "disconnect": lambda: detach_commands("web", network.detach(12, GREEN)),
+    "disconnect-moves-the-default-route": lambda: detach_commands(
+        "web", network.detach(12, BLUE), [ops.AddRoute("eth1", "default", "10.20.0.1"),
+                                          ops.AddRoute("eth1", "::/0", "fd00:20::1")],
+    ),
+    "container-on-a-network": lambda: container(endpoints=(BLUE,)),
+    "container-on-two-networks": lambda: container(endpoints=(BLUE, GREEN)),
+    "container-ipv6-long-name": lambda: container("c-" + LONG[:60], endpoints=(SIX,)),
+    "container-foreign-name": lambda: container(FOREIGN, endpoints=(NARROW,)),
+    "container-without-network": lambda: container(run=execute()),
+    "container-on-the-nodes-network": lambda: container(own_network=False),
+    "container-on-anothers-network": lambda: container(own_network=False, network_of="db"),
+    "container-limits-v1": lambda: container(limits=ALL_LIMITS, version="v1"),
+    "container-limits-v2": lambda: container(limits=ALL_LIMITS, version="v2"),
+    "container-mounts": lambda: container(
+        binds=(
+            ops.Bind("/srv/pages", "/srv/www", False),
+            ops.Bind("/home/ann/it's a file.txt", "/etc/a file", True),
+            ops.Bind("/tmp/x", "/-x", True),
+            ops.Bind("/", "/host", True),
+        ),
+        run=execute("cat", "/etc/a file", read_only_root=True, workdir="/srv/www"),
+    ),
+    "container-split-usr": lambda: container(top=SPLIT, endpoints=(BLUE,)),
+    "container-user": lambda: container(run=execute("id", user="nobody", capabilities=["CHOWN", "SETUID"])),
+    "container-user-and-group": lambda: container(
+        run=execute("id", user="1000:1000", environment=["PATH=/bin", "HOME=/tmp", "A=b c", "Ü=$x `y`"])
+    ),
+    "container-init-and-terminal": lambda: container(
+        run=execute("sh", "-c", "echo 'a'\nEND\necho \"$HOME\"", init=True, tty=True, user="ann")
+    ),
+    "image-folder": lambda: container(image="/images/alpine", endpoints=(BLUE,), run=execute("/bin/sh", workdir="/srv")),
+    "image-archive": lambda: container(image="/srv/my images/x.tar.gz", run=execute("/bin/sh", init=True)),
+    "image-folder-odd-path": lambda: container(image="/srv/a,b:c", run=execute("/bin/sh", capabilities=[])),
+    "image-folder-user": lambda: container(
+        image="/images/alpine", run=execute("/bin/id", user="daemon"), limits=Limits(pids_limit=1), version="v2"
+    ),
+    "image-scratch": lambda: container(image="scratch", run=execute()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_text_is_the_golden_one(case: str) -> None:
+    text = str(Commands(CASES[case]())) + "\n"
+    path = GOLDEN / f"{case}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+def test_every_golden_file_has_its_case() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == set(CASES)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_shell_can_parse_it_and_its_here_document(case: str) -> None:
+    text = str(Commands(CASES[case]()))
+    subprocess.run(["sh", "-n"], input=text, text=True, check=True, capture_output=True)
+    document = re.search(r"<< '(\w+)' &\n(.*)\n\1$", text, re.DOTALL)
+    assert (document is not None) == case.startswith(("container-", "image-"))
+    if document:
+        subprocess.run(["sh", "-n"], input=document[2], text=True, check=True, capture_output=True)
+        assert f"\n{document[1]}\n" not in document[2], "the document would end early"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_first_line_says_where_to_type_it(case: str) -> None:
+    first = CASES[case]()[0]
+    assert first.startswith("# ")
+    assert "node" in first or case == "network-none"
+
+
+def test_plans_are_the_same_twice_and_know_no_machine() -> None:
+    for case, make in CASES.items():
+        assert make() == make(), case
+
+
+def test_commands_are_shown_as_they_are() -> None:
+    commands = Commands(["# a", "", "ip link"])
+    assert repr(commands) == str(commands) == "# a\n\nip link"
+    assert commands.lines == ["# a", "", "ip link"]
+    assert Commands("").lines == []
+    assert Commands("x") == "x" and isinstance(Commands("x"), str)
+
+
+words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=12)
+
+
+@given(st.lists(words, min_size=1, max_size=4), words)
+def test_words_reach_the_program_as_they_were_given(argv: list[str], value: str) -> None:
+    """The last line is read back by a POSIX splitter: nothing that was given is a shell's word or lost."""
+    lines = container(run=execute("prog", *argv, environment=[f"A={value}", "HOME=/"]))
+    body = "\n".join(lines)
+    line = body[body.index("\nexec env") :]
+    found = shlex.split(line[: line.rindex(" < /dev/null")])
+    assert found[found.index("--") + 1 :] == ["prog", *argv]
+    assert f"A={value}" in found
+
+
+@given(st.sampled_from(["MakeBridge", "AddAddress", "WriteFile", "Bind", "Hostname", "DeleteLink"]), words)
+def test_odd_words_of_any_operation_stay_one_word(kind: str, word: str) -> None:
+    operation: ops.Operation
+    if kind == "MakeBridge":
+        operation = ops.MakeBridge(word, "02:00:00:00:00:01", 1500)
+    elif kind == "AddAddress":
+        operation = ops.AddAddress(word, "10.0.0.1/24")
+    elif kind == "WriteFile":
+        operation = ops.WriteFile("/etc/x", word, 0o600)
+    elif kind == "Bind":
+        operation = ops.Bind("/" + word, "/srv/x", True)
+    elif kind == "Hostname":
+        operation = ops.Hostname(word)
+    else:
+        operation = ops.DeleteLink(word)
+    text = "\n".join(operation_commands(operation))
+    found = shlex.split(text.replace(";", " ; "))
+    wanted = {"WriteFile": word.rstrip("\n").split("\n")[0], "Bind": "/" + word}.get(kind, word)
+    assert wanted.replace(";", " ; ") in found
+
+
+def test_each_operation_has_commands_or_a_comment() -> None:
+    everything = [
+        *network.node(), *network.create(NetworkSpec("b", "bridge", ("10.0.0.0/24",), ("10.0.0.1/24",))),
+        *network.attach(1, "web", GREEN)[0], *network.attach(1, "web", BLUE)[1], *network.detach(1, BLUE),
+        *rootfs.prepare("system", MERGED), *rootfs.prepare("scratch", {}), *rootfs.prepare("/images/x", {}),
+        ops.Bind("/a", "/b", True), ops.Hostname("x"), execute("true"), ops.Limit("cpu", "cpu.max", "max 100000"),
+    ]  # fmt: skip
+    assert {type(one).__name__ for one in everything} == set(ops._KINDS)
+    for operation in everything:
+        lines = operation_commands(operation)
+        assert lines and all(lines), operation
+        subprocess.run(["sh", "-n"], input="\n".join(lines), text=True, check=True, capture_output=True)
+
+
+def test_a_container_without_its_program_is_refused() -> None:
+    with pytest.raises(TypeError, match="Execute"):
+        container_commands("web", rootfs.prepare("scratch", {}), [], [ops.Hostname("web")], [], {})
