@@ -1,6 +1,6 @@
 """Bar 1: `Lab.run(["/bin/true"])` + wait, on a bridge with address and limits, beside `unshare` and the runtimes.
 
-Back to back and with 20 ms of idling before each start. `remove()` isn't part of the figure (a peer's
+Back to back (20 in a row: more than a lab keeps ready) and with 20 ms of idling before each start. `remove()` isn't part of the figure (a peer's
 clean-up after the program's end is in the peer's: no peer can be had without it); the row "with remove" has both.
 """
 
@@ -27,7 +27,7 @@ def _sampler(worker: Worker, pause: float, **arguments: bool) -> Sample:
 def measure(quick: bool) -> Report:
     """Both pacings; podman a few times only (0.2 s each)."""
     report = Report("start")
-    rounds, turn = (4, 5) if quick else (10, 8)
+    rounds, turn = (3, 8) if quick else (5, 20)
     with ExitStack() as stack:
         own = open_lab(stack, report)
         names = ("unshare", "crun", "runc", "bubblewrap")

@@ -11,6 +11,7 @@ from .names import key
 from .network import Network
 from .plan import network as network_plan
 from .plan import ops
+from .spec import NetworkSpec
 from .starting import attach_message, detach_message
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def existing_network(lab: Lab, old: Network, spec: Any, any_subnet: bool, exists: str | None) -> Network | None:
     """The rule for a network created again: kept when it is the same, re-made when nothing else hangs on it."""
-    same = old.spec == spec or (any_subnet and old.spec.driver == spec.driver and old.spec.mtu == spec.mtu)
+    same = old.spec == spec or (any_subnet and _alike(old.spec, spec))
     if exists == "keep":
         return old
     if exists == "error" or (exists is None and ticks.same(old.tick)):
@@ -39,6 +40,12 @@ def existing_network(lab: Lab, old: Network, spec: Any, any_subnet: bool, exists
     remove_network(lab, old)
     lab.say(f"replaced network {old.name} ({old.cell})")
     return None
+
+
+def _alike(old: NetworkSpec, new: NetworkSpec) -> bool:
+    """Whether two networks differ at most in the subnets that were chosen for them."""
+    versions = [sorted(":" in subnet for subnet in spec.subnets) for spec in (old, new)]
+    return (old.driver, old.mtu, old.internal, versions[0]) == (new.driver, new.mtu, new.internal, versions[1])
 
 
 def connect(lab: Lab, net: Network, container: Container, ip: Any, ip6: Any, mac: Any) -> Container:

@@ -125,6 +125,12 @@ def write(container: Container, path: str, content: bytes, mode: int) -> str:
     return f"{container.name}:{path}"
 
 
+def names(container: Container, folder: str) -> list[str]:
+    """The names in a folder of the container, folders with a slash at the end; none if it isn't one."""
+    found: list[str] = container.lab._call({"do": "names", "id": container.id, "path": folder})["names"]
+    return found
+
+
 def _put(container: Container, folder: str, pack: Any) -> None:
     try:
         _exchange(container, "copy_in", folder, pack, read=False)

@@ -29,8 +29,17 @@ def explain_container(lab: Lab, container: Container) -> list[str]:
     writes = limits_plan.plan(spec.limits, version) if version != "none" else []
     paths = {write.controller: _cgroup_path(lab, write.controller, version, container.name) for write in writes}
     return container_commands(
-        container.name, prepare, node_operations(container), inside_operations(container), writes, paths
-    )
+        container.name, prepare, node_operations(container), inside_operations(container), writes, paths,
+        network_of=_shared_with(lab, spec.network_mode),
+    )  # fmt: skip
+
+
+def _shared_with(lab: Lab, mode: str) -> str | None:
+    """The name of the container whose network is shared; None if it is no one's."""
+    kind, _, container_id = mode.partition(":")
+    if kind != "container":
+        return None
+    return next((one.name for one in lab._containers.values() if one.id == container_id), container_id)
 
 
 def _cgroup_path(lab: Lab, controller: str, version: str, name: str) -> str:

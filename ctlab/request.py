@@ -9,16 +9,11 @@ from typing import Any
 
 from . import units
 from .errors import BadInput, NotFound, Unsupported
-from .kernel.capabilities import DEFAULT, NUMBER
+from .kernel.capabilities import DEFAULT, GRANTABLE, NUMBER
 from .names import check_name, did_you_mean, nearest, parse_signal
 from .plan.limits import Limits
 from .spec import ContainerSpec, MountSpec
 
-# What a container may ask for beyond the default set; the rest would need --privileged, which is not there yet.
-_GRANTABLE = (
-    "NET_ADMIN", "NET_RAW", "SYS_PTRACE", "SYS_NICE", "SYS_RESOURCE", "IPC_LOCK", "MKNOD", "AUDIT_WRITE",
-    "DAC_READ_SEARCH", "SYS_TIME", "LEASE", "NET_BROADCAST", "SETPCAP", *DEFAULT,
-)  # fmt: skip
 
 KEYWORDS = frozenset(
     {
@@ -196,7 +191,7 @@ def capabilities(add: Iterable[str], drop: Iterable[str]) -> tuple[str, ...]:
         name = word.upper().removeprefix("CAP_")
         if name not in NUMBER:
             raise BadInput(f"--cap-add {word}: no such capability{did_you_mean(name, NUMBER)}")
-        if name not in _GRANTABLE:
+        if name not in GRANTABLE:
             raise Unsupported(
                 f"--cap-add {name} needs --privileged, which isn't in ctlab: it would reach the whole lab"
             )

@@ -20,6 +20,12 @@ DEFAULT = (
     "SETUID", "SYS_CHROOT",
 )  # fmt: skip
 
+# What a container may ask for beyond the default set; the rest would reach the whole lab.
+GRANTABLE = (
+    "NET_ADMIN", "NET_RAW", "SYS_PTRACE", "SYS_NICE", "SYS_RESOURCE", "IPC_LOCK", "MKNOD", "AUDIT_WRITE",
+    "DAC_READ_SEARCH", "SYS_TIME", "LEASE", "NET_BROADCAST", "SETPCAP", *DEFAULT,
+)  # fmt: skip
+
 
 def mask(names: tuple[str, ...] | list[str]) -> int:
     """The bit mask of capability names (without ``CAP_``)."""

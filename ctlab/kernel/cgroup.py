@@ -240,12 +240,12 @@ class LabFolders:
             raise
         return made
 
-    def adopt(self, container_id: str) -> ContainerCgroup:
-        """The folder that another process made by `make` with the default controllers."""
+    def adopt(self, container_id: str, controllers: Iterable[str] | None = None) -> ContainerCgroup:
+        """The folder that another process made by `make` (with these version 1 controllers, else the default ones)."""
         adopted = ContainerCgroup(self, container_id)
         adopted.in_unified = self.unified is not None
-        wanted = set(v1.DEFAULT_CONTROLLERS)
-        if self.unified is not None:
+        wanted = set(v1.DEFAULT_CONTROLLERS if controllers is None else controllers)
+        if controllers is None and self.unified is not None:
             wanted.discard("freezer")
         adopted.controllers = {name: fd for name, fd in self.v1.items() if name in wanted}
         adopted._groups = {name: fd for name, fd in self.groups.items() if name in wanted}

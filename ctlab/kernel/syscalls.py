@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from collections.abc import Iterable
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc_gil = ctypes.PyDLL(None, use_errno=True)
@@ -130,7 +131,10 @@ def sethostname(name: str) -> None:
 
 
 _prctl = _libc.prctl
-_prctl.argtypes = (ctypes.c_int, *(ctypes.c_ulong,) * 4)  # so that a call builds no objects: it is made 30 times in a row
+_prctl.argtypes = (
+    ctypes.c_int,
+    *(ctypes.c_ulong,) * 4,
+)  # so that a call builds no objects: it is made 30 times in a row
 
 
 def prctl(option: int, argument: int = 0, argument3: int = 0) -> int:
@@ -172,6 +176,16 @@ def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
     )
 
 
+def close_all_but(keep: Iterable[int]) -> None:
+    """Close every descriptor above 2 that isn't in `keep`."""
+    previous = 2
+    for descriptor in sorted(keep):
+        if descriptor > previous + 1:
+            close_range(previous + 1, descriptor - 1)
+        previous = descriptor
+    close_range(previous + 1)
+
+
 class _CloneArgs(ctypes.Structure):
     _fields_ = tuple(
         (name, ctypes.c_uint64)
@@ -209,13 +223,13 @@ def clone3(flags: int, cgroup: int = -1, *, sibling: bool = False) -> tuple[int,
     return pid, pidfd.value
 
 
-def clone3_python(flags: int, cgroup: int = -1) -> tuple[int, int]:
+def clone3_python(flags: int, cgroup: int = -1, *, sibling: bool = False) -> tuple[int, int]:
     """Like `clone3`, with Python's fork hooks around it, for a child that goes on running Python."""
     api = ctypes.pythonapi
     api.PyOS_BeforeFork()
     pid = -1
     try:
-        pid, pidfd = clone3(flags, cgroup)
+        pid, pidfd = clone3(flags, cgroup, sibling=sibling)
     finally:
         if pid == 0:
             api.PyOS_AfterFork_Child()

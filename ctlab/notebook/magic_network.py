@@ -16,7 +16,7 @@ def create(context: Context) -> Any:
     }  # fmt: skip
     [name] = context.subjects
     if context.option("explain"):
-        from ..explaining import explain_network
+        from ..imagined import explain_network
 
         options.pop("exists", None)
         return explain_network(context.lab_or_none, name, **options)
@@ -42,7 +42,7 @@ def remove(context: Context) -> Any:
             if not context.option("force"):
                 raise
     if context.option("explain"):
-        from ..explaining import explain_removal
+        from ..imagined import explain_removal
 
         return explain_removal(found)
     for network in found:
@@ -69,7 +69,7 @@ def connect(context: Context) -> Any:
     network = context.lab._network(name)
     asked = {key: context.option(key) for key in ("ip", "ip6", "mac_address")}
     if context.option("explain"):
-        from ..explaining import explain_connect
+        from ..imagined import explain_connect
 
         return explain_connect(network, context.lab[container], **asked)
     return network.connect(container, **asked)
@@ -80,7 +80,7 @@ def disconnect(context: Context) -> Any:
     name, container = context.subjects
     network, handle = context.lab._network(name), context.lab[container]
     if context.option("explain"):
-        from ..explaining import explain_disconnect
+        from ..imagined import explain_disconnect
 
         return explain_disconnect(network, handle)
     if context.option("force") and all(endpoint.network != network.name for endpoint in handle.endpoints):
@@ -92,7 +92,7 @@ def prune(context: Context) -> Any:
     """`%network prune`: the names of what went."""
     found = [network for network in context.lab.networks if not network.containers]
     if context.option("explain"):
-        from ..explaining import explain_removal
+        from ..imagined import explain_removal
 
         return explain_removal(found)
     for network in found:

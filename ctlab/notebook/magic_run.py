@@ -37,7 +37,7 @@ def run(context: Context) -> Any:
     shown = not detached and not idles
     keywords["tty"] = bool(context.option("tty")) or (shown and not context.option("no_tty"))
     if context.option("explain"):
-        from ..explaining import explain_run
+        from ..imagined import explain_run
 
         return explain_run(context.lab_or_none, command, keywords)
     if shown and keywords.get("count", 1) > 1:

@@ -120,8 +120,11 @@ def _root(
     lines += root_commands(making[first_mount:first_mask], place, fresh)
     lines += ["", "# what is nobody's business in a container: hidden, or read-only"]
     lines += root_commands(making[first_mask:last_mask], place, fresh)
-    lines += root_commands(making[last_mask:], place, fresh)
     names = [one for one in inside if isinstance(one, ops.Hostname | ops.WriteFile | ops.Folder)]
+    # A file that is made empty first, for a container that nobody has asked for yet, is written once here.
+    written = {one.path for one in names if isinstance(one, ops.WriteFile)}
+    rest = [one for one in making[last_mask:] if not (isinstance(one, ops.WriteFile) and one.path in written)]
+    names = [*rest, *names]
     if names:
         lines += ["", "# who it is", *root_commands(names, place, fresh)]
     binds = [one for one in inside if isinstance(one, ops.Bind)]

@@ -103,15 +103,15 @@ def _lookup(user: str, passwd: str, groups: str) -> list[str]:
     name, _, group = user.partition(":")
     entry = f"awk -F: -v u={quote(name)} '$1 == u || $3 == u {{ print; exit }}' {passwd}"
     lines = [
-        f"entry=$({entry})",
+        f"entry=$({entry} || :)",
         f'[ -n "$entry" ] || entry={quote(f"{name}::{name}:0::/:")}',
         'uid=$(echo "$entry" | cut -d: -f3) gid=$(echo "$entry" | cut -d: -f4) home=$(echo "$entry" | cut -d: -f6)',
     ]
     if group:
         found = f"awk -F: -v g={quote(group)} '$1 == g || $3 == g {{ print $3; exit }}' {groups}"
-        return [*lines, f"gid=$({found}); gid=${{gid:-{quote(group)}}} groups=$gid"]
+        return [*lines, f"gid=$({found} || :); gid=${{gid:-{quote(group)}}} groups=$gid"]
     return [
         *lines,
         'login=$(echo "$entry" | cut -d: -f1)',
-        "groups=$gid$(awk -F: -v u=\"$login\" '(\",\" $4 \",\") ~ (\",\" u \",\") { printf \",%s\", $3 }' " + f"{groups})",
+        "groups=$gid$(awk -F: -v u=\"$login\" '(\",\" $4 \",\") ~ (\",\" u \",\") { printf \",%s\", $3 }' " + f"{groups} || :)",
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import socket
 import stat
@@ -207,4 +208,24 @@ def kind(supervisor: Supervisor, call: Call) -> None:
     _in_child(supervisor, call, work, record)
 
 
-VERBS = {"kind": kind, "copy_out": copy_out, "copy_in": copy_in, "image": image}
+MOST_NAMES = 1000
+
+
+def names(supervisor: Supervisor, call: Call) -> None:
+    """The names in a folder of the container, folders with a slash at the end; for completion, so never all of many."""
+    record = execution.running(supervisor, call.message["id"], "look")
+
+    def work() -> dict[str, Any]:
+        execution.enter(record, syscalls.CLONE_NEWNS)
+        try:
+            descriptor = _open_inside(call.message["path"], os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            return {"names": []}
+        with os.scandir(descriptor) as entries:
+            found = [entry.name + ("/" if entry.is_dir() else "") for entry in itertools.islice(entries, MOST_NAMES)]
+        return {"names": sorted(found)}
+
+    _in_child(supervisor, call, work, record)
+
+
+VERBS = {"kind": kind, "names": names, "copy_out": copy_out, "copy_in": copy_in, "image": image}

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import socket
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
-from ..kernel import capabilities, syscalls
-from . import program, protocol, slot
-from .record import Record, returncode
+from ..kernel import syscalls
+from . import protocol
+from .record import Record, Runner
 
 if TYPE_CHECKING:
     from .supervisor import Call, Supervisor
@@ -81,100 +79,67 @@ def enter(record: Record, flags: int = _NAMESPACES) -> None:
 
 
 def execute(supervisor: Supervisor, call: Call) -> None:
-    """Run a program in a container; the answer is its status. With a terminal, a first answer carries the masters."""
+    """Give a runner the order to run a program; it answers the caller itself, with the program's status."""
     message = call.message
     record = running(supervisor, message["id"], "exec")
-    ours, theirs = protocol.pair()
-    pid, pidfd = clone_inside(supervisor, record)
-    if pid == 0:
-        _child(supervisor, record, message, call.descriptors, theirs)
-    theirs.close()
-    call.close_descriptors()
-    supervisor.executions[message["execution"]] = pidfd
-
-    def status() -> None:
-        answer, descriptors, _ = protocol.receive(ours)
-        if answer is None:
-            supervisor.off(ours.fileno())
-            ours.close()
-            if message["detached"]:
-                call.reply({"started": True})
-        elif "terminals" in answer:
-            call.reply({"started": True}, descriptors)
-            for descriptor in descriptors:
-                os.close(descriptor)
-        else:
-            failed.append(answer)
-
-    failed: list[dict[str, Any]] = []
-
-    def ended() -> None:
-        state = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
-        if state is None:
-            return
-        while ours.fileno() >= 0:
-            status()
-        supervisor.off(pidfd)
-        os.close(pidfd)
-        supervisor.executions.pop(message["execution"], None)
-        if failed:
-            call.reply(failed[0])
-        elif message["detached"]:
-            supervisor.tell(
-                {"event": "execution-ended", "execution": message["execution"], "returncode": returncode(state)}
-            )
-        else:
-            call.reply({"returncode": returncode(state)})
-
-    supervisor.on(ours.fileno(), status)
-    supervisor.on(pidfd, ended)
-
-
-def _child(
-    supervisor: Supervisor, record: Record, message: dict[str, Any], streams: list[int], status: socket.socket
-) -> NoReturn:
+    assert record.slot is not None
+    runner = supervisor.pool.take_runner()
+    folder = record.slot.cgroup
+    unified = folder.clone_fd if folder is not None else None
+    order = message | {
+        "unified": unified is not None,
+        "cgroup": folder.id if folder is not None else "",
+        "controllers": list(folder.controllers) if folder is not None else [],
+        "namespaces": list(record.namespaces),
+    }
+    handed = [call.connection.fileno()]
+    handed += [unified] if unified is not None else []
+    handed += list(record.namespaces.values()) or [record.pidfd]
+    supervisor.executions[message["execution"]] = runner
+    supervisor.on(runner.control.fileno(), lambda: _runner_says(supervisor, call, runner))
+    supervisor.on(runner.pidfd, lambda: _runner_ended(supervisor, call, runner))
     try:
-        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-        assert record.slot is not None
-        folder = record.slot.cgroup
-        if folder is not None:
-            folder.join(folder.clone_fd is not None)
-        enter(record)
-        os.setsid()
-        if message["tty"]:
-            masters, (out, err) = slot.terminals()
-            protocol.send(status, {"terminals": True}, masters)
-            streams = [streams[0], out, err, *streams[3:]]
-        if len(streams) < 3:
-            streams = [*streams, *[os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)] * (3 - len(streams))]
-        program.set_up_streams(streams)
-        script = message.get("script_descriptor")
-        if script is not None:
-            os.dup2(streams[3], script, inheritable=True)
-        home = program.become(
-            message["user"], capabilities.mask(message["capabilities"]), single_id=supervisor.single_id
-        )
-        variables = program.environment(message["environment"], home)
-        program.enter_folder(message["workdir"])
-        program.default_signals()
-        program.execute(message["argv"], variables)
-    except program.ProgramError as error:
-        protocol.send(status, {"error": error.kind, "message": str(error), "errno": error.errno})
-    except OSError as error:
-        protocol.send(status, protocol.failure(error) | {"error": "KernelError"})
-    except BaseException as error:
-        protocol.send(status, {"error": "CtlabError", "message": f"{type(error).__name__}: {error}", "errno": 0})
+        protocol.send(runner.control, order, [*handed, *call.descriptors])
     finally:
-        os._exit(70)
+        call.close_descriptors()
+        if folder is not None:
+            folder.close()
+    supervisor.later(supervisor.pool.refill)
+
+
+def _runner_says(supervisor: Supervisor, call: Call, runner: Runner) -> None:
+    answer, _, _ = protocol.receive(runner.control)
+    if answer is None:
+        supervisor.off(runner.control.fileno())
+        return
+    runner.answered = True
+    if call.message["detached"] and "error" not in answer:
+        supervisor.tell(
+            {"event": "execution-ended", "execution": call.message["execution"], "returncode": answer["returncode"]}
+        )
+
+
+def _runner_ended(supervisor: Supervisor, call: Call, runner: Runner) -> None:
+    if os.waitid(os.P_PIDFD, runner.pidfd, os.WEXITED | os.WNOHANG) is None:
+        return
+    if not runner.answered:
+        _runner_says(supervisor, call, runner)
+    supervisor.executions.pop(call.message["execution"], None)
+    supervisor.off(runner.control.fileno())
+    supervisor.off(runner.pidfd)
+    runner.control.close()
+    os.close(runner.pidfd)
+    if not runner.answered:  # it was killed, for example with the container it had just entered
+        call.reply({"error": "StateError", "message": "the program was killed with its container", "errno": 0})
 
 
 def signal_execution(supervisor: Supervisor, call: Call) -> None:
     """Send a signal to an exec'ed program."""
-    pidfd = supervisor.executions.get(call.message["execution"])
-    if pidfd is not None:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, call.message["signal"])
-    call.reply({"ok": pidfd is not None})
+    runner = supervisor.executions.get(call.message["execution"])
+    if runner is not None:
+        with contextlib.suppress(OSError):
+            protocol.send(runner.control, {"signal": call.message["signal"]})
+    call.reply({"ok": runner is not None})
 
 
 def logs(supervisor: Supervisor, call: Call) -> None:

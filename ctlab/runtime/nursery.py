@@ -10,9 +10,9 @@ import os
 import socket
 from typing import Any, NoReturn
 
-from ..kernel import cgroup, netlink
+from ..kernel import cgroup, netlink, syscalls, title
 from ..plan import ops
-from . import birth, protocol
+from . import birth, protocol, runner
 
 
 def main(control: socket.socket, folders: cgroup.LabFolders | None, *, single_id: bool) -> NoReturn:
@@ -25,6 +25,9 @@ def main(control: socket.socket, folders: cgroup.LabFolders | None, *, single_id
             os._exit(0)
         if "operations" in message:
             operations = ops.decode(message["operations"])
+            continue
+        if "runner" in message:
+            _make_runner(control, folders, single_id)
             continue
         order = birth.Order(operations, message["make"], spare=True, sibling=True)
         try:
@@ -41,3 +44,34 @@ def main(control: socket.socket, folders: cgroup.LabFolders | None, *, single_id
         )
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _make_runner(control: socket.socket, folders: cgroup.LabFolders | None, single_id: bool) -> None:
+    ours, theirs = protocol.pair()
+    try:
+        made = new_runner(ours, theirs, folders, single_id, sibling=True)
+    except OSError as error:
+        protocol.send(control, {"runner-failed": True, "message": str(error)})
+        return
+    protocol.send(control, {"runner": True}, [made, ours.fileno()])
+    ours.close()
+    os.close(made)
+
+
+def new_runner(
+    ours: socket.socket, theirs: socket.socket, folders: cgroup.LabFolders | None, single_id: bool, *, sibling: bool
+) -> int:
+    """Clone a runner; returns its pidfd. `theirs` is closed here."""
+    pid, pidfd = syscalls.clone3_python(0, sibling=sibling)
+    if pid == 0:
+        try:
+            ours.close()
+            title.set_title("ctlab runner")
+            keep = {theirs.fileno(), *(folders.v1.values() if folders is not None else ())}
+            keep |= {folders.unified} if folders is not None and folders.unified is not None else set()
+            syscalls.close_all_but(keep)
+            runner.main(theirs, folders, single_id=single_id)
+        finally:
+            os._exit(70)
+    theirs.close()
+    return pidfd

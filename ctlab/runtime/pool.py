@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..plan import ops
 from . import birth, executor, nursery, protocol
-from .record import Slot
+from .record import Runner, Slot
 
 if TYPE_CHECKING:
     from .supervisor import Supervisor
+
+RUNNERS = 2  # kept waiting for `exec`
 
 
 class Pool:
@@ -29,6 +31,8 @@ class Pool:
         self._wanted = 0
         self._coming = 0
         self._next = 0
+        self._runners: list[Runner] = []
+        self._runners_coming = 0
         folders, single_id = supervisor.folders, supervisor.single_id
         keep = set(supervisor.start.cgroup_folders.values())
         self._nursery = supervisor.services.start(
@@ -50,12 +54,35 @@ class Pool:
         while len(self._ready) + self._coming < self._wanted:
             self._coming += 1
             protocol.send(self._nursery, {"make": self.number()})
+        while self._wanted and len(self._runners) + self._runners_coming < RUNNERS:
+            self._runners_coming += 1
+            protocol.send(self._nursery, {"runner": True})
+
+    def take_runner(self) -> Runner:
+        """A process ready to run something in a container; made here and now if none is waiting."""
+        while self._runners:
+            found = self._runners.pop(0)
+            if os.waitid(os.P_PIDFD, found.pidfd, os.WEXITED | os.WNOHANG) is None:
+                return found
+            found.control.close()
+            os.close(found.pidfd)
+        ours, theirs = protocol.pair()
+        supervisor = self._supervisor
+        pidfd = nursery.new_runner(ours, theirs, supervisor.folders, supervisor.single_id, sibling=False)
+        return Runner(ours, pidfd)
 
     def _nursery_says(self) -> None:
         message, descriptors, _ = protocol.receive(self._nursery)
         if message is None:
             self._supervisor.off(self._nursery.fileno())
             self._wanted = self._coming = 0  # it died: containers are made when asked for
+            return
+        if "runner" in message:
+            self._runners_coming -= 1
+            self._runners.append(Runner(socket.socket(fileno=descriptors[1]), descriptors[0]))
+            return
+        if "runner-failed" in message:
+            self._runners_coming -= 1
             return
         self._coming -= 1
         if "failed" in message:

@@ -168,16 +168,21 @@ def execute(argv: Sequence[str], variables: dict[str, str]) -> None:
     try:
         os.execve(path, list(argv), variables)
     except OSError as error:
-        hint = ""
-        if error.errno == errno.ENOEXEC:
-            hint = "; a script needs a #! line"
-        elif error.errno == errno.ENOENT:
-            hint = "; the interpreter that it names isn't in the container"
-        raise ProgramError(
-            "ProgramNotFound",
-            f"can't execute {path}: {errno.errorcode.get(error.errno or 0, '')} ({error.strerror}){hint}",
-            error.errno or 0,
-        ) from None
+        raise exec_error(path, error) from None
+
+
+def exec_error(path: str, error: OSError) -> ProgramError:
+    """What exec(2) refused, with what that usually means."""
+    hint = ""
+    if error.errno == errno.ENOEXEC:
+        hint = "; a script needs a #! line"
+    elif error.errno == errno.ENOENT:
+        hint = "; the interpreter that it names isn't in the container"
+    return ProgramError(
+        "ProgramNotFound",
+        f"can't execute {path}: {errno.errorcode.get(error.errno or 0, '')} ({error.strerror}){hint}",
+        error.errno or 0,
+    )
 
 
 def reap_until(child: int) -> int:

@@ -30,6 +30,17 @@ class Slot:
         self.spare: Any = None
 
 
+class Runner:
+    """A process that waits to run one program in a container (see `runner`)."""
+
+    __slots__ = ("answered", "control", "pidfd")
+
+    def __init__(self, control: socket.socket, pidfd: int) -> None:
+        self.control = control
+        self.pidfd = pidfd
+        self.answered = False
+
+
 class Record:
     """A container, from its first start to its removal. `state`: starting, running, paused, exited."""
 

@@ -64,12 +64,7 @@ class Services:
     ) -> NoReturn:
         try:
             syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-            previous = 2
-            for descriptor in sorted({control.fileno(), report.fileno(), *keep}):
-                if descriptor > previous + 1:
-                    syscalls.close_range(previous + 1, descriptor - 1)
-                previous = descriptor
-            syscalls.close_range(previous + 1)
+            syscalls.close_all_but({control.fileno(), report.fileno(), *keep})
             title.set_title(f"ctlab {name}")
             main(control)
         except Exception as error:

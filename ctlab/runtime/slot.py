@@ -19,7 +19,6 @@ from ..kernel import capabilities, netlink, syscalls, title
 from ..plan import ops
 from . import inside, program, protocol
 
-
 SCRIPT_DESCRIPTOR = 9  # where /bin/sh finds a script that the person wrote in a cell
 
 
@@ -67,22 +66,13 @@ def _report(status: socket.socket, message: dict[str, Any]) -> None:
         protocol.send(status, message)
 
 
-def _close_all_but(keep: set[int]) -> None:
-    previous = 2
-    for descriptor in sorted(keep):
-        if descriptor > previous + 1:
-            syscalls.close_range(previous + 1, descriptor - 1)
-        previous = descriptor
-    syscalls.close_range(previous + 1)
-
-
 def _live(birth: Birth) -> None:
     if birth.join is not None:
         birth.join()  # single-threaded, in the lab's own ids: the cheap moment to enter the cgroups
     if birth.network_of >= 0:
         syscalls.setns(birth.network_of, syscalls.CLONE_NEWNET)
     syscalls.unshare(syscalls.CLONE_NEWCGROUP)
-    _close_all_but({birth.status.fileno(), *birth.streams})
+    syscalls.close_all_but({birth.status.fileno(), *birth.streams})
     os.setsid()
     title.set_title("ctlab-init")
     root = inside.Root(f"/work/{birth.number}")
@@ -173,7 +163,7 @@ def _become(
 
 def _be_init(birth: Birth, execute: ops.Execute, keep: int, child: int) -> NoReturn:
     program.become("0", keep, single_id=birth.single_id, bounded=True)
-    _close_all_but(set())
+    syscalls.close_all_but(set())
     status = program.reap_until(child)
     if os.WIFSIGNALED(status):
         os._exit(128 + os.WTERMSIG(status))

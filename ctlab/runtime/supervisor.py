@@ -21,7 +21,7 @@ from typing import NamedTuple, NoReturn
 from ..kernel import cgroup, netlink, syscalls, title
 from ..plan import ops
 from . import archive, execution, executor, inspection, lifecycle, pool, protocol, services, tree
-from .record import Record
+from .record import Record, Runner
 
 
 class Start(NamedTuple):
@@ -93,7 +93,7 @@ class Supervisor:
         self._handlers: dict[int, Callable[[], None]] = {}
         self._later: list[Callable[[], None]] = []
         self._timers: list[tuple[float, Callable[[], None]]] = []
-        self.executions: dict[int, int] = {}
+        self.executions: dict[int, Runner] = {}
 
     # -- the loop -------------------------------------------------------------------------------
     def on(self, descriptor: int, handler: Callable[[], None]) -> None:
@@ -262,12 +262,7 @@ _OWN: dict[str, Verb] = {"configure": _configure, "perform": _perform}
 def main(start: Start, keep: set[int]) -> NoReturn:
     """In the clone: become the supervisor."""
     try:
-        previous = 2
-        for descriptor in sorted(keep):
-            if descriptor > previous + 1:
-                syscalls.close_range(previous + 1, descriptor - 1)
-            previous = descriptor
-        syscalls.close_range(previous + 1)
+        syscalls.close_all_but(keep)
         for descriptor in keep:
             os.set_inheritable(descriptor, False)
         title.set_title(f"ctlab supervisor {start.name}")

@@ -1,0 +1,76 @@
+"""Who the fault tests run as, and the sum of what they did, printed at the end."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_reports: list[dict[str, Any]] = []
+
+
+@pytest.fixture(scope="session")
+def world_possible() -> None:
+    """The faults happen in a private world, which only root can make whole (other users' processes, cgroup folders)."""
+    if os.geteuid() != 0:
+        pytest.skip("the fault tests need root: they run labs of root and of an ordinary user in a world of their own")
+    tried = subprocess.run(
+        ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "true"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if tried.returncode:
+        pytest.skip(f"no private world can be made here: {tried.stderr.strip()}")
+
+
+@pytest.fixture(scope="session")
+def ordinary(world_possible: None) -> Iterator[dict[str, int]]:
+    """The ids of an ordinary user made for the tests, with subordinate ids where the machine's useradd gives some."""
+    name = f"ctfault{secrets.token_hex(3)}"
+    subprocess.run(["useradd", "--no-create-home", "--home-dir", "/tmp/home", name], check=True, capture_output=True)
+    try:
+        entry = pwd.getpwnam(name)
+        yield {"uid": entry.pw_uid, "gid": entry.pw_gid}
+    finally:
+        subprocess.run(["userdel", name], check=False, capture_output=True)
+
+
+@pytest.fixture
+def count_in() -> Any:
+    """Add one judge's report to the sum."""
+    return _reports.append
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """One line: what was tried, what was left."""
+    if not _reports:
+        return
+    kills: Counter[str] = Counter()
+    phases: Counter[str] = Counter()
+    ends: Counter[str] = Counter()
+    for report in _reports:
+        kills.update(report["kills"])
+        phases.update(report["phases"])
+        ends.update(report["other_ends"])
+    left = sum(len(report["left"]) for report in _reports)
+    parts = ", ".join(f"{name} {count}" for name, count in kills.most_common())
+    terminalreporter.section("faults")
+    terminalreporter.write_line(f"faults: {sum(kills.values())} kills: {parts}; {left} left-overs")
+    terminalreporter.write_line(f"  at: {', '.join(f'{name} {count}' for name, count in phases.most_common())}")
+    terminalreporter.write_line(
+        f"  other ends of the owner: {dict(ends)}; network namespaces watched: {sum(r['witnesses'] for r in _reports)}; "
+        f"slowest clean-up: {max(r['slowest_seconds'] for r in _reports):g} s; as: {', '.join(r['who'] for r in _reports)}"
+    )
+
+
+def root_of_project() -> Path:
+    """The checkout."""
+    return Path(__file__).resolve().parents[2]

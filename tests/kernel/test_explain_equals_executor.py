@@ -1,0 +1,481 @@
+"""The printed commands leave behind what the executor leaves behind: compared on the kernel, both made afresh.
+
+Node operations are performed in one new network namespace and typed in another one. Whole containers are started by
+a lab, and by their script in a root shell with namespaces of its own; the same program looks around in both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import need_controller, need_ids
+
+from ctlab.kernel import netlink, syscalls
+from ctlab.plan import network, ops
+from ctlab.plan.render import Commands, detach_commands, endpoint_commands, node_commands
+from ctlab.runtime.executor import NodeExecutor
+from ctlab.runtime.inside import configure_network
+from ctlab.spec import EndpointSpec, NetworkSpec
+
+pytestmark = pytest.mark.kernel
+NEW_NODE = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+ROOT = Path(__file__).resolve().parents[2]
+
+# -- node operations ---------------------------------------------------------------------------------------------------
+LONG = "a-network-with-a-long-name"
+WORLDS: dict[str, list[tuple[NetworkSpec, EndpointSpec]]] = {
+    "ipv4": [
+        (
+            NetworkSpec("blue", "bridge", ("10.10.0.0/24",), ("10.10.0.1/24",)),
+            EndpointSpec("blue", 0, "eth0", "02:42:0a:0a:00:02", ("10.10.0.2/24",), ("10.10.0.1",)),
+        )
+    ],
+    "dual, MTU, two networks, one without a default route": [
+        (
+            NetworkSpec("blue", "bridge", ("10.10.0.0/24", "fd00:10::/64"), ("10.10.0.1/24", "fd00:10::1/64"), 1400),
+            EndpointSpec(
+                "blue", 0, "eth0", "02:42:0a:0a:00:02", ("10.10.0.2/24", "fd00:10::2/64"), ("10.10.0.1", "fd00:10::1"),
+                1400,
+            ),
+        ),
+        (
+            NetworkSpec("green", "bridge", ("10.20.0.0/16",), ("10.20.0.1/16",), 9000, True),
+            EndpointSpec("green", 1, "eth1", "02:42:0a:14:00:02", ("10.20.0.2/16",), (), 9000),
+        ),
+    ],
+    "ipv6 with a long name": [
+        (
+            NetworkSpec(LONG, "bridge", ("fd00:6::/64",), ("fd00:6::1/64",)),
+            EndpointSpec(LONG, 0, "eth0", "02:00:00:00:00:06", ("fd00:6::2/64",), ("fd00:6::1",)),
+        )
+    ],
+    "two addresses in all": [
+        (
+            NetworkSpec("wire", "bridge", ("10.30.0.0/31",), ("10.30.0.0/31",)),
+            EndpointSpec("wire", 0, "eth0", "02:42:0a:1e:00:01", ("10.30.0.1/31",), ("10.30.0.0",)),
+        )
+    ],
+}  # fmt: skip
+
+# What can't be equal: indices count what a namespace (or, for a peer's, the whole machine) has ever had; timers tick.
+_NEVER_EQUAL = re.compile(r"ifindex|link_index|.*_timer")
+_READ = {
+    "links": "ip -j -d link", "addresses": "ip -j -d addr", "routes 4": "ip -j -d route show table all",
+    "routes 6": "ip -j -d -6 route show table all", "rules": "ip -j rule", "ports": "bridge -j -d link",
+}  # fmt: skip
+_SYSCTLS = (
+    "net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv6/conf/default/accept_dad",
+    "net/ipv6/conf/*/addr_gen_mode", "net/ipv6/conf/*/forwarding", "net/ipv4/conf/*/forwarding",
+)  # fmt: skip
+
+
+def look(pid: int) -> dict[str, Any]:
+    """The network state of the namespace of a process, and its sysctls."""
+    enter = ["nsenter", "--target", str(pid), "--net"]
+    state: dict[str, Any] = {}
+    for name, command in _READ.items():
+        text = subprocess.run([*enter, *command.split()], check=True, capture_output=True, text=True).stdout
+        state[name] = sorted((comparable(entry) for entry in json.loads(text or "[]")), key=json.dumps)
+    script = "cd /proc/sys; " + "; ".join(f"grep -H . {path}" for path in _SYSCTLS)
+    text = subprocess.run([*enter, "sh", "-c", script], check=True, capture_output=True, text=True).stdout
+    state["sysctls"] = sorted(text.split())
+    return state
+
+
+def comparable(value: Any) -> Any:
+    """Without what can't be equal."""
+    if isinstance(value, list):
+        return [comparable(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: comparable(item) for key, item in value.items() if not _NEVER_EQUAL.fullmatch(key)}
+    if re.fullmatch(r"v\d+\.\d+", str(found.get("ifname"))):
+        found.pop("address", None)  # of the node's end: nobody sets it, the kernel draws one
+    return found
+
+
+def settled(pid: int) -> dict[str, Any]:
+    """The state once it no longer changes (an interface's carrier comes a moment after it is up)."""
+    before, until = look(pid), time.monotonic() + 5
+    while time.monotonic() < until:
+        time.sleep(0.03)
+        now = look(pid)
+        if now == before and not any(link["operstate"] in ("DOWN", "LOWERLAYERDOWN") for link in now["links"]):
+            break
+        before = now
+    return before
+
+
+@contextlib.contextmanager
+def namespaces(count: int) -> Iterator[list[int]]:
+    """Processes that hold a fresh network namespace each."""
+    holders = [
+        subprocess.Popen(
+            ["unshare", "--net", "sh", "-c", "echo; exec sleep 60"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        for _ in range(count)
+    ]
+    try:
+        for holder in holders:
+            assert holder.stdout is not None
+            if not holder.stdout.readline():
+                pytest.skip("needs root: it makes network namespaces outside of a lab")
+        yield [holder.pid for holder in holders]
+    finally:
+        for holder in holders:
+            holder.kill()
+            holder.wait()
+            assert holder.stdout is not None
+            holder.stdout.close()
+
+
+def performed(node: int, container: int, world: list[tuple[NetworkSpec, EndpointSpec]], disconnect: bool) -> None:
+    """In a process of its own: the executor's way. The last line of this file calls it."""
+    links = {}
+    for pid in (node, container):
+        descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        syscalls.setns(descriptor, syscalls.CLONE_NEWNET)
+        os.close(descriptor)
+        links[pid] = netlink.Netlink()
+        if pid == node:
+            home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    syscalls.setns(home, syscalls.CLONE_NEWNET)
+    listened: list[str] = []
+    executor = NodeExecutor(links[node], listened.append)
+    executor.perform(network.node())
+    configure_network(links[container], [ops.LinkUp("lo")])
+    for spec, endpoint in world:
+        executor.perform(network.create(spec))
+        in_node, inside = network.attach(7, "web", endpoint)
+        executor.perform(in_node, peer_pid=container)
+        configure_network(links[container], inside)
+    if disconnect:
+        executor.perform(network.detach(7, world[-1][1]))
+    assert listened == [gateway.partition("/")[0] for spec, _ in world for gateway in spec.gateways]
+
+
+def typed(container: int, world: list[tuple[NetworkSpec, EndpointSpec]], disconnect: bool) -> str:
+    """The printed commands for the same."""
+    blocks = [node_commands(network.node()), [f"pid={container}", 'nsenter --target "$pid" --net ip link set lo up']]
+    for spec, endpoint in world:
+        blocks.append(node_commands(network.create(spec)))
+        blocks.append(endpoint_commands("web", *network.attach(7, "web", endpoint)))
+    if disconnect:
+        blocks.append(detach_commands("web", network.detach(7, world[-1][1])))
+    return "\n".join(str(Commands(block)) for block in blocks) + "\n"
+
+
+@pytest.mark.parametrize("disconnect", [False, True], ids=["", "and disconnected"])
+@pytest.mark.parametrize("world", WORLDS)
+def test_node_operations_leave_the_same_state(world: str, disconnect: bool) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: it makes network namespaces outside of a lab")
+    with namespaces(4) as (node, container, typed_node, typed_container):
+        arguments = json.dumps([node, container, world, disconnect])
+        path = os.pathsep.join([str(ROOT), str(Path(__file__).parents[1])])
+        subprocess.run([sys.executable, __file__, arguments], check=True, env={**os.environ, "PYTHONPATH": path})
+        script = typed(typed_container, WORLDS[world], disconnect)
+        enter = ["nsenter", "--target", str(typed_node), "--net", "sh", "-e"]
+        done = subprocess.run(enter, input=script, text=True, capture_output=True)
+        assert (done.returncode, done.stderr) == (0, ""), script
+        ours = {"node": settled(node), "container": settled(container)}
+        theirs = {"node": settled(typed_node), "container": settled(typed_container)}
+        assert theirs == ours
+        # And it is no empty world: a comparison of nothing with nothing would be equal as well.
+        names = {link["ifname"] for link in ours["node"]["links"]}
+        assert {network.bridge_name(spec.name) for spec, _ in WORLDS[world]} <= names
+        ends = len(WORLDS[world]) - disconnect
+        assert sum(name.startswith("v7.") for name in names) == ends == len(ours["container"]["links"]) - 1
+
+
+# -- whole containers --------------------------------------------------------------------------------------------------
+# What a program sees from inside, by the tools of the system image; sh's own words where an image may lack the tool.
+PROBE = r"""
+section() { echo "==== $1"; }
+section mounts; cat /proc/self/mountinfo
+section privileges; grep -E '^(Cap|NoNewPrivs|Uid|Gid|Umask)' /proc/self/status
+section first process; grep -E '^(Cap|NoNewPrivs|Uid|Gid)' /proc/1/status
+section place; pwd; echo $$ $PPID; readlink /proc/self/cwd
+section ids; id
+section environment; env | grep -v -e '^_=' -e '^SHLVL=' | sort
+section names; cat /proc/sys/kernel/hostname /etc/hostname /etc/hosts /etc/resolv.conf
+section devices; ls -A /dev | sort; ls -A /dev/pts
+section descriptors; ls /proc/self/fd
+section folders; stat -c '%A %n' / /* /dev/* /var/* | grep -v ' /dev/pts/'
+section writing; for file in /etc/x /x /usr/x /opt/x /tmp/x /dev/shm/x /proc/sys/x /sys/x; do
+  if (: > $file) 2> /dev/null; then echo "$file yes"; else echo "$file no"; fi; done
+section links; ip -j -d link
+section addresses; ip -j -d addr
+section routes; ip -j -d route show table all; ip -j -d -6 route show table all
+section sockets; cat /proc/net/tcp | wc -l
+"""
+IMAGE_PROBE = r"""
+section() { echo "==== $1"; }
+section mounts; cat /proc/self/mountinfo
+section privileges; grep -E '^(Cap|NoNewPrivs|Uid|Gid|Umask)' /proc/self/status
+section place; pwd
+section environment; env | grep -v -e '^_=' -e '^SHLVL=' | sort
+section names; cat /proc/sys/kernel/hostname /etc/hostname /etc/hosts /etc/resolv.conf /marker
+section folders; ls -a / /etc /dev /dev/pts
+"""
+
+
+def sections(text: str) -> dict[str, Any]:
+    """A probe's output: what can be compared, by section."""
+    found: dict[str, Any] = {}
+    for part in text.split("==== ")[1:]:
+        name, _, body = part.partition("\n")
+        if name == "mounts":
+            found[name] = mounts(body)
+        elif name in ("links", "addresses", "routes"):
+            found[name] = [comparable(json.loads(line)) for line in body.splitlines()]
+        else:
+            found[name] = body.splitlines()
+    return found
+
+
+def mounts(text: str) -> list[tuple[str, ...]]:
+    """mountinfo in order: (mount point, mounted on, root, options, kind, source, options of the file system)."""
+    lines = [line.split() for line in text.splitlines()]
+    points = {fields[0]: fields[4] for fields in lines}
+    found = []
+    for fields in lines:
+        _, parent, _, root, point, options, *rest = fields
+        rest = rest[rest.index("-") + 1 :]
+        # Private folders have names of their own: the lab's are /work/NUMBER, the script's lie on a covered folder;
+        # the lower folder of an overlay is a bind of the machine's there, and the machine's own here.
+        root = re.sub(r"^/work/\d+/", "/", root)
+        kind, source, inner = rest
+        inner = re.sub(r"(upper|work)dir=[^,]*/", r"\1dir=", inner)
+        inner = re.sub(r"lowerdir=(/lower(?=/)|/images/\w+|[^,]*/image(?=,))", "lowerdir=", inner)
+        # A tmpfs and a devpts name the owner as numbered outside: the lab has a range of ids, the shell has root's.
+        inner = re.sub(r",[ug]id=\d+", "", inner)
+        # For the same reason the lab shows what the machine's root owns through an id mapping, and the shell needn't.
+        options = options.replace(",idmapped", "")
+        found.append((point, points.get(parent, ""), root, options, kind, source, inner))
+    return found
+
+
+def run_script(lab_commands: list[str], container: str) -> str:
+    """What the container's program wrote when both scripts are typed into a root shell with namespaces of its own."""
+    script = "\n".join(["ip link set lo up", *lab_commands, container, "wait", ""])
+    done = subprocess.run([*NEW_NODE, "sh", "-e"], input=script, text=True, capture_output=True, timeout=60)
+    assert done.stderr == "", script
+    assert done.returncode == 0, script
+    return done.stdout
+
+
+def both(lab: Any, probe: str, **keywords: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the probe sees in a lab's container, and in the one that the printed commands make."""
+    container = lab.run(["sh", "-c", probe], name=f"explained-{os.getpid()}", **keywords)
+    assert container.wait(20) == 0, container.logs()
+    made = [net.explain() for net in lab.networks]
+    return sections(container.logs().stdout), sections(run_script(made, container.explain()))
+
+
+def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Section by section, so that a difference is shown where it is."""
+    assert len(ours["mounts"]) > 15 and ours["privileges"], "the probe saw nothing"
+    for name in ours:
+        assert theirs[name] == ours[name], name
+    assert theirs.keys() == ours.keys()
+
+
+@pytest.fixture
+def blue(lab: Any) -> Any:
+    return lab.network("blue", subnet=["10.10.0.0/24", "fd00:10::/64"], mtu=1400)
+
+
+def test_a_container_on_a_network(lab: Any, blue: Any) -> None:
+    compare(*both(lab, PROBE, networks=["blue"]))
+
+
+def test_a_container_on_two_networks_one_internal(lab: Any, blue: Any) -> None:
+    lab.network("green", subnet="10.20.0.0/24", internal=True)
+    compare(*both(lab, PROBE, networks=["green", "blue"], hostname="other.example"))
+
+
+def test_a_container_without_a_network(lab: Any) -> None:
+    ours, theirs = both(lab, PROBE, networks=["none"])
+    assert [link["ifname"] for link in ours["links"][0]] == ["lo"]
+    compare(ours, theirs)
+
+
+def test_a_container_on_the_nodes_network(lab: Any) -> None:
+    ours, theirs = both(lab, PROBE, networks=["host"])
+    for seen in (ours, theirs):
+        # The lab's node is in use: spare pairs come and go, and a resolver listens.
+        for name in ("links", "addresses", "routes", "sockets"):
+            del seen[name]
+    compare(ours, theirs)
+
+
+def test_mounts_workdir_environment_and_a_read_only_root(lab: Any, tmp_path: Path) -> None:
+    (tmp_path / "a file.txt").write_text("x")
+    (tmp_path / "sub").mkdir()
+    tmp_path.chmod(0o755)
+    ours, theirs = both(
+        lab, PROBE, mounts=[f"{tmp_path}:/srv/www", f"{tmp_path}/a file.txt:/etc/a file:ro", f"{tmp_path}/sub:/-s:ro"],
+        env={"A": "b c", "B": "it's $HOME"}, workdir="/srv/www", read_only=True, networks=["none"],
+    )  # fmt: skip
+    assert "/etc/x no" in ours["writing"] and "A=b c" in ours["environment"]
+    compare(ours, theirs)
+
+
+def test_capabilities_added_and_dropped(lab: Any) -> None:
+    ours, theirs = both(lab, PROBE, cap_drop=["ALL"], cap_add=["NET_RAW", "KILL"], networks=["none"])
+    assert ours["privileges"][3] == f"CapEff:\t{1 << 13 | 1 << 5:016x}"
+    compare(ours, theirs)
+
+
+def test_a_program_below_an_init(lab: Any) -> None:
+    ours, theirs = both(lab, PROBE, init=True, networks=["none"])
+    assert ours["place"][1] == "2 1"
+    compare(ours, theirs)
+
+
+def test_a_user_has_its_ids_and_no_capability(lab: Any) -> None:
+    need_ids(lab)
+    if os.geteuid() != 0:
+        pytest.skip("needs root: the script's shell has one id only, as --map-root-user gives an ordinary user")
+    container = lab.run(["sh", "-c", PROBE], name="explained-user", user="daemon", networks=["none"])
+    assert container.wait(20) == 0, container.logs()
+    # A root shell that keeps the machine's ids, since one id alone can't become another; it needs no user namespace.
+    node = [word for word in NEW_NODE if word not in ("--user", "--map-root-user")]
+    script = f"{container.explain()}\nwait\n"
+    done = subprocess.run([*node, "sh", "-e"], input=script, text=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, ""), script
+    ours, theirs = sections(container.logs().stdout), sections(done.stdout)
+    assert "uid=1(daemon)" in ours["ids"][0] and ours["privileges"][-3] == f"CapEff:\t{0:016x}" or ours["privileges"]
+    for name in ("privileges", "ids", "environment", "place", "writing"):
+        assert theirs[name] == ours[name], name
+
+
+def copy_program(root: Path, name: str) -> None:
+    """A program and the libraries it names, into an image folder."""
+    found = shutil.which(name)
+    assert found, name
+    files = [found, *re.findall(r"(/\S+) \(0x", subprocess.run(["ldd", found], capture_output=True, text=True).stdout)]
+    for file in files:
+        target = root / file.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(os.path.realpath(file), target)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A small image folder: a shell and a few tools, no setpriv, no mount."""
+    root = tmp_path / "image"
+    root.mkdir()
+    for program in ("sh", "cat", "grep", "env", "sort", "ls"):
+        copy_program(root, program)
+    (root / "marker").write_text("of the image\n")
+    for folder in (root, *tmp_path.parents[:3]):
+        with contextlib.suppress(PermissionError):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    tmp_path.chmod(0o755)
+    return root
+
+
+@pytest.mark.parametrize("archive", [False, True], ids=["folder", "archive"])
+def test_an_image_that_holds_none_of_the_tools(lab: Any, blue: Any, image: Path, archive: bool) -> None:
+    path = image
+    if archive:
+        path = Path(shutil.make_archive(str(image), "tar", image))
+    ours, theirs = both(lab, IMAGE_PROBE, image=str(path), networks=["blue"], workdir="/etc")
+    assert "of the image" in ours["names"]
+    compare(ours, theirs)
+
+
+CGROUP_FILES = {
+    "cpu": ("cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.shares", "cpu.max", "cpu.weight"),
+    "memory": ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.max", "memory.swap.max", "memory.oom.group"),
+    "pids": ("pids.max",), "cpuset": ("cpuset.cpus", "cpuset.mems"),
+}  # fmt: skip
+
+
+def cgroup_state(folders: dict[str, Path]) -> dict[str, str]:
+    """The limits that are set in a container's folders."""
+    return {
+        name: (folder / name).read_text().strip()
+        for controller, folder in folders.items()
+        for name in CGROUP_FILES[controller]
+        if (folder / name).exists()
+    }
+
+
+def lab_folders(lab: Any, pid: int) -> dict[str, Path]:
+    """Where a lab's container is, by controller."""
+    found = {}
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, names, path = line.split(":", 2)
+        for name in CGROUP_FILES:
+            if name in names.split(",") or not names:
+                for base in lab._client.facts["cgroup_paths"]:
+                    if f"/{name}/" in base or not names:
+                        folder = Path(base) / path.rsplit("/", 1)[1]
+                        if folder.is_dir() and any((folder / file).exists() for file in CGROUP_FILES[name]):
+                            found[name] = folder
+    return found
+
+
+def test_limits(lab: Any) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: the script makes folders in hierarchies that belong to root")
+    limits = {"cpus": 0.5, "cpu_shares": 512, "memory": "64M", "pids_limit": 1, "cpuset_cpus": "0"}
+    for controller in ("cpu", "memory", "pids", "cpuset"):
+        need_controller(lab, controller)
+    name = f"explained-{os.getpid()}"
+    container = lab.run(["sleep", "33.25"], name=name, networks=["none"], **limits)
+    ours = cgroup_state(lab_folders(lab, container.pid))
+    script = container.explain()
+    made = {Path(path) for path in re.findall(r"(/sys/fs/cgroup/[^ ;']*" + name + r")\b", script)}
+    one = next(iter(made)) if len(made) == 1 else None
+    folders = {c: one or next(p for p in made if c in p.parts) for c in CGROUP_FILES}
+    typed_shell = subprocess.Popen([*NEW_NODE, "sh", "-e"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    try:
+        assert typed_shell.stdin is not None
+        typed_shell.stdin.write(script + "\nwait\n")
+        typed_shell.stdin.close()
+        until = time.monotonic() + 20
+        running: list[str] = []
+        while time.monotonic() < until and running != ["sleep"]:
+            time.sleep(0.02)
+            procs = folders["pids"] / "cgroup.procs"
+            with contextlib.suppress(OSError):
+                running = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in procs.read_text().split()]
+        assert running == ["sleep"], "the program alone is in the container's cgroup"
+        assert cgroup_state(folders) == ours
+        assert ours["pids.max"] == "1" and ours["cpuset.cpus"] == "0"
+        (pid,) = (folders["pids"] / "cgroup.procs").read_text().split()
+        namespace = subprocess.run(
+            ["nsenter", "--target", pid, "--cgroup", "cat", f"/proc/{pid}/cgroup"], check=True, capture_output=True, text=True
+        ).stdout
+        inside = {line.split(":")[2] for line in namespace.splitlines() if set(line.split(":")[1].split(",")) & set(folders)}
+        assert inside == {"/"}, "its cgroup namespace begins at its own folders"
+    finally:
+        typed_shell.kill()
+        typed_shell.wait()
+        until = time.monotonic() + 5
+        while any(path.exists() for path in made) and time.monotonic() < until:
+            for path in made:
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+            time.sleep(0.02)
+    assert not [path for path in made if path.exists()]
+
+
+if __name__ == "__main__":
+    _node, _container, _world, _disconnect = json.loads(sys.argv[1])
+    performed(_node, _container, WORLDS[_world], _disconnect)
