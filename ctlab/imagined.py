@@ -179,7 +179,7 @@ def _paper_container(paper: PaperLab, spec: Any, exists: str | None, asked: Mapp
     wanted: Mapping[str, Any] = {}
     if old is not None:
         if exists == "keep":
-            raise BadInput(f"container '{spec.name}' would be kept: there is nothing to explain but {spec.name}.explain()")
+            raise BadInput(f"container '{spec.name}' would be kept: lab['{spec.name}'].explain() shows what made it")
         if exists == "error" or (exists is None and ticks.same(old.tick)):
             raise NameInUse(f"container '{spec.name}' exists ({old.state})")
         wanted = creating.automatic_addresses(paper, old)

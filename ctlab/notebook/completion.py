@@ -19,7 +19,9 @@ from .commands.model import Noun, Option, Verb
 if TYPE_CHECKING:
     from ..lab import Lab
 
-_LINE = re.compile(r"\s*(?:[\w.\[\]'\", ]+=\s*)?(?P<marks>%{0,2})(?P<noun>" + "|".join(NOUNS) + r")\s+(?P<rest>.*)", re.DOTALL)
+_LINE = re.compile(
+    r"\s*(?:[\w.\[\]'\", ]+=\s*)?(?P<marks>%{0,2})(?P<noun>" + "|".join(NOUNS) + r")\s+(?P<rest>.*)", re.DOTALL
+)
 _ASSIGNED = re.compile(r"\s*[\w.\[\]'\", ]+=\s*\w+\s")
 # What a verb can be done to; any other takes every container.
 _STATES = {
@@ -36,8 +38,9 @@ def matcher(shell: Any) -> Callable[[Any], Any]:
 
     @context_matcher(identifier="ctlab", priority=100)  # type: ignore[untyped-decorator]
     def ctlab_matcher(context: Any) -> Any:
-        found, fragment = complete(context.line_with_cursor[: context.cursor_position] if context.cursor_line == 0
-                                   or not context.full_text.lstrip().startswith("%%") else "")  # fmt: skip
+        in_body = context.cursor_line > 0 and context.full_text.lstrip().startswith("%%")
+        line = context.line_with_cursor[: context.cursor_position]
+        found, fragment = ([], "") if in_body else complete(line)
         return SimpleMatcherResult(
             completions=[SimpleCompletion(text=text, type="param") for text in found],
             matched_fragment=fragment, suppress=bool(found), ordered=True,
@@ -146,7 +149,8 @@ def _subjects(verb: Verb, before: list[str], fragment: str) -> tuple[list[str], 
     if subject.kind == "lab":
         return _that_begin(fragment, _labs()), fragment
     if subject.kind == "image":
-        return [*_that_begin(fragment, ("system", "scratch")), *(_local(fragment) if fragment[:1] in "./~" else [])], fragment
+        files = _local(fragment) if fragment[:1] in (".", "/", "~") else []
+        return [*_that_begin(fragment, ("system", "scratch")), *files], fragment
     if subject.kind == "path":
         return _paths(verb, before, fragment), fragment
     return [], fragment

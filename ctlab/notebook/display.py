@@ -87,7 +87,7 @@ class TableView:
 
 
 def show_table(table: Handles[Any]) -> None:
-    """Show Handles; those of a lab are kept up to date. A terminal, where nothing can be replaced, has the plain text."""
+    """Show Handles; those of a lab are kept up to date. In a terminal, where nothing can be replaced: plain text."""
     if not has_kernel():
         raise NotImplementedError  # the formatter's word for "not by me"
     view = TableView(table)

@@ -11,7 +11,6 @@ import ast
 import linecache
 import sys
 import traceback
-from types import TracebackType
 from typing import Any
 
 whole_traceback = False
@@ -99,6 +98,3 @@ def typed(line: str) -> str:
         return text
     words = [str(word.value) for word in call.args[:2] if isinstance(word, ast.Constant)]
     return marks[call.func.attr] + " ".join(words).strip()
-
-
-__all__ = ["Interrupted", "TracebackType", "line_typed", "render", "typed"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from .. import labs
-from ..errors import NotFound
 from .magic_context import Context, Facts, same
 
 
@@ -36,8 +35,8 @@ def stop(context: Context) -> Any:
 
 def status(context: Context) -> Any:
     """`%lab status [NAME]`: what it holds, what it costs."""
-    name = (context.subjects or [None])[0]
-    return Facts((labs.find(name) if name else context.lab).status())
+    lab = labs.find(context.subjects[0]) if context.subjects else context.lab
+    return Facts(lab.status())
 
 
 def listing(context: Context) -> Any:
@@ -90,5 +89,3 @@ VERBS = {
     "lab start": start, "lab stop": stop, "lab status": status, "lab ls": listing, "lab use": use,
     "lab doctor": doctor, "lab prune": prune,
 }  # fmt: skip
-
-__all__ = ["VERBS", "NotFound"]

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope, no_var_expand
-from traitlets import Bool, Float, Int, observe, validate
-from traitlets import TraitError
+from traitlets import Bool, Float, Int, TraitError, observe, validate
 
 from . import grammar
 
@@ -115,7 +114,8 @@ class CtlabMagics(Magics):
         """Understand, do, show: the one way of every magic."""
         from . import magic_context
 
-        namespace = {**self.shell.user_ns, **(local_ns or {})}
+        shell: Any = self.shell
+        namespace = {**shell.user_ns, **(local_ns or {})}
         if cell is not None:
             from .. import words
 
@@ -129,7 +129,7 @@ class CtlabMagics(Magics):
         module = importlib.import_module(f".{name}", __package__)
         context = magic_context.Context(self, parsed, cell)
         result = module.VERBS[f"{noun} {parsed.verb}"](context)
-        return None if parsed.silenced and magic_context.is_statement(self.shell) else result
+        return None if parsed.silenced and magic_context.is_statement(shell) else result
 
 
 for _noun in grammar.NOUNS:

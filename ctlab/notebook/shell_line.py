@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..container import Container
 
 _NAMESPACES = ("user", "mnt", "uts", "ipc", "net", "pid", "cgroup")
+_ENTER = ("--user", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup")
 _ANCHOR = ("sleep", "infinity")
 _ANCHOR_SECONDS = 2.0
 
@@ -30,7 +31,7 @@ def shell_line(container: Container) -> str:
     shell = next((path for path in ("/bin/bash", "/bin/sh") if _has(container, path)), None)
     if shell is None:
         raise Unsupported(f"there is no shell in container {container.name}: neither /bin/bash nor /bin/sh")
-    words = ["nsenter", "--target", str(_door(container)), "--user", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
+    words = ["nsenter", "--target", str(_door(container)), *_ENTER]
     if container.lab._client.facts["single_id"]:
         words.append("--preserve-credentials")  # the one id is root inside already, and no other can be taken
     spec = container.spec

@@ -32,6 +32,7 @@ _ALL = sum(_NAMESPACES.values())
 def main(control: socket.socket, folders: cgroup.LabFolders | None, *, single_id: bool) -> NoReturn:
     """Wait for one order, carry it out, exit."""
     capabilities.drop_bounding(capabilities.mask(capabilities.GRANTABLE))
+    _rehearse()
     order, descriptors, _ = protocol.receive(control)
     if order is None:
         os._exit(0)
@@ -51,6 +52,31 @@ def main(control: socket.socket, folders: cgroup.LabFolders | None, *, single_id
     with contextlib.suppress(OSError):
         protocol.send(control, {"answered": True, **answer})
     os._exit(0)
+
+
+def _rehearse() -> None:
+    """Go through the motions once while nobody waits.
+
+    A fresh fork shares its pages with its parent; each one that Python touches first has to be copied, and a third
+    of the time of an `exec` would go there.
+    """
+    ours, theirs = protocol.pair()
+    sample = {"argv": ["/"], "environment": ["PATH=/", "HOME="], "capabilities": list(capabilities.DEFAULT)}
+    protocol.send(ours, sample, [ours.fileno()])
+    order, descriptors, _ = protocol.receive(theirs)
+    assert order is not None
+    for descriptor in descriptors:
+        os.close(descriptor)
+    ours.close()
+    theirs.close()
+    capabilities.mask(order["capabilities"])
+    program.resolve_user("0")
+    variables = program.environment(order["environment"], "/")
+    program.enter_folder("/")
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    with contextlib.suppress(OSError):  # a folder can't be executed
+        spawn.spawn(order["argv"][0], order["argv"], variables, dict.fromkeys(range(3), null))
+    os.close(null)
 
 
 def _carry_out(

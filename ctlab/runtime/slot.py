@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import socket
 import termios
@@ -83,6 +84,7 @@ def _live(birth: Birth) -> None:
         inside.configure_network(link, [ops.LinkUp("lo")])
     capabilities.drop_bounding(birth.keep)  # what this process holds itself stays until it becomes the program
     program.default_signals()
+    _rehearse(root)
     orders, mounts_given, _ = protocol.receive(birth.status)
     if orders is not None and "spare" in orders:
         # Both ends are up long before they are used: a link that has just come up drops what is sent through it
@@ -115,6 +117,30 @@ def _live(birth: Birth) -> None:
     marks.append(("inside: files", time.monotonic_ns()))
     body = (orders["body"], next(given)) if orders["body"] else ("", -1)
     _become(birth, root, execute, marks, body)
+
+
+def _rehearse(root: inside.Root) -> None:
+    """Go through the motions once while nobody waits: a fresh fork copies every page that Python touches first."""
+    sample = ops.encode(
+        [
+            ops.Hostname("ctlab"),
+            ops.AddAddress("lo", "127.0.0.2/8"),
+            ops.WriteFile("/etc/hostname", "", 0o644),
+            ops.Execute([], ["PATH=/", "HOME="], "/", "0", list(capabilities.DEFAULT), False, False, False),
+        ]
+    )
+    hostname, address, file, execute = ops.decode(json.loads(json.dumps(sample)))
+    assert isinstance(address, ops.AddAddress) and isinstance(execute, ops.Execute)
+    inside.perform(root, [hostname, file])
+    netlink.set_link(2, mac="02:42:00:00:00:00", mtu=1500)
+    netlink.set_link(2, up=True)
+    netlink.new_address(2, address.address)
+    netlink.new_route(2, "default", "127.0.0.1")
+    capabilities.mask(execute.capabilities)
+    program.environment(execute.environment, "/")
+    program.resolve_user("0")
+    with contextlib.suppress(program.ProgramError):
+        program.find("/", "/")
 
 
 def _become(

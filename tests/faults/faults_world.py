@@ -142,7 +142,7 @@ class World:
         self._set_up_cgroups()
         self._set_up_foreign()
         self._witnesses = 0
-        self.live: Any = None
+        self.mine: set[int] = set()  # children that a Popen will wait for
 
     # -- set-up ---------------------------------------------------------------------------------
     def _set_up_files(self) -> None:
@@ -245,14 +245,10 @@ class World:
 
     def reap(self) -> None:
         """Collect what has no other parent than us."""
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-                if found is None or found.si_pid in self.mine:
-                    return
-                os.waitpid(found.si_pid, 0)
-
-    mine: set[int] = set()  # children that a Popen will wait for
+        for pid, (parent, state, _) in processes().items():
+            if parent == os.getpid() and state == "Z" and pid not in self.mine:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
 
     def left_over(
         self, before: dict[str, set[str]], allow: Iterable[int] = (), seconds: float = 8.0, ignore: Iterable[str] = ()

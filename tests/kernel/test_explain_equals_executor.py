@@ -111,7 +111,8 @@ def settled(pid: int) -> dict[str, Any]:
     while time.monotonic() < until:
         time.sleep(0.03)
         now = look(pid)
-        if now == before and not any(link["operstate"] in ("DOWN", "LOWERLAYERDOWN") for link in now["links"]):
+        ends = [link for link in now["links"] if link.get("linkinfo", {}).get("info_kind") == "veth"]
+        if now == before and all(link["operstate"] == "UP" for link in ends):
             break
         before = now
     return before
