@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from . import copying, output, ticks, units
 from .completed import Completed, Logs, Process, signal_of
 from .errors import BadInput, LabGone, NotFound, StateError, TimedOut
-from .execution import Execution, Interrupts, Sink
+from .execution import Execution, Interrupts, Kept, Sink
 from .kernel.capabilities import DEFAULT
 from .names import key, nearest, parse_signal
 from .plan import limits as limits_plan
@@ -365,17 +365,22 @@ class Container:
             for stream, text in follower.pieces():
                 sink(stream, text)
 
-    def stream_until_end(self, sink: Sink) -> int:
-        """Show its output while it runs (a foreground run); an interrupt goes to the program. Returns its status."""
+    def stream_until_end(self, sink: Sink) -> Completed:
+        """Show its output while it runs (a foreground run); an interrupt goes to the program.
+
+        The `Completed` holds what was seen, at most 64 MB a stream, also where the lab keeps less; `dropped_bytes`
+        is what was written faster than it could be read here.
+        """
         interrupts = Interrupts(lambda name: self._interrupt(name))
         client = self.lab._client
         connection = client.connection()
         connection.send({"do": "wait", "id": self.id})
         reply = None
+        seen = Kept(sink)
         with output.Follower(self) as follower:
             while True:
                 with interrupts:
-                    going_on = follower.read(sink)
+                    going_on = follower.read(seen)
                     if reply is not None and not going_on:
                         break
                     timeout = interrupts.timeout_ms()
@@ -391,7 +396,11 @@ class Container:
         client.give_back(connection)
         self._exited(reply.message)
         interrupts.reraise()
-        return int(reply["returncode"])
+        return Completed(
+            int(reply["returncode"]), seen.text(1), seen.text(2),
+            (self.finished_at or time.time()) - (self.started_at or self.created_at), self.name, self.command,
+            seen.dropped_bytes + follower.missed_bytes, self._oom_killed,
+        )  # fmt: skip
 
     def _interrupt(self, name: str) -> None:
         number = parse_signal(name)

@@ -190,6 +190,28 @@ class Interrupts:
             raise KeyboardInterrupt(f"interrupted; the program was sent {self._STEPS[min(self._next, 3) - 1]}")
 
 
+class Kept:
+    """A sink that keeps what it passes on, up to `KEPT_BYTES` characters of each stream."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._texts: dict[int, list[str]] = {1: [], 2: []}
+        self._room = {1: KEPT_BYTES, 2: KEPT_BYTES}
+        self.dropped_bytes = 0
+
+    def __call__(self, stream: int, text: str) -> None:
+        """One piece."""
+        kept = text[: self._room[stream]]
+        self._texts[stream].append(kept)
+        self._room[stream] -= len(kept)
+        self.dropped_bytes += len(text[len(kept) :].encode("utf-8", "replace"))
+        self._sink(stream, text)
+
+    def text(self, stream: int) -> str:
+        """All that was kept of a stream."""
+        return "".join(self._texts[stream])
+
+
 class _Pipes:
     """The three streams on our side."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .completed import Logs
 from .errors import LabGone
-from .runtime.log_ring import LogRing, Record
+from .runtime.log_ring import RECORD_BYTES, LogRing, Record
 
 if TYPE_CHECKING:
     from .container import Container
@@ -33,6 +33,7 @@ class Follower:
         self._ring = LogRing(ring, writable=False)
         os.close(ring)
         self._offset = 0
+        self.missed_bytes = 0  # overwritten before they were read here (with a few bytes for each record's head)
         self._decoders = {n: codecs.getincrementaldecoder("utf-8")("replace") for n in (1, 2)}
 
     def skip(self, offset: int) -> None:
@@ -55,7 +56,9 @@ class Follower:
         except BlockingIOError:
             pass
         ended = self._ring.ended
-        records, self._offset = self._ring.records(self._offset)
+        before = self._offset
+        records, self._offset = self._ring.records(before)
+        self.missed_bytes += self._offset - before - sum(RECORD_BYTES + len(record.data) for record in records)
         self._give(records, sink)
         return not ended
 

@@ -43,10 +43,12 @@ class CellSink:
             target.write(shown)
             target.flush()
 
-    def finish(self, where: str) -> None:
-        """Say how much more there was, and where it is."""
+    def finish(self, where: str, dropped_bytes: int = 0) -> None:
+        """Say how much more there was, and where it is; and what came too fast to be kept at all."""
         if self._more and not self._quiet:
             print(f"\n[{units.format_size(self._more)} more isn't shown here; {where}]")
+        if dropped_bytes:
+            print(f"\n[about {units.format_size(dropped_bytes)} came too fast to be kept]")
 
 
 class TableView:

@@ -61,10 +61,9 @@ def _show(context: Context, container: Container, keep: bool) -> Completed:
     sink = CellSink(context.magics.output_bytes, quiet=bool(context.option("quiet")))
     try:
         try:
-            container.stream_until_end(sink)
+            completed = container.stream_until_end(sink)
         except KeyboardInterrupt as interrupt:
             raise Interrupted(f"{container.name}: {interrupt}") from None
-        completed = container.failure()
     finally:
         if not keep and not container.lab.gone:
             container.remove()
@@ -97,7 +96,7 @@ def execute(context: Context) -> Any:
 
 def _finish(context: Context, completed: Completed, sink: CellSink, where: str) -> Completed:
     """Say what wasn't shown, keep the result, and fail unless the status is one that was expected."""
-    sink.finish(where)
+    sink.finish(where, completed.dropped_bytes)
     context.keep(completed)
     expect = context.option("expect", (0,))
     if is_statement(context.shell):

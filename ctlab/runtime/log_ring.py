@@ -19,6 +19,7 @@ _HEADER_BYTES = 4096
 _MAGIC = 0x63746C6C6F673031  # "ctllog01"
 _HEAD, _TAIL, _DROPPED_OUT, _DROPPED_ERR, _ENDED = 16, 24, 32, 40, 48
 _RECORD = struct.Struct("=qII")
+RECORD_BYTES = _RECORD.size  # the head of a record, before its data
 _LONG = struct.Struct("=q")
 
 

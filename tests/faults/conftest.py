@@ -65,9 +65,11 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     terminalreporter.section("faults")
     terminalreporter.write_line(f"faults: {sum(kills.values())} kills: {parts}; {left} left-overs")
     terminalreporter.write_line(f"  at: {', '.join(f'{name} {count}' for name, count in phases.most_common())}")
+    watched = sum(report["witnesses"] for report in _reports)
+    slowest = max(report["slowest_seconds"] for report in _reports)
     terminalreporter.write_line(
-        f"  other ends of the owner: {dict(ends)}; network namespaces watched: {sum(r['witnesses'] for r in _reports)}; "
-        f"slowest clean-up: {max(r['slowest_seconds'] for r in _reports):g} s; as: {', '.join(r['who'] for r in _reports)}"
+        f"  other ends of the owner: {dict(ends)}; network namespaces watched: {watched}; "
+        f"slowest clean-up: {slowest:g} s; as: {', '.join(report['who'] for report in _reports)}"
     )
 
 

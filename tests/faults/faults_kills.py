@@ -38,6 +38,12 @@ PATIENCE = 20.0
 HELPERS = ("collector", "resolver", "sampler", "nursery")
 
 
+def trace(text: str) -> None:
+    """What happened, on standard error: shown when a judge fails, or with CTLAB_FAULTS_TRACE."""
+    if "CTLAB_FAULTS_TRACE" in os.environ:
+        print(f"{time.monotonic():.3f} {text}", file=sys.stderr, flush=True)
+
+
 class Victim:
     """The running script, and what it says."""
 
@@ -47,13 +53,16 @@ class Victim:
         world.mine.add(self.pid)
         self.world = world
         self.text = ""
+        self.life = 0
         self.lines: list[str] = []
 
     def tell(self, word: str) -> None:
-        """Give it an order."""
+        """Give it an order for this life, or (``next``) for one more."""
         assert self.process.stdin is not None
+        self.life += word == "next"
+        trace(f"{self.pid} is told {word} {self.life}")
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(word + "\n")
+            self.process.stdin.write(f"{word} {self.life}\n")
             self.process.stdin.flush()
 
     def hear(self, seconds: float) -> str | None:
@@ -69,7 +78,9 @@ class Victim:
                 return ""
             *lines, self.text = (self.text + chunk).split("\n")
             self.lines += lines
-        return self.lines.pop(0)
+        line = self.lines.pop(0)
+        trace(f"{self.pid} said {line}")
+        return line
 
     def wait_for(self, *words: str, seconds: float = PATIENCE) -> str:
         """Its first line that begins with one of the words; "" when it doesn't come."""
@@ -119,6 +130,7 @@ class Judge:
         heard = victim.wait_for(phase, "bug", "gone", seconds=3.0)
         time.sleep(self.rng.random() * PHASES[phase])
         if heard.startswith(("bug", "gone")):
+            self.bugs[f"before any kill: {heard}"] += 1
             victim.lines.insert(0, heard)
         return phase
 
@@ -145,6 +157,7 @@ class Judge:
     # -- what follows ------------------------------------------------------------------------------
     def look(self, what: str, before: dict[str, set[str]], allow: set[int], ignore: tuple[str, ...] = ()) -> None:
         """Look for left-overs; they are noted and, for the next round's sake, removed."""
+        trace(what)
         began = time.monotonic()
         left = self.world.left_over(before, allow, ignore=ignore)
         self.slowest = max(self.slowest, time.monotonic() - began)
@@ -199,6 +212,7 @@ class Judge:
                 self.left.append(f"{part} at {phase}: the lab had none for 3 s")
                 victim.process.kill()
                 victim = self._fresh(victim)
+                self.look(f"{part} at {phase}", before, {victim.pid})
                 continue
             self.witness(victim)
             with contextlib.suppress(ProcessLookupError):
@@ -228,15 +242,9 @@ class Judge:
             self.look(what, before, {victim.pid})
             if victim.process.poll() is not None:
                 victim = self._fresh(victim)
-            elif line.startswith("gone") and "stop" not in line:
-                self._drain(victim)
         victim.process.kill()
         victim.end()
         self.look(f"{part}, at the end", before, set())
-
-    def _drain(self, victim: Victim) -> None:
-        """An order to stop that came too late must not end the next life at once."""
-        victim.lines.clear()
 
     def _fresh(self, old: Victim | None) -> Victim:
         if old is not None:

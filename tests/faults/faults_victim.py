@@ -1,7 +1,8 @@
 """The running script that is hit: lab after lab, each with a seeded random life.
 
 It says on standard output what it is about to do (one word a line), and listens on standard input:
-``next`` (live another life), ``stop`` (end this one properly), ``exit`` (os._exit), ``raise`` (an exception).
+``next N`` (live life N), ``stop N`` (end it properly), ``exit N`` (os._exit), ``raise N`` (an exception).
+An order for a life that is over already is not for the next one.
 """
 
 from __future__ import annotations
@@ -24,18 +25,27 @@ def say(word: str) -> None:
     os.write(1, (word + "\n").encode())
 
 
-def told(seconds: float | None = 0.0) -> str:
-    """What the judge says; "" if it says nothing within `seconds`."""
-    if not select.select([0], [], [], seconds)[0]:
-        return ""
-    word = os.read(0, 100).decode().strip()
-    if not word:
-        os._exit(0)
-    if word == "exit":
-        os._exit(3)
-    if word == "raise":
-        raise SystemError("as the judge wished")
-    return word
+orders: list[str] = []
+life = 0
+
+
+def told(wait: bool = False) -> str:
+    """What the judge says; "" if it says nothing now."""
+    while wait or orders or select.select([0], [], [], 0)[0]:
+        if not orders:
+            text = os.read(0, 1000).decode()
+            if not text:
+                os._exit(0)
+            orders.extend(text.splitlines())
+        word, _, number = orders.pop(0).partition(" ")
+        if word != "next" and int(number) != life:
+            continue
+        if word == "exit":
+            os._exit(3)
+        if word == "raise":
+            raise SystemError("as the judge wished")
+        return word
+    return ""
 
 
 class Life:
@@ -120,8 +130,9 @@ class Life:
         self.lab.run(["sleep", "1000"], name=f"b{self.made}x{{n}}", count=3)
         self.made += 1
 
-    def live(self) -> None:
-        """Do this and that, then stop the lab."""
+    def live(self) -> bool:
+        """Do this and that, then stop the lab; whether another is to follow."""
+        going_on = True
         acts = [
             self.run,
             self.exec,
@@ -135,6 +146,7 @@ class Life:
         ]
         for _ in range(self.rng.randint(6, 16)):
             if told() == "stop":
+                going_on = False
                 break
             try:
                 self.rng.choice(acts)()
@@ -143,19 +155,19 @@ class Life:
                     raise
         say("end")
         self.lab.stop()
+        return going_on and told() != "stop"
 
 
 def main() -> None:
     """Live until told otherwise."""
     rng = random.Random(int(sys.argv[1]))
     say("ready")
-    while told(None) == "next":
+    global life
+    while told(wait=True):
+        life += 1
         try:
-            while True:
-                Life(rng).live()
+            while Life(rng).live():
                 say("ended")
-                if told(0.0) == "stop":
-                    break
             say("gone")
         except CtlabError as error:
             say(f"gone {type(error).__name__}: {error}")

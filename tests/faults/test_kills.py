@@ -22,7 +22,7 @@ COUNTS = {
 
 @pytest.mark.parametrize("who", COUNTS)
 def test_nothing_is_left(who: str, ordinary: dict[str, int], count_in: Any, usable: None) -> None:
-    """Each row of COUNTS; user: cgroup folders delegated, user-v1: none of version 2, so that pause is the v1 freezer."""
+    """Each row of COUNTS; user: cgroup folders delegated; user-v1: none of version 2, so pause is the v1 freezer."""
     counts = {part: max(1, round(count * TIMES)) for part, count in COUNTS[who].items()}
     order = {"who": who, "seed": SEED, "counts": counts} | ordinary
     report = faults_world.enter("faults_kills.py", order, timeout=120 + 6 * sum(counts.values()))

@@ -207,7 +207,7 @@ section() { echo "==== $1"; }
 section mounts; cat /proc/self/mountinfo
 section privileges; grep -E '^(Cap|NoNewPrivs|Uid|Gid|Umask)' /proc/self/status
 section first process; grep -E '^(Cap|NoNewPrivs|Uid|Gid)' /proc/1/status
-section place; pwd; echo $$ $PPID; readlink /proc/self/cwd
+section place; pwd; echo below $PPID; readlink /proc/self/cwd
 section ids; id
 section environment; env | grep -v -e '^_=' -e '^SHLVL=' | sort
 section names; cat /proc/sys/kernel/hostname /etc/hostname /etc/hosts /etc/resolv.conf
@@ -319,6 +319,9 @@ def test_a_container_on_the_nodes_network(lab: Any) -> None:
         # The lab's node is in use: spare pairs come and go, and a resolver listens.
         for name in ("links", "addresses", "routes", "sockets"):
             del seen[name]
+        # The lab's node has a writable sysfs of this network namespace already, and the two share a superblock; the
+        # mount itself is read-only in both.
+        seen["mounts"] = [mount[:-1] if mount[4] == "sysfs" else mount for mount in seen["mounts"]]
     compare(ours, theirs)
 
 
@@ -331,18 +334,22 @@ def test_mounts_workdir_environment_and_a_read_only_root(lab: Any, tmp_path: Pat
         env={"A": "b c", "B": "it's $HOME"}, workdir="/srv/www", read_only=True, networks=["none"],
     )  # fmt: skip
     assert "/etc/x no" in ours["writing"] and "A=b c" in ours["environment"]
+    for seen in (ours, theirs):
+        # mountinfo goes by age; the lab fetches these mounts while the root is made, the script makes them after it.
+        seen["mounts"].sort(key=lambda mount: mount[0] in ("/srv/www", r"/etc/a\040file", "/-s"))
+    assert len(ours["mounts"][-3:]) == 3 and ours["mounts"][-1][0] == "/-s"
     compare(ours, theirs)
 
 
 def test_capabilities_added_and_dropped(lab: Any) -> None:
     ours, theirs = both(lab, PROBE, cap_drop=["ALL"], cap_add=["NET_RAW", "KILL"], networks=["none"])
-    assert ours["privileges"][3] == f"CapEff:\t{1 << 13 | 1 << 5:016x}"
+    assert f"CapEff:\t{1 << 13 | 1 << 5:016x}" in ours["privileges"]
     compare(ours, theirs)
 
 
 def test_a_program_below_an_init(lab: Any) -> None:
     ours, theirs = both(lab, PROBE, init=True, networks=["none"])
-    assert ours["place"][1] == "2 1"
+    assert ours["place"][1] == "below 1"
     compare(ours, theirs)
 
 
@@ -358,7 +365,7 @@ def test_a_user_has_its_ids_and_no_capability(lab: Any) -> None:
     done = subprocess.run([*node, "sh", "-e"], input=script, text=True, capture_output=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, ""), script
     ours, theirs = sections(container.logs().stdout), sections(done.stdout)
-    assert "uid=1(daemon)" in ours["ids"][0] and ours["privileges"][-3] == f"CapEff:\t{0:016x}" or ours["privileges"]
+    assert "uid=1(daemon)" in ours["ids"][0] and f"CapEff:\t{0:016x}" in ours["privileges"]
     for name in ("privileges", "ids", "environment", "place", "writing"):
         assert theirs[name] == ours[name], name
 
