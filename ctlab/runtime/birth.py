@@ -104,6 +104,7 @@ def _clone(order: Order, made: Slot, single_id: bool) -> None:
         made.pid, made.pidfd = syscalls.clone3(flags, clone_into, sibling=order.sibling)
         if made.pid == 0:
             slot.run(newborn)
+        made.mount_namespace = os.open(f"/proc/{made.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         theirs.close()
         os.close(out_write)
@@ -119,6 +120,6 @@ def end(unused: Slot) -> None:
     with contextlib.suppress(ChildProcessError):
         os.waitid(os.P_PIDFD, unused.pidfd, os.WEXITED)
     unused.status.close()
-    for descriptor in (unused.pidfd, unused.out, unused.err):
+    for descriptor in (unused.pidfd, unused.out, unused.err, unused.mount_namespace):
         if descriptor >= 0:
             os.close(descriptor)

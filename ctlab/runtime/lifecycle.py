@@ -299,6 +299,8 @@ def _forget_slot(supervisor: Supervisor, record: Record) -> None:
 
     def clear() -> None:
         supervisor.services.sample_no_more(record)
+        if slot.mount_namespace >= 0:
+            supervisor.pool.bury(slot.mount_namespace)
         folder = slot.cgroup
         if folder is not None and not folder.remove(0.0):
             supervisor.after(0.02, lambda: _remove_folder(supervisor, folder, 50))

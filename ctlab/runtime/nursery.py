@@ -1,4 +1,6 @@
-"""The nursery: a child of the supervisor that makes slots, so that the supervisor never waits for one.
+"""The nursery: a child of the supervisor that makes slots, and buries what is left of ended containers.
+
+So the supervisor waits for neither.
 
 The first processes are cloned with CLONE_PARENT: they are the supervisor's children, which it reaps itself.
 """
@@ -20,9 +22,13 @@ def main(control: socket.socket, folders: cgroup.LabFolders | None, *, single_id
     link = netlink.Netlink()
     operations: list[Any] = []
     while True:
-        message, _, _ = protocol.receive(control)
+        message, given, _ = protocol.receive(control)
         if message is None:
             os._exit(0)
+        if "bury" in message:
+            for descriptor in given:
+                os.close(descriptor)  # the last reference: the mounts of an ended container go here
+            continue
         if "operations" in message:
             operations = ops.decode(message["operations"])
             continue
@@ -36,7 +42,7 @@ def main(control: socket.socket, folders: cgroup.LabFolders | None, *, single_id
             name = errno.errorcode.get(error.errno or 0, "?")
             protocol.send(control, {"failed": order.serial, "message": f"{name} in {error.strerror}"})
             continue
-        descriptors = [made.pidfd, made.status.detach(), made.out, made.err]
+        descriptors = [made.pidfd, made.status.detach(), made.out, made.err, made.mount_namespace]
         protocol.send(
             control,
             {"made": order.serial, "pid": made.pid, "spare": [made.spare.number, made.spare.name]},

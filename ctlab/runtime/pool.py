@@ -7,6 +7,7 @@ anything else is made when it is asked for, by the same code (`birth`).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,7 @@ class Pool:
             return
         made = Slot(message["made"], message["made"])
         made.pid = message["pid"]
-        made.pidfd, status, made.out, made.err = descriptors
+        made.pidfd, status, made.out, made.err, made.mount_namespace = descriptors
         made.status = socket.socket(fileno=status)
         made.spare = executor.Spare(*message["spare"])
         if self._supervisor.folders is not None:
@@ -117,6 +118,12 @@ class Pool:
         return birth.make(
             order, self._supervisor.folders, self._supervisor.node_link, single_id=self._supervisor.single_id
         )
+
+    def bury(self, mount_namespace: int) -> None:
+        """Let the nursery take the mounts of an ended container down."""
+        with contextlib.suppress(OSError):
+            protocol.send(self._nursery, {"bury": True}, [mount_namespace])
+        os.close(mount_namespace)
 
     def discard(self, unused: Slot) -> None:
         """End a slot and remove what was made for it."""

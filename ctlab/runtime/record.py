@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Slot:
     """A container's first process and what was made for it, before it has a name."""
 
-    __slots__ = ("cgroup", "err", "out", "pid", "pidfd", "private", "serial", "spare", "status")
+    __slots__ = ("cgroup", "err", "mount_namespace", "out", "pid", "pidfd", "private", "serial", "spare", "status")
 
     def __init__(self, serial: int, private: int) -> None:
         self.serial = serial
@@ -27,6 +27,9 @@ class Slot:
         self.pidfd = -1
         self.status: socket.socket
         self.out = self.err = -1
+        # Held so that the end of the process isn't held up by taking the mounts down (an RCU grace period, in the
+        # kernel, before the parent hears of the exit); the nursery closes it.
+        self.mount_namespace = -1
         self.spare: Any = None
 
 
