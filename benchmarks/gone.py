@@ -1,9 +1,10 @@
 """When is a network namespace really gone? The kernel frees them in a worker, long after the last process.
 
-`Watch` runs as a worker in mount and network namespaces of its own. It watches the kernel's own work item
-(`cleanup_net`, by the tracepoints workqueue_execute_start and _end, in a trace instance of its own), and gives
-every namespace of interest an id (RTM_NEWNSID): an id that is still there afterwards is a namespace that
-something pins. Both are passive: nothing is created that has to be cleaned up with the lab.
+`Watch` runs as a worker in mount and network namespaces of its own. It gives every namespace of interest an id
+(RTM_NEWNSID); the kernel says when it takes one apart (RTM_DELNSID), and an id that is still there afterwards is
+a namespace that something pins. The taking apart ends with the kernel's work item `cleanup_net`, which the
+tracepoints of work queues show, in a trace instance of its own. So other people's namespaces don't count,
+and nothing is created that would have to be cleaned up with the lab.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import threading
 import time
 from pathlib import Path
 
@@ -20,7 +22,8 @@ from benchmarks.peers.worker import SideFailed, serve
 TRACING = Path("/sys/kernel/tracing")
 EVENTS = ("workqueue_execute_start", "workqueue_execute_end")
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
-NLMSG_ERROR, NLMSG_DONE, RTM_NEWNSID, RTM_GETNSID = 2, 3, 88, 90
+NLMSG_ERROR, NLMSG_DONE, RTM_NEWNSID, RTM_DELNSID, RTM_GETNSID = 2, 3, 88, 89, 90
+SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_NSID = 270, 1, 28
 NETNSA_NSID, NETNSA_PID = 1, 2
 HEADER = struct.Struct("=IHHII")
 
@@ -37,6 +40,21 @@ class Watch:
         self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         self._netlink.bind((0, 0))
         self._inodes: set[int] = set()
+        self._news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        self._news.bind((0, 0))
+        self._news.setsockopt(SOL_NETLINK, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_NSID)
+        self._deleted: list[float] = []
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        """Notes when each id goes; the kernel sends one message a namespace."""
+        while True:
+            try:
+                data = self._news.recv(1 << 16)
+            except OSError:
+                return
+            if HEADER.unpack_from(data)[1] == RTM_DELNSID:
+                self._deleted.append(time.monotonic())
 
     def about(self) -> dict[str, str]:
         return {"version": "cleanup_net by tracepoint, ids by RTM_NEWNSID"}
@@ -64,6 +82,7 @@ class Watch:
             (number,) = struct.unpack_from("=i", answer, HEADER.size)
             if number:
                 raise SideFailed(f"RTM_NEWNSID for pid {pid}: errno {-number}")
+        self._deleted.clear()
         self._write("trace", "")
         for event in EVENTS:
             self._write(f"events/workqueue/{event}/enable", "1")
@@ -92,25 +111,29 @@ class Watch:
                 count += kind == RTM_NEWNSID
                 data = data[(length + 3) & ~3 :]
 
-    def end(self, since: float, quiet: float = 0.25, patience: float = 5.0) -> dict[str, float]:
-        """Waits until all marked namespaces and every clean-up are done and `quiet` seconds have passed since.
+    def end(self, since: float, patience: float = 8.0) -> dict[str, float]:
+        """Waits until all marked namespaces have been taken apart.
 
-        Returns `gone`: when the last clean-up after `since` ended (`since` itself if there was none), and
-        `pinned`: how many marked namespaces are still there after `patience` seconds.
+        Returns `gone`: when the clean-up that took the last one ended (`since` itself if none was marked), and
+        `pinned`: how many are still there after `patience` seconds.
         """
         deadline = time.monotonic() + patience
-        last, pinned = since, 0
+        gone, pinned = since, self._ids()
         while time.monotonic() < deadline:
-            time.sleep(0.05)
-            events = self._events()
-            busy = bool(events) and events[-1][1] == "start"
-            last = max([since, *(at for at, kind in events if kind == "end")])
+            time.sleep(0.02)
             pinned = self._ids()
-            if not busy and not pinned and time.monotonic() > last + quiet:
+            if pinned or len(self._deleted) < len(self._inodes):
+                continue
+            last = max([since, *self._deleted])
+            ends = [at for at, kind in self._events() if kind == "end" and at >= last]
+            if ends or not self._inodes:
+                gone = min([max(since, at) for at in ends], default=since)
                 break
+        else:
+            pinned = pinned or 1
         for event in EVENTS:
             self._write(f"events/workqueue/{event}/enable", "0")
-        return {"gone": last, "pinned": float(pinned)}
+        return {"gone": gone, "pinned": float(pinned)}
 
     def close(self) -> None:
         """Removes the trace instance."""

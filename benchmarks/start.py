@@ -1,6 +1,7 @@
 """Bar 1: `Lab.run(["/bin/true"])` + wait, on a bridge with address and limits, beside `unshare` and the runtimes.
 
-Back to back (20 in a row: more than a lab keeps ready) and with 20 ms of idling before each start. `remove()` isn't part of the figure (a peer's
+Back to back (20 in a row: more than a lab keeps ready) and with 20 ms of idling before each start.
+`remove()` isn't part of the figure (a peer's
 clean-up after the program's end is in the peer's: no peer can be had without it); the row "with remove" has both.
 """
 

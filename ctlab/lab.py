@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .notebook.topology import Topology
 
 DEFAULT_NETWORK = "bridge"
-SLOTS = 4
+SLOTS = 6
 
 
 class Lab:

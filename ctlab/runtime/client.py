@@ -144,7 +144,9 @@ class Client:
             protocol.send(
                 control, {"id": self.id, "name": self.name, "owner": os.getpid(), "interval": interval_seconds}
             )
-        message = protocol.receive(control)[0] if _readable(_START_SECONDS, control.fileno()) else None
+        message = None
+        with contextlib.suppress(ConnectionResetError):  # it was killed with our message unread
+            message = protocol.receive(control)[0] if _readable(_START_SECONDS, control.fileno()) else None
         if message is None:
             said = os.pread(errors.fileno(), 4000, 0).decode(errors="replace").strip().splitlines()
             raise CtlabError(f"the lab's keeper ended at start: {said[-1] if said else 'no reason given'}")

@@ -104,7 +104,6 @@ def execute(supervisor: Supervisor, call: Call) -> None:
         call.close_descriptors()
         if folder is not None:
             folder.close()
-    supervisor.later(supervisor.pool.refill)
 
 
 def _runner_says(supervisor: Supervisor, call: Call, runner: Runner) -> None:
@@ -127,6 +126,7 @@ def _runner_ended(supervisor: Supervisor, call: Call, runner: Runner) -> None:
     supervisor.executions.pop(call.message["execution"], None)
     supervisor.off(runner.control.fileno())
     supervisor.off(runner.pidfd)
+    supervisor.later(supervisor.pool.refill_soon)
     runner.control.close()
     os.close(runner.pidfd)
     if not runner.answered:  # it was killed, for example with the container it had just entered

@@ -192,7 +192,7 @@ def _go_when_up(supervisor: Supervisor, record: Record, slot: Slot, tries: int) 
             supervisor.after(_CARRIER_STEP_SECONDS, lambda: _go_when_up(supervisor, record, slot, tries - 1))
             return
     record.mark("go")
-    supervisor.later(supervisor.pool.refill)
+    supervisor.later(supervisor.pool.refill_soon)
     record.go_sent = True
     with contextlib.suppress(OSError):  # it has died: its pidfd says so
         protocol.send(slot.status, {"go": True})

@@ -19,7 +19,8 @@ from .record import Runner, Slot
 if TYPE_CHECKING:
     from .supervisor import Supervisor
 
-RUNNERS = 2  # kept waiting for `exec`
+RUNNERS = 4  # kept waiting for `exec`
+_REFILL_AFTER_SECONDS = 0.005
 
 
 class Pool:
@@ -32,6 +33,7 @@ class Pool:
         self._wanted = 0
         self._coming = 0
         self._next = 0
+        self._ordered = False  # a refill is on its way
         self._runners: list[Runner] = []
         self._runners_coming = 0
         folders, single_id = supervisor.folders, supervisor.single_id
@@ -52,12 +54,22 @@ class Pool:
 
     def refill(self) -> None:
         """Order what is missing."""
+        self._ordered = False
         while len(self._ready) + self._coming < self._wanted:
             self._coming += 1
             protocol.send(self._nursery, {"make": self.number()})
         while self._wanted and len(self._runners) + self._runners_coming < RUNNERS:
             self._runners_coming += 1
             protocol.send(self._nursery, {"runner": True})
+
+    def refill_soon(self) -> None:
+        """Order what is missing, a moment later while there is enough: whoever starts something wants the CPUs now."""
+        low = len(self._ready) + self._coming <= self._wanted // 2
+        if low or len(self._runners) + self._runners_coming <= RUNNERS // 2:
+            self.refill()
+        elif not self._ordered:
+            self._ordered = True
+            self._supervisor.after(_REFILL_AFTER_SECONDS, self.refill)
 
     def take_runner(self) -> Runner:
         """A process ready to run something in a container; made here and now if none is waiting."""

@@ -163,7 +163,9 @@ def main() -> None:
     rng = random.Random(int(sys.argv[1]))
     say("ready")
     global life
-    while told(wait=True):
+    while True:
+        if told(wait=True) != "next":
+            continue
         life += 1
         try:
             while Life(rng).live():

@@ -268,9 +268,9 @@ def mounts(text: str) -> list[tuple[str, ...]]:
     return found
 
 
-def run_script(lab_commands: list[str], container: str) -> str:
-    """What the container's program wrote when both scripts are typed into a root shell with namespaces of its own."""
-    script = "\n".join(["ip link set lo up", *lab_commands, container, "wait", ""])
+def run_script(before: list[str], container: str, wait: str = "wait") -> str:
+    """What the container's program wrote when all is typed into a root shell with namespaces of its own."""
+    script = "\n".join(["ip link set lo up", *before, container, wait, ""])
     done = subprocess.run([*NEW_NODE, "sh", "-e"], input=script, text=True, capture_output=True, timeout=60)
     assert done.stderr == "", script
     assert done.returncode == 0, script
@@ -307,7 +307,7 @@ def test_a_container_on_two_networks_one_internal(lab: Any, blue: Any) -> None:
     compare(*both(lab, PROBE, networks=["green", "blue"], hostname="other.example"))
 
 
-def test_a_container_without_a_network(lab: Any) -> None:
+def test_a_container_without_a_network(lab: Any, blue: Any) -> None:
     ours, theirs = both(lab, PROBE, networks=["none"])
     assert [link["ifname"] for link in ours["links"][0]] == ["lo"]
     compare(ours, theirs)
@@ -322,6 +322,20 @@ def test_a_container_on_the_nodes_network(lab: Any) -> None:
         # The lab's node has a writable sysfs of this network namespace already, and the two share a superblock; the
         # mount itself is read-only in both.
         seen["mounts"] = [mount[:-1] if mount[4] == "sysfs" else mount for mount in seen["mounts"]]
+    compare(ours, theirs)
+
+
+def test_a_container_on_anothers_network(lab: Any, blue: Any) -> None:
+    first = lab.run(name="first", networks=["blue"])
+    container = lab.run(["sh", "-c", PROBE], name="second", networks=["container:first"])
+    assert container.wait(20) == 0, container.logs()
+    wait = (
+        'until pid=$(pgrep -P $!); do sleep 0.02; done\n'
+        f'until [ "$(cat /proc/$pid/comm)" = sleep ]; do sleep 0.02; done'
+    )
+    theirs = sections(run_script([blue.explain(), first.explain(), wait], container.explain(), "wait $!"))
+    ours = sections(container.logs().stdout)
+    assert [link["ifname"] for link in ours["links"][0]] == ["lo", "eth0"]
     compare(ours, theirs)
 
 

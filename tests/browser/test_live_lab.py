@@ -1,0 +1,140 @@
+"""A real lab in JupyterLab: its map and its chart follow what happens, and stay as pictures when all of it is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("usable")]
+
+ROOT = Path(__file__).resolve().parents[2]
+MAP = ".ctlab-topology[data-ready=true]"
+CHART = ".js-plotly-plot"
+WEB = "%container run -d --name web --network blue --wait port:80 -- python3 -m http.server 80"
+BUSY = """
+import time
+web.exec(["true"])
+end = time.monotonic() + 4
+turns = 0
+while time.monotonic() < end:
+    turns += 1
+"""
+
+# Run a cell, and look at the chart ten times a second until it ends: [[kernel's status, newest x of its lines], …].
+_WATCH_CHART = """async (index) => {
+  const panel = jupyterapp.shell.currentWidget;
+  const kernel = panel.sessionContext.session.kernel;
+  const newest = () => Math.max(...[...document.querySelectorAll('.js-plotly-plot')].flatMap((chart) =>
+    chart.calcdata.flatMap((line) => (line[0].x === undefined ? [] : [line[line.length - 1].x]))));
+  const seen = [];
+  let over = false;
+  panel.content.activeCellIndex = index;
+  jupyterapp.commands.execute('notebook:run-cell').then(() => { over = true; });
+  while (!over) {
+    seen.push([kernel.status, newest()]);
+    await new Promise((done) => setTimeout(done, 100));
+  }
+  return seen;
+}"""
+
+
+@pytest.fixture(autouse=True)
+def built() -> None:
+    """The map's script has to be there."""
+    if not (ROOT / "ctlab/static/topology.js").is_file():
+        pytest.skip("ctlab/static/topology.js isn't built (pip install -e . builds it)")
+
+
+def good(book: Any, index: int) -> None:
+    """Run a cell that must not fail."""
+    book.run(index)
+    errors = [output for output in book.outputs(index) if output["output_type"] == "error"]
+    assert errors == [], book.outputs(index)
+
+
+def test_the_map_follows_and_a_click_reaches_python(notebook: Callable[..., Any]) -> None:
+    book = notebook(
+        [
+            "%load_ext ctlab\n%lab start\n%network create blue --subnet 10.10.0.0/24",
+            WEB,
+            "picked = []\nworld = %topology\nworld.on_select(picked.append)\nworld",
+            "%container run -d --name late --network blue",
+            "%container pause late",
+            "%container rm late",
+            "print(picked, world.selected, world.widget.details)",
+            "%container kill web",
+        ]
+    )
+    for index in range(3):
+        good(book, index)
+    view = book.output(2).locator(MAP)
+    view.wait_for()
+    assert (view.get_attribute("data-containers"), view.get_attribute("data-edges")) == ("1", "1")
+
+    good(book, 3)
+    book.output(2).locator(f"{MAP}[data-containers='2'][data-edges='2']").wait_for()
+    state = "(root, id) => jupyterapp && root.querySelector('footer').textContent"
+    good(book, 4)
+    book.output(2).locator(f"{MAP} footer", has_text="paused").wait_for()
+    good(book, 5)
+    book.output(2).locator(f"{MAP}[data-containers='1'][data-edges='1']").wait_for()
+    assert "paused" not in view.evaluate(state)
+
+    view = book.output(2).locator(MAP)
+    view.evaluate("(root) => root.scrollIntoView()")
+    at = view.evaluate("(root) => root.locate('container:web')")
+    book.page.mouse.click(at["x"], at["y"])
+    book.output(2).locator(f"{MAP}[data-selected='container:web']").wait_for()
+    view.locator("aside dd", has_text="10.10.0.2").first.wait_for()
+    view.locator("aside dd", has_text="http.server").first.wait_for()
+    good(book, 6)
+    assert book.outputs(6)[0]["text"].startswith("['container:web'] container:web")
+    good(book, 7)
+    book.output(2).locator(f"{MAP} footer", has_text="exited").wait_for()
+
+
+def test_the_chart_moves_while_a_cell_computes_and_all_stays_as_pictures(notebook: Callable[..., Any]) -> None:
+    book = notebook(
+        [
+            "%load_ext ctlab\n%lab start\n%network create blue --subnet 10.10.0.0/24",
+            "web = " + WEB.removeprefix("%") if False else f"web = {WEB}",
+            "%topology",
+            "%stats --live",
+            BUSY,
+            "%container ps",
+            "%lab stop",
+        ]
+    )
+    for index in range(4):
+        good(book, index)
+    book.output(3).locator(f"{CHART} .scatterlayer path.js-line").first.wait_for()
+
+    seen = book.page.evaluate(_WATCH_CHART, 4)
+    assert [output for output in book.outputs(4) if output["output_type"] == "error"] == []
+    busy = [newest for status, newest in seen if status == "busy"]
+    assert len(busy) >= 20, seen  # the page itself wasn't held up
+    assert len(set(busy)) >= 5, seen
+    assert busy[-1] - busy[0] > 2000, seen  # ms of samples
+
+    good(book, 5)
+    good(book, 6)
+    book.output(2).locator("svg.ctlab-map").wait_for()
+    book.output(3).locator(CHART).wait_for()
+    assert book.output(2).locator(".ctlab-topology").count() == 0
+    saved = book.save()
+    assert sorted(saved.cells[2].outputs[0].data) == ["text/html", "text/plain"]
+    assert "application/vnd.jupyter.widget-view+json" not in saved.cells[3].outputs[0].data
+    assert "widgets" not in saved.metadata or saved.metadata["widgets"]
+
+    # A new kernel, which knows nothing, and a page loaded anew.
+    book.restart()
+    book.open()
+    picture = book.output(2).locator("svg.ctlab-map")
+    picture.wait_for()
+    assert "web" in picture.text_content() and "10.10.0.2" in picture.text_content()
+    book.output(3).locator(f"{CHART} .scatterlayer path.js-line").first.wait_for()
+    assert book.output(3).locator(f"{CHART} .legend").text_content() == "web"
+    assert "http.server" in book.output(5).text_content()
