@@ -9,6 +9,7 @@ and nothing is created that would have to be cleaned up with the lab.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -40,9 +41,10 @@ class Watch:
         self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         self._netlink.bind((0, 0))
         self._inodes: set[int] = set()
+        self._next_id = 0
         self._news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         self._news.bind((0, 0))
-        self._news.setsockopt(SOL_NETLINK, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_NSID)
+        self._news.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_NSID)
         self._deleted: list[float] = []
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -74,13 +76,16 @@ class Watch:
             if inode in self._inodes or inode == stays:
                 continue
             self._inodes.add(inode)
+            self._next_id += 1
             body = struct.pack("=B3x", socket.AF_UNSPEC)
-            body += struct.pack("=HHi", 8, NETNSA_NSID, len(self._inodes)) + struct.pack("=HHI", 8, NETNSA_PID, pid)
+            body += struct.pack("=HHi", 8, NETNSA_NSID, self._next_id) + struct.pack("=HHI", 8, NETNSA_PID, pid)
             flags = NLM_F_REQUEST | NLM_F_ACK
             self._netlink.send(HEADER.pack(HEADER.size + len(body), RTM_NEWNSID, flags, 1, 0) + body)
             answer = self._netlink.recv(4096)
             (number,) = struct.unpack_from("=i", answer, HEADER.size)
-            if number:
+            if -number == errno.ESRCH:  # it ended just now
+                self._inodes.discard(inode)
+            elif number:
                 raise SideFailed(f"RTM_NEWNSID for pid {pid}: errno {-number}")
         self._deleted.clear()
         self._write("trace", "")

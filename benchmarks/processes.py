@@ -94,10 +94,14 @@ def _hierarchies() -> list[tuple[set[str], Path]]:
 
 
 def cgroup_folders(pid: int) -> set[Path]:
-    """The folders of `pid` in every hierarchy mounted here."""
-    folders = set()
+    """The folders of `pid` in every hierarchy mounted here; none if it has ended."""
+    folders: set[Path] = set()
     mounted = _hierarchies()
-    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+    try:
+        text = Path(f"/proc/{pid}/cgroup").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return folders
+    for line in text.splitlines():
         _, controllers, path = line.split(":", 2)
         for names, point in mounted:
             if names >= set(controllers.split(",")):

@@ -75,7 +75,7 @@ def card(title: str, facts: Mapping[str, Any]) -> str:
     )
     return (
         f"<table class='ctlab-card'><caption style='text-align:left;font-weight:bold'>{html.escape(title)}</caption>"
-        f"<tbody>{rows}</tbody></table><p style='opacity:.7;margin:.2em 0'>{html.escape(as_of())}</p>"
+        f"<tbody>{rows}</tbody></table><p style='opacity:.7;margin:.2em 0;font-size:12px'>{html.escape(as_of())}</p>"
     )
 
 

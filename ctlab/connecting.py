@@ -11,6 +11,7 @@ from .names import key
 from .network import Network
 from .plan import network as network_plan
 from .plan import ops
+from .request import check_exists
 from .spec import NetworkSpec
 from .starting import attach_message, detach_message
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 def existing_network(lab: Lab, old: Network, spec: Any, any_subnet: bool, exists: str | None) -> Network | None:
     """The rule for a network created again: kept when it is the same, re-made when nothing else hangs on it."""
+    check_exists(exists)
     same = old.spec == spec or (any_subnet and _alike(old.spec, spec))
     if exists == "keep":
         return old

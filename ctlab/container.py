@@ -462,8 +462,8 @@ class Container:
         self.lab._changed()
 
     def _exited(self, message: Mapping[str, Any]) -> None:
-        if self._state in ("exited", "removed"):
-            return
+        if self._state in ("exited", "removed") or message["start"] != self._instance:
+            return  # told already, or of an earlier start
         self._returncode = message["returncode"]
         self._oom_killed = bool(message["oom_killed"])
         self._pid = None

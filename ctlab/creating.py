@@ -17,9 +17,9 @@ from .container import Container, body_descriptor
 from .errors import AddressError, BadInput, CtlabError, LimitRefused, NameInUse, NotFound
 from .images import reference
 from .names import key
-from .network import Attachment
+from .network import Attachment, Network
 from .plan import limits as limits_plan
-from .request import container_spec, several
+from .request import check_exists, container_spec, several
 from .runtime.client import Reply
 from .spec import ContainerSpec
 from .starting import start_message
@@ -33,8 +33,7 @@ _numbers_of_starts = itertools.count(1)
 
 def create(lab: Lab, names: list[str], argv: list[str], keywords: dict[str, Any]) -> list[Container]:
     exists = keywords.pop("exists", None)
-    if exists not in (None, "error", "keep", "replace"):
-        raise BadInput(f"exists={exists!r}: error, keep or replace")
+    check_exists(exists)
     networks = network_names(lab, keywords)
     addresses = {name: keywords.pop(name, None) for name in ("ip", "ip6", "mac_address")}
     node = keywords.get("node")
@@ -62,9 +61,9 @@ def create(lab: Lab, names: list[str], argv: list[str], keywords: dict[str, Any]
         if len(specs) > 1:
             raise BadInput("exists='keep' doesn't go with count")
         return kept
-    for network_name in dict.fromkeys(name for spec in specs for name in spec.networks):
-        if network_name == DEFAULT_NETWORK and DEFAULT_NETWORK not in lab._networks:
-            lab.network(DEFAULT_NETWORK)
+    new_network: Network | None = None
+    if DEFAULT_NETWORK not in lab._networks and any(DEFAULT_NETWORK in spec.networks for spec in specs):
+        new_network = lab.network(DEFAULT_NETWORK)
     before = {name: automatic_addresses(lab, old) for name, old in replaced.items()}
     for old in replaced.values():
         ran = units.format_duration(max(0.0, time.time() - (old.started_at or old.created_at)), 2)
@@ -89,6 +88,8 @@ def create(lab: Lab, names: list[str], argv: list[str], keywords: dict[str, Any]
         for container in made:
             container._gone = "it never ran"
             lab._containers.pop(key(container.name), None)
+        if new_network is not None and not new_network.containers and not lab.gone:
+            new_network.remove()
         raise
     for container, reply in zip(made, replies, strict=True):
         started(lab, container, reply)
@@ -110,8 +111,23 @@ def start_all(lab: Lab, made: list[Container], messages: list[dict[str, Any]]) -
         reply = lab._call({"do": "start_many", "starts": messages})
     except CtlabError as error:
         raise type(error)(f"of {len(made)} containers none was left running: {error}") from None
-    del reply
-    return [None] * len(made)
+    return replies_of_batch(lab, made, reply)
+
+
+_PIDFDS_AT_ONCE = 200  # a message carries 253 descriptors at most (SCM_MAX_FD)
+
+
+def replies_of_batch(lab: Lab, made: list[Container], reply: Reply) -> list[Reply | None]:
+    """The answer of a batch for each container, with its pid as it is numbered here (None: it has ended already)."""
+    pids: dict[str, int] = {}
+    for first in range(0, len(made), _PIDFDS_AT_ONCE):
+        ids = [container.id for container in made[first : first + _PIDFDS_AT_ONCE]]
+        answer = lab._call({"do": "pidfds", "ids": ids})
+        for container_id, descriptor in zip(answer["ids"], answer.descriptors, strict=True):
+            with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
+                pids[container_id] = next((int(line.split()[1]) for line in file if line.startswith("Pid:")), 0)
+            os.close(descriptor)
+    return [Reply(reply.message, [], max(0, pids.get(container.id, 0))) for container in made]
 
 
 def call_start(lab: Lab, container: Container, message: dict[str, Any]) -> Reply:

@@ -97,5 +97,5 @@ class Handles(Sequence[T], Generic[T]):
             + "</tr>"
             for row in rows
         )
-        note = f"<p style='opacity:.7;margin:.2em 0'>{html.escape(self._note)}</p>" if self._note else ""
+        note = f"<p style='opacity:.7;margin:.2em 0;font-size:12px'>{html.escape(self._note)}</p>" if self._note else ""
         return f"<table class='ctlab-table'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"

@@ -26,7 +26,7 @@ from .names import auto_name, check_name, did_you_mean, expand_pattern, key
 from .network import Network, plan_network
 from .plan import network as network_plan
 from .plan import ops, rootfs
-from .request import KEYWORDS, check_body, unknown_keyword
+from .request import KEYWORDS, check_body, check_exists, unknown_keyword
 from .runtime.client import Client, Reply
 from .words_of_command import split_command
 
@@ -105,6 +105,7 @@ class Lab:
         labs.add(self)
 
     def _give_way(self, exists: str | None) -> None:
+        check_exists(exists)
         for other in labs.running():
             if key(other.name) == key(self.name):
                 if exists == "error" or (exists is None and ticks.same(other.tick)):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
+from . import units
 from .errors import NotFound
 from .inspecting import inspect_container
 
@@ -47,8 +49,7 @@ def details(lab: Lab, element_id: str) -> dict[str, object]:
     """What to show of one element; NotFound if it is gone."""
     kind, _, name = element_id.partition(":")
     if kind == "container":
-        facts = inspect_container(lab._container(name))
-        return {k: v for k, v in facts.items() if v not in (None, [], {}, "")}
+        return _container_details(lab, name)
     if kind == "network":
         return dict(lab._network(name).inspect())
     if kind == "endpoint":
@@ -63,6 +64,41 @@ def details(lab: Lab, element_id: str) -> dict[str, object]:
         status = lab.status()
         return {"node": name, "lab": lab.name, "ids": status["ids"], "cgroup": status["cgroup"]}
     raise NotFound(f"nothing on the map is called '{element_id}'")
+
+
+def _container_details(lab: Lab, name: str) -> dict[str, object]:
+    """What a person looks for first comes first; the whole is `inspect`'s."""
+    facts = inspect_container(lab._container(name))
+    limits = {k: units.format_size(v) if k.endswith("_bytes") else v for k, v in facts["limits"].items()}
+    usage = facts["memory_usage_bytes"]
+    mounts = [
+        f"{mount['target']} from {mount['source']}{', read-only' if mount['read_only'] else ''}"
+        for mount in facts["mounts"]
+    ]
+    found: dict[str, object] = {
+        "state": facts["state"],
+        "command": shlex.join(facts["command"]) or "none: it idles",
+        "addresses": [
+            f"{endpoint['network']}: {' '.join(endpoint['addresses'])} ({endpoint['interface']}, {endpoint['mac']})"
+            for endpoint in facts["endpoints"]
+        ]
+        or f"network {facts['network_mode']}",
+        "limits": limits or "none",
+        "memory": units.format_size(usage) if usage else "",
+        "pid": facts["pid"],
+        "returncode": facts["returncode"],
+        "OOMKilled": "yes" if facts["oom_killed"] else "",
+        "namespaces": facts["namespaces"],
+        "image": facts["image"],
+        "mounts": mounts,
+        "env": facts["env"],
+        "user": facts["user"],
+        "hostname": facts["hostname"],
+        "started": facts["started_at"],
+        "finished": facts["finished_at"],
+        "id": facts["id"],
+    }
+    return {key: value for key, value in found.items() if value not in (None, [], {}, "")}
 
 
 def graph(lab: Lab) -> Any:

@@ -206,7 +206,7 @@ class Attachment:
         if mac is not None:
             hardware = parse_mac(mac)
         elif first is not None:
-            hardware = mac_from_ipv4(first)  # type: ignore[arg-type]
+            hardware = mac_from_ipv4(first)
         else:
             hardware = mac_from_id(identity)
         routed = default and not self.network.spec.internal

@@ -56,6 +56,12 @@ def check_body(argv: list[str], count: int | None, keywords: Mapping[str, Any]) 
         raise BadInput("stdin= needs a command that reads it")
 
 
+def check_exists(exists: str | None) -> None:
+    """BadInput for a way of dealing with a name in use that there isn't."""
+    if exists not in (None, "error", "keep", "replace"):
+        raise BadInput(f"exists={exists!r}: error, keep or replace")
+
+
 def several(value: str | Iterable[str] | None) -> list[str]:
     """A repeatable keyword: one string is a list of one."""
     if value is None:

@@ -121,6 +121,7 @@ def start_message(container: Container, image: Reference, top: dict[str, str], c
         "endpoints": name_endpoints(container),
         "links": links(container),
         "remove_at_exit": spec.rm,
+        "start": container._instance,
         "body": container._body[0] if container._body else "",
     }
 

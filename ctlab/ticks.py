@@ -52,7 +52,8 @@ def now() -> int | None:
 
 def cell() -> str:
     """``Out[5]``: how the present cell is called in messages; empty outside IPython."""
-    return f"Out[{_shell.execution_count}]" if _shell is not None else ""
+    # The shell's own count is of the cell to come in some versions of IPython; the display hook knows the difference.
+    return f"Out[{_shell.displayhook.prompt_count}]" if _shell is not None else ""
 
 
 def same(tick: int | None) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections import Counter
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 SETTLE_SECONDS = 5.0  # how long the kernel is given to finish what was ended (namespaces go in the background)
+TEST_SECONDS = 60
 _cgroup_folders: set[str] = set()  # of every lab that this process has started
 
 
@@ -30,6 +32,24 @@ def wait_until(condition: Callable[[], bool], timeout: float = SETTLE_SECONDS, s
             return False
         time.sleep(step)
     return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Any:
+    """A kernel test that waits for ever fails after a minute, with the place where it waits."""
+    limited = "kernel" in item.path.parts and not item.get_closest_marker("user")
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"the test took longer than {TEST_SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, late) if limited else None
+    signal.alarm(TEST_SECONDS if limited else 0)
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
+        if before is not None:
+            signal.signal(signal.SIGALRM, before)
 
 
 # -- what a test may not leave behind -------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ CUT = 9.0  # of the corners of a lost container's box
 SLANT = 16.0  # of a network's hexagon
 MARGIN = 12.0
 LABEL_ROOM = 124.0  # the widest address on a wire
+CAPTION_ROOM = 640.0  # of a picture that is narrower
 
 _STYLE = (
     ".ctlab-map{background:var(--ctlab-background);max-width:100%;height:auto}"
@@ -78,10 +79,13 @@ def map_svg(
         parts += [_address(world, key, places) for key in world.edges if _address_fits(world, key, places)]
     if not places:
         parts.append(_text("caption", whole.left + 4, 24.0, "nothing here yet", 220.0))
-    if caption:
-        parts.append(_text("caption", whole.left + 2, bottom - 3, caption, max(whole.width, 400.0)))
+    wide = whole.width
+    if caption:  # a small world has a caption that is wider than itself
+        caption = shorten(caption, max(whole.width, CAPTION_ROOM), 11.0)
+        wide = max(wide, 2 + sum(map(_width, caption)) * 11.0)
+        parts.append(_text("caption", whole.left + 2, bottom - 3, caption, wide, 11.0))
     left, top = whole.left - MARGIN, whole.top - MARGIN
-    width, height = whole.width + 2 * MARGIN, bottom - whole.top + 2 * MARGIN
+    width, height = wide + 2 * MARGIN, bottom - whole.top + 2 * MARGIN
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="{theme.SCOPE} ctlab-map" role="img" '
         f'viewBox="{left:.0f} {top:.0f} {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}">'

@@ -317,7 +317,7 @@ def _has_kernel() -> bool:
 def _as_of() -> str:
     """``as of Out[5] 14:02:11``; without a shell, only the time."""
     shell = _shell()
-    cell = f"Out[{shell.execution_count}] " if shell is not None else ""
+    cell = f"Out[{shell.displayhook.prompt_count}] " if shell is not None else ""
     return f"as of {cell}{time.strftime('%H:%M:%S')}"
 
 

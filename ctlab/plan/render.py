@@ -53,7 +53,8 @@ def operation_commands(operation: ops.Operation) -> list[str]:
     Root file system operations are relative to the folder that becomes the root, see `render_root`.
     """
     if isinstance(operation, ops.Limit):
-        return [command(WriteCgroup(operation.controller, operation.file, operation.value), "$cgroup").replace("'", '"')]
+        line = command(WriteCgroup(operation.controller, operation.file, operation.value), "$cgroup")
+        return [line.replace("'", '"')]  # so that the variable is expanded; no value of a limit holds a quote
     if isinstance(operation, ops.Unshare):
         return [" ".join(["unshare", *(f"--{kind}" for kind in operation.kinds)])]
     if isinstance(operation, ops.Execute):

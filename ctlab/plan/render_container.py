@@ -54,8 +54,9 @@ def container_commands(
     body += _network(node_operations, inside, own_network)
     body += _root(mounts, inside, execute, place)
     body += _limits([write for write in limits if write.file != "pids.max"], cgroup_paths)
-    pids = next(((one.value, f"{cgroup_paths[one.controller]}/{one.file}") for one in limits if one.file == "pids.max"), None)
-    body += enter_and_execute(execute, any(isinstance(one, ops.Overlay) for one in mounts), pids)
+    pids = [(one.value, f"{cgroup_paths[one.controller]}/{one.file}") for one in limits if one.file == "pids.max"]
+    own_tools = any(isinstance(one, ops.Overlay) for one in mounts)
+    body += enter_and_execute(execute, own_tools, pids[0] if pids else None)
     end = delimiter(body)
     return [
         *NODE,
@@ -91,7 +92,7 @@ def _network(node_operations: Sequence[ops.Operation], inside: Sequence[ops.Oper
     lines = ["", "# network: its own loopback"]
     lines += inside_operation(ops.LinkUp("lo"))
     if node_operations:
-        lines += ["", "# and a veth pair for each endpoint: one end in the node, the other one is born in here (process 1)"]
+        lines += ["", "# and a veth pair for each endpoint: one end in the node, the other is born in here (process 1)"]
         lines.append('node() { nsenter --net=/proc/self/fd/3 "$@"; }')
         for operation in node_operations:
             lines += [f"node {line}" for line in node_operation(operation, "1")]
@@ -120,7 +121,7 @@ def _root(
     lines += root_commands(making[first_mount:first_mask], place, fresh)
     lines += ["", "# what is nobody's business in a container: hidden, or read-only"]
     lines += root_commands(making[first_mask:last_mask], place, fresh)
-    names = [one for one in inside if isinstance(one, ops.Hostname | ops.WriteFile | ops.Folder)]
+    names: list[ops.Operation] = [one for one in inside if isinstance(one, ops.Hostname | ops.WriteFile | ops.Folder)]
     # A file that is made empty first, for a container that nobody has asked for yet, is written once here.
     written = {one.path for one in names if isinstance(one, ops.WriteFile)}
     rest = [one for one in making[last_mask:] if not (isinstance(one, ops.WriteFile) and one.path in written)]
@@ -152,13 +153,14 @@ def _cgroups(name: str, limits: Sequence[WriteCgroup], cgroup_paths: Mapping[str
         return []
     folders = _folders(cgroup_paths)
     if _version(limits, cgroup_paths) == "v2":
-        lines = ["", comment(f"cgroup: a folder for {name}, in a folder that hands these controllers on and is empty itself")]
+        lines = ["", comment(f"cgroup: a folder for {name}; the one above hands these controllers on")]
         for folder in folders:
             parent = posixpath.dirname(folder)
             on = " ".join(f"+{controller}" for controller, path in cgroup_paths.items() if path == folder)
             lines += [f"mkdir -p {quote(folder)}", f"echo {quote(on)} > {quote(f'{parent}/cgroup.subtree_control')}"]
         return lines
-    lines = ["", comment(f"cgroup: a folder for {name} in the hierarchy of each controller"), f"mkdir -p {words(folders)}"]
+    lines = ["", comment(f"cgroup: a folder for {name} in the hierarchy of each controller")]
+    lines.append(f"mkdir -p {words(folders)}")
     if "cpuset" in cgroup_paths:
         path = cgroup_paths["cpuset"]
         # A fresh cpuset has neither memory nodes nor CPUs and takes no process.

@@ -61,7 +61,9 @@ def node_commands(operations: Iterable[ops.Operation]) -> list[str]:
     return [*NODE, *(line for operation in operations for line in node_operation(operation))]
 
 
-def endpoint_commands(name: str, node_operations: Sequence[ops.Operation], inside: Sequence[ops.Operation]) -> list[str]:
+def endpoint_commands(
+    name: str, node_operations: Sequence[ops.Operation], inside: Sequence[ops.Operation]
+) -> list[str]:
     """`connect`: one more endpoint for the running container `name`.
 
     The two lists are what `plan.network.attach` returns. The shell variable `pid` is the container's first process.
@@ -72,7 +74,9 @@ def endpoint_commands(name: str, node_operations: Sequence[ops.Operation], insid
     return lines + entered(inside)
 
 
-def detach_commands(name: str, node_operations: Sequence[ops.Operation], inside: Sequence[ops.Operation] = ()) -> list[str]:
+def detach_commands(
+    name: str, node_operations: Sequence[ops.Operation], inside: Sequence[ops.Operation] = ()
+) -> list[str]:
     """`disconnect`: the node's end is deleted, its peer goes with it; `inside` moves the default route, if it must."""
     lines = [*NODE, *([_process(name)] if inside else []), "", "# network: the other end goes with this one"]
     for operation in node_operations:
@@ -96,7 +100,7 @@ def _hardware(mac: str, mtu: int) -> str:
 
 
 def _up(name: str, settings: str = "") -> list[str]:
-    """Up, without an IPv6 link-local address: two commands, since the kernel does "up" first where one asks for both."""
+    """Up, without an IPv6 link-local address: two commands, since the kernel does "up" first if one asks for both."""
     return [f"ip link set dev {quote(name)} addrgenmode none", f"ip link set dev {quote(name)}{settings} up"]
 
 

@@ -33,7 +33,7 @@ def enter_and_execute(execute: ops.Execute, own_tools: bool, pids: tuple[str, st
     lines = ["", "# the new root is moved over the old one"]
     lines += ["mount --move . /"]
     if not execute.argv:
-        lines += [comment("nothing to run, and an image may hold no program: the node's sleep stands in, outside of it")]
+        lines += [comment("nothing to run, and an image may hold no program: the node's sleep waits, outside of it")]
         return lines + _process(execute, [], [], late)
     enter = ["unshare", "--root=.", f"--wd={execute.workdir}"]
     if root and "SYS_CHROOT" in execute.capabilities:
@@ -65,8 +65,8 @@ def _process(execute: ops.Execute, before: list[str], last: list[str], late: lis
     if execute.init and execute.argv:
         lines.append(comment("its parent, process 1, is a small init that reaps and passes signals on"))
         own = ["setpriv", *ids, "--"] if ids else []
-        command = [words([*before, "env", "-i"]), *environment, words(["setpriv", *limits, "--", "sh", "-c", INIT, "init"])]
-        command += [*own, *_words(last), words(argv)]
+        init = words(["setpriv", *limits, "--", "sh", "-c", INIT, "init"])
+        command = [words([*before, "env", "-i"]), *environment, init, *own, *_words(last), words(argv)]
     else:
         command = [words([*before, "env", "-i"]), *environment, "setpriv", *ids, words(limits), "--"]
         command += [*_words(last), words(argv)]
@@ -110,8 +110,9 @@ def _lookup(user: str, passwd: str, groups: str) -> list[str]:
     if group:
         found = f"awk -F: -v g={quote(group)} '$1 == g || $3 == g {{ print $3; exit }}' {groups}"
         return [*lines, f"gid=$({found} || :); gid=${{gid:-{quote(group)}}} groups=$gid"]
+    member = """'("," $4 ",") ~ ("," u ",") { printf ",%s", $3 }'"""
     return [
         *lines,
         'login=$(echo "$entry" | cut -d: -f1)',
-        "groups=$gid$(awk -F: -v u=\"$login\" '(\",\" $4 \",\") ~ (\",\" u \",\") { printf \",%s\", $3 }' " + f"{groups} || :)",
+        f'groups=$gid$(awk -F: -v u="$login" {member} {groups} || :)',
     ]

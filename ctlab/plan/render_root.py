@@ -124,7 +124,7 @@ def _root_overlay(operation: ops.RootOverlay, place: str) -> list[str]:
     lower = operation.lower
     lines = []
     if lower.endswith(_ARCHIVES):
-        lines = [f"mkdir {place}/image", f"tar -x -p -C {place}/image -f {quote(lower)}"]
+        lines = [f"mkdir {place}/image", f"tar -x -p --no-same-owner -C {place}/image -f {quote(lower)}"]
         lower = f"{place}/image"
     elif not _PLAIN.fullmatch(lower):
         lines = [f"mkdir {place}/image", f"mount --rbind {quote(lower)} {place}/image"]

@@ -19,7 +19,7 @@ def comment(text: str) -> str:
 
 
 def inside(path: str) -> str:
-    """A path of the new root, unquoted, as seen from the folder that becomes it: ``/usr`` is ``usr``, ``/`` is ``.``."""
+    """A path of the new root, unquoted, from the folder that becomes it: ``/usr`` is ``usr``, ``/`` is ``.``."""
     relative = path.strip("/") or "."
     return f"./{relative}" if relative.startswith("-") else relative
 

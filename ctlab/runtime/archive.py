@@ -13,6 +13,7 @@ import os
 import socket
 import stat
 import tarfile
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..kernel import syscalls
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from .supervisor import Call, Supervisor
 
 _ENTRY_LIMIT = 1_000_000
+# What unpacking meets when entries contradict each other, for example a file below a link that leads nowhere.
+_OF_THE_ARCHIVE = (errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
 
 
 def copy_out(supervisor: Supervisor, call: Call) -> None:
@@ -46,7 +49,9 @@ def copy_in(supervisor: Supervisor, call: Call) -> None:
     _in_child(supervisor, call, work, record)
 
 
-def _in_child(supervisor: Supervisor, call: Call, work: Any, record: Any = None) -> None:
+def _in_child(
+    supervisor: Supervisor, call: Call, work: Any, record: Any = None, failed: Callable[[], None] | None = None
+) -> None:
     ours, theirs = protocol.pair()
     if record is not None:
         pid, pidfd = execution.clone_inside(supervisor, record, python=True)
@@ -54,6 +59,8 @@ def _in_child(supervisor: Supervisor, call: Call, work: Any, record: Any = None)
         pid, pidfd = syscalls.clone3_python(0)
     if pid == 0:
         _work(theirs, work)
+    if record is not None:
+        supervisor.inside[pid] = pidfd
     theirs.close()
     call.close_descriptors()
     answers: list[dict[str, Any]] = []
@@ -71,8 +78,11 @@ def _in_child(supervisor: Supervisor, call: Call, work: Any, record: Any = None)
             return
         while ours.fileno() >= 0:
             said()
+        supervisor.inside.pop(pid, None)
         supervisor.off(pidfd)
         os.close(pidfd)
+        if failed is not None and (not answers or "error" in answers[0]):
+            failed()
         call.reply(answers[0] if answers else {"error": "CtlabError", "message": "the copy was ended", "errno": 0})
 
     supervisor.on(ours.fileno(), said)
@@ -158,10 +168,19 @@ def _extract(archive: tarfile.TarFile) -> int:
             raise tarfile.TarError(f"entry {member.name!r} leads out of the archive")
         if member.islnk():
             member.linkname = member.linkname.lstrip("/")
-        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
-            if member.name != "." and not member.isdir():
-                os.unlink(member.name)
-        archive.extract(member, ".", numeric_owner=True, filter="fully_trusted")
+        try:
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+                if member.name != "." and not member.isdir():
+                    os.unlink(member.name)
+            archive.extract(member, ".", numeric_owner=True, filter="fully_trusted")
+        except KeyError:
+            text = f"entry {member.name!r} is a hard link to {member.linkname!r}, which isn't in it"
+            raise tarfile.TarError(text) from None
+        except OSError as error:
+            if error.errno not in _OF_THE_ARCHIVE:
+                raise
+            name = errno.errorcode[error.errno or 0]
+            raise tarfile.TarError(f"entry {member.name!r} can't be made where it says ({name})") from None
     return count
 
 
@@ -190,7 +209,8 @@ def image(supervisor: Supervisor, call: Call) -> None:
             os.chdir("/")
             return {"entries": _extract(archive)}
 
-    _in_child(supervisor, call, work)
+    # What a refused archive has left goes, so that it can be tried again.
+    _in_child(supervisor, call, work, failed=lambda: supervisor.tree.remove_image(key))
 
 
 def kind(supervisor: Supervisor, call: Call) -> None:

@@ -194,8 +194,12 @@ class Client:
             with contextlib.suppress(OSError):
                 protocol.send(self._control, {"do": "stop"})
             self._end_keeper()
+        except BaseException:  # interrupted: the keeper goes by the end of its socket, and somebody has to wait for it
+            self._control.close()
+            threading.Thread(target=self._end_keeper, daemon=True).start()
+            raise
         finally:
-            self._control.close()  # if we were interrupted, the keeper goes by this
+            self._control.close()
             self._gone.set()
             self._ended.set()
 

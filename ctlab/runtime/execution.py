@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ..kernel import syscalls
-from . import protocol
+from . import orphans, protocol
 from .record import Record, Runner
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ def _runner_ended(supervisor: Supervisor, call: Call, runner: Runner) -> None:
     runner.control.close()
     os.close(runner.pidfd)
     if not runner.answered:  # it was killed, for example with the container it had just entered
+        orphans.watch(supervisor)
         call.reply({"error": "StateError", "message": "the program was killed with its container", "errno": 0})
 
 

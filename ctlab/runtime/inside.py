@@ -111,9 +111,25 @@ class Root:
             os.mkdir(name, operation.mode, dir_fd=parent)
             os.chmod(name, operation.mode, dir_fd=parent)  # the umask has no say
         except FileExistsError:
-            os.close(self.open(operation.path, os.O_PATH | os.O_DIRECTORY))
+            self._settle(operation, parent, name)
         finally:
             os.close(parent)
+
+    def _settle(self, operation: ops.Folder, parent: int, name: str) -> None:
+        """What an image has at the place of a folder must be one: a link that leads nowhere becomes one.
+
+        So does every link at the kernel's own places: what we find in /proc must be the kernel's.
+        """
+        link = stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+        if not (link and operation.path in ("/proc", "/sys", "/dev")):
+            try:
+                os.close(self.open(operation.path, os.O_PATH | os.O_DIRECTORY))
+                return
+            except FileNotFoundError:
+                pass
+        os.unlink(name, dir_fd=parent)
+        os.mkdir(name, operation.mode, dir_fd=parent)
+        os.chmod(name, operation.mode, dir_fd=parent)
 
     def symbolic_link(self, operation: ops.SymbolicLink) -> None:
         parent, name = self._parent(operation.path)

@@ -160,7 +160,15 @@ def listening(supervisor: Supervisor, call: Call) -> None:
     call.reply({"ports": sorted(ports)})
 
 
+def pidfds(supervisor: Supervisor, call: Call) -> None:
+    """The first processes of containers, as descriptors: a pid of ours would mean nothing to the owner."""
+    found = [record for record in map(supervisor.records.get, call.message["ids"]) if record is not None]
+    found = [record for record in found if record.pidfd >= 0]
+    call.reply({"ids": [record.id for record in found]}, [record.pidfd for record in found])
+
+
 VERBS = {
+    "pidfds": pidfds,
     "listening": listening,
     "netlink_socket": netlink_socket,
     "top": top,

@@ -25,6 +25,8 @@ from . import protocol, runtime_folder, supervisor
 
 CONTROL, CALLS, EVENTS = 3, 4, 5
 _REMOVE_SECONDS = 5.0
+_ROUND_SECONDS = 0.5
+_DEATH_SECONDS = 0.1
 _NAMESPACES = (
     syscalls.CLONE_NEWUSER
     | syscalls.CLONE_NEWPID
@@ -174,21 +176,31 @@ class Keeper:
         if self.supervisor_pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.supervisor_pidfd, signal.SIGKILL)
+        # Until it is gone its children may make or freeze folders. But what the v1 freezer holds does not die before it
+        # is thawed, which `remove` does: so wait a moment only, and look at the folders again as long as some are left.
+        self._wait_for_supervisor(_DEATH_SECONDS)
         left: list[str] = []
+        until = time.monotonic() + _REMOVE_SECONDS
         if self.cgroup:
-            left = self.cgroup.remove(_REMOVE_SECONDS)  # thaws first: what the v1 freezer holds does not die
+            while (left := self.cgroup.remove(_ROUND_SECONDS)) and time.monotonic() < until:
+                pass
         elif self.leaf:
             cgroup.LabCgroup("none", {}, self.leaf).remove()
-        if self.supervisor_pidfd >= 0:
-            poll = select.poll()
-            poll.register(self.supervisor_pidfd, select.POLLIN)
-            if poll.poll(_REMOVE_SECONDS * 1000):
-                with contextlib.suppress(ChildProcessError):
-                    os.waitid(os.P_PIDFD, self.supervisor_pidfd, os.WEXITED)
+        if self._wait_for_supervisor(_REMOVE_SECONDS):
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PIDFD, self.supervisor_pidfd, os.WEXITED)
         if left:
             self.folder.leave()  # with its note: the next to start or prune removes them
         else:
             self.folder.remove()
+
+    def _wait_for_supervisor(self, seconds: float) -> bool:
+        """Whether there was one and it has ended, within the time."""
+        if self.supervisor_pidfd < 0:
+            return False
+        poll = select.poll()
+        poll.register(self.supervisor_pidfd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
 
 def _receive(connection: socket.socket) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernel import capabilities, netlink, syscalls
 from ..plan import ops
-from . import inside, pool, protocol
+from . import executor, inside, orphans, pool, protocol
 from .log_ring import LogRing
 from .record import Record, Slot, returncode
 
@@ -57,6 +57,7 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
     record.starter, record.go_sent, record.state = call, False, "starting"
     record.returncode, record.oom_killed = None, False
     record.restarting, record.remove_at_exit = again, message["remove_at_exit"]
+    record.start_number = message["start"]
     record.terminals = []
     supervisor.on(slot.pidfd, lambda: _ended(supervisor, record))
     supervisor.on(slot.status.fileno(), lambda: _status(supervisor, record))
@@ -67,10 +68,17 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
     orders = {"operations": message["inside"], "hardware": hardware, "body": message["body"]}
     sent = [*mounts, *call.descriptors]
     try:
-        if slot.spare is not None:  # its links are there already: the inside is configured while we do the node's side
+        # With one link, which is there already, the inside is configured while we do the node's side.
+        early = slot.spare is not None and sum(isinstance(operation, ops.MakeVeth) for operation in operations) == 1
+        if early:
             _order(slot, orders, sent)
-        record.node_undo = supervisor.node.perform(operations, peer_pid=slot.pid, spare=slot.spare)
-        if slot.spare is None:
+        try:
+            record.node_undo = supervisor.node.perform(operations, peer_pid=slot.pid, spare=slot.spare)
+        except executor.Failure as error:
+            if error.errno == errno.ESRCH:  # the first process is dead: what it said is the reason
+                _last_words(slot)
+            raise
+        if not early:
             _order(slot, orders, sent)
     finally:
         for mount in mounts:
@@ -90,9 +98,14 @@ def _order(slot: Slot, orders: dict[str, Any], mounts: list[int]) -> None:
     try:
         protocol.send(slot.status, orders, mounts)
     except BrokenPipeError:
-        said, _, _ = protocol.receive(slot.status)
-        if said is None or "error" not in said:
-            raise
+        _last_words(slot)
+        raise
+
+
+def _last_words(slot: Slot) -> None:
+    """Raise what a dead first process gave as the reason, if it gave one."""
+    said, _, _ = protocol.receive(slot.status)
+    if said is not None and "error" in said:
         raise _refuse(said["error"], said["message"], said["errno"]) from None
 
 
@@ -223,11 +236,16 @@ def _running(supervisor: Supervisor, record: Record) -> None:
         starter.reply({"id": record.id, "state": "running", "marks": record.marks}, process=record.slot.pid)
     slot = record.slot
     # A program that is gone by then leaves no sample; nobody who starts many short ones pays for the sampler.
-    supervisor.after(_SAMPLE_AFTER_SECONDS, lambda: record.slot is slot and supervisor.services.sample(record))
+    supervisor.after(_SAMPLE_AFTER_SECONDS, lambda: _sample(supervisor, record, slot))
     supervisor.tell({"event": "started", "id": record.id})
     if record.slot.cgroup is not None:
         with contextlib.suppress(OSError):
             record.oom_before = record.slot.cgroup.oom_kills() or 0
+
+
+def _sample(supervisor: Supervisor, record: Record, slot: Slot) -> None:
+    if record.slot is slot:
+        supervisor.services.sample(record)
 
 
 def _ended(supervisor: Supervisor, record: Record) -> None:
@@ -268,7 +286,12 @@ def _ended(supervisor: Supervisor, record: Record) -> None:
 
 def exit_message(record: Record) -> dict[str, Any]:
     """What `wait` answers."""
-    return {"returncode": record.returncode, "oom_killed": record.oom_killed, "state": record.state}
+    return {
+        "returncode": record.returncode,
+        "oom_killed": record.oom_killed,
+        "state": record.state,
+        "start": record.start_number,
+    }
 
 
 def _kill_slot(supervisor: Supervisor, record: Record) -> None:
@@ -277,8 +300,7 @@ def _kill_slot(supervisor: Supervisor, record: Record) -> None:
         return
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(slot.pidfd, signal.SIGKILL)
-    with contextlib.suppress(ChildProcessError):
-        os.waitid(os.P_PIDFD, slot.pidfd, os.WEXITED)
+    orphans.wait_for(supervisor, slot)
     _forget_slot(supervisor, record)
 
 

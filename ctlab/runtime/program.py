@@ -158,7 +158,7 @@ def default_signals() -> None:
 def environment(entries: Sequence[str], home: str) -> dict[str, str]:
     """``NAME=value`` entries as a dictionary, HOME filled in."""
     variables = dict(entry.split("=", 1) for entry in entries)
-    variables.setdefault("HOME", home)
+    variables["HOME"] = variables.get("HOME") or home
     return variables
 
 

@@ -16,6 +16,8 @@ from ..kernel import cgroup
 from . import runtime_folder
 
 _WAKE_SECONDS = 8.0
+_REMOVE_SECONDS = 5.0
+_ROUND_SECONDS = 0.5
 
 
 def prune() -> list[str]:
@@ -39,7 +41,9 @@ def clear(path: str) -> bool:
 def _clear(found: runtime_folder.Found) -> str:
     note = found.note
     try:
-        left = cgroup.prune(_own_folders(note), 5.0)
+        until = time.monotonic() + _REMOVE_SECONDS
+        while (left := cgroup.prune(_own_folders(note), _ROUND_SECONDS)) and time.monotonic() < until:
+            pass  # looked at anew: the lab's processes may still be dying, and make or freeze folders
         left += [path for path in _trials(note) if not _remove_trial(path)]
         if not left:  # else the note stays, and the next to prune tries again
             runtime_folder.remove(found.path)

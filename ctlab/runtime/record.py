@@ -58,6 +58,7 @@ class Record:
         self.returncode: int | None = None
         self.oom_killed = False
         self.oom_before = 0
+        self.start_number = 0  # which start this is: an exit that is heard of late must not end the next one
         self.restarting = False
         self.remove_at_exit = False
         self.starter: Call | None = None

@@ -91,7 +91,12 @@ def _carry_out(
     folder = descriptors.pop(0) if order["unified"] else -1
     if folders is not None:
         # Version 1 is joined by this single thread, and inherited; version 2 the program is born in.
-        folders.adopt(order["cgroup"], order["controllers"]).join(cloned=folder < 0 or spawn.CAN_SET_CGROUP)
+        # Only root may write to the folder, and who isn't has become another user by then: moved before, which is slow.
+        born_in = spawn.CAN_SET_CGROUP and order["user"].partition(":")[0] in ("0", "root", "")
+        folders.adopt(order["cgroup"], order["controllers"]).join(cloned=folder < 0 or born_in)
+        if folder >= 0 and not born_in:
+            os.close(folder)
+            folder = -1
     if order["namespaces"]:
         for kind in order["namespaces"]:
             syscalls.setns(descriptors.pop(0), _NAMESPACES[kind])

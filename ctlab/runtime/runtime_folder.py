@@ -123,12 +123,18 @@ class RuntimeFolder:
         self._note = note
 
     def record(self, **facts: Any) -> None:
-        """Write down what is to be made outside, *before* it is made, for whoever cleans up after a dead keeper."""
+        """Write down what is to be made outside, *before* it is made, for whoever cleans up after a dead keeper.
+
+        Raises CtlabError.
+        """
         self._note.update(facts)
         temporary = os.path.join(self.path, "note.new")
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(self._note, file)
-        os.rename(temporary, os.path.join(self.path, "note"))
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                json.dump(self._note, file)
+            os.rename(temporary, os.path.join(self.path, "note"))
+        except OSError as error:
+            raise _refused(self.path, error) from None
 
     def forget(self) -> None:
         """In a child: close the lock's copy, so that only the keeper holds it."""
@@ -157,18 +163,22 @@ def create(lab_id: str, name: str, owner: int) -> RuntimeFolder:
         folder = RuntimeFolder(path, lock, {"id": lab_id, "name": name, "cgroups": []})
         folder.record(owner=owner, owner_start=start_of(owner), keeper=os.getpid(), keeper_start=start_of(os.getpid()))
         return folder
-    except OSError as error:
+    except (OSError, CtlabError) as error:
         if lock >= 0:
             os.close(lock)
         if held >= 0:
             _delete(path)
-        raise CtlabError(
-            f"can't make the lab's runtime folder {path}: {describe(error)}; "
-            "make room there, or set XDG_RUNTIME_DIR to a folder of yours elsewhere"
-        ) from None
+        raise (_refused(path, error) if isinstance(error, OSError) else error) from None
     finally:
         if held >= 0:
             os.close(held)
+
+
+def _refused(path: str, error: OSError) -> CtlabError:
+    return CtlabError(
+        f"can't write to the lab's runtime folder {path}: {describe(error)}; "
+        "make room there, or set XDG_RUNTIME_DIR to a folder of yours elsewhere"
+    )
 
 
 def _delete(path: str) -> None:

@@ -20,7 +20,7 @@ from typing import NamedTuple, NoReturn
 
 from ..kernel import cgroup, netlink, syscalls, title
 from ..plan import ops
-from . import archive, execution, executor, inspection, lifecycle, pool, protocol, services, tree
+from . import archive, execution, executor, inspection, lifecycle, pool, protocol, services, slot, tree
 from .record import Record, Runner
 
 
@@ -94,6 +94,8 @@ class Supervisor:
         self._later: list[Callable[[], None]] = []
         self._timers: list[tuple[float, Callable[[], None]]] = []
         self.executions: dict[int, Runner] = {}
+        self.inside: dict[int, int] = {}  # our own children in containers' PID namespaces: pid -> pidfd
+        self.watching_orphans = False
 
     # -- the loop -------------------------------------------------------------------------------
     def on(self, descriptor: int, handler: Callable[[], None]) -> None:
@@ -106,6 +108,12 @@ class Supervisor:
         if self._handlers.pop(descriptor, None) is not None:
             with contextlib.suppress(OSError):
                 self._poll.unregister(descriptor)
+
+    def serve(self, descriptor: int) -> None:
+        """Call the handler of a descriptor that is known to be readable."""
+        handler = self._handlers.get(descriptor)
+        if handler is not None:
+            handler()
 
     def later(self, action: Callable[[], None]) -> None:
         """Do something when nothing is waiting: housekeeping that no caller should pay for."""
@@ -221,6 +229,7 @@ class Supervisor:
         self.own_pidfd = os.pidfd_open(os.getpid())
         self.own_network = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self.node_link.run([netlink.set_link(1, up=True)])
+        slot.allow_ping()
         gc.collect()
         gc.freeze()  # what was imported is never looked at again, so its pages stay shared with the children
         self.services = services.Services(self)

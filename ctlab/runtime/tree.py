@@ -97,8 +97,16 @@ class Tree:
         target = os.open(f"/images/{key}", os.O_PATH | os.O_CLOEXEC)
         try:
             syscalls.move_mount(descriptor, target)
+        except OSError:
+            os.rmdir(f"/images/{key}")
+            raise
         finally:
             os.close(target)
+
+    @staticmethod
+    def remove_image(key: str) -> None:
+        """Remove what was unpacked for an image that can't be used."""
+        remove_tree(f"/images/{key}")
 
 
 def remove_tree(path: str) -> None:

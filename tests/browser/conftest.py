@@ -49,13 +49,15 @@ def jupyterlab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A running Chromium: the system's, or the one that ``CTLAB_CHROMIUM`` names."""
     program = os.environ.get("CTLAB_CHROMIUM", CHROMIUM)
     if not Path(program).is_file():
         pytest.skip(f"no Chromium at {program} (apt-get install chromium, or set CTLAB_CHROMIUM)")
     with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=program, args=list(CHROMIUM_FLAGS))
+        # What Chromium keeps in a runtime folder is no left-over of a lab.
+        environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path_factory.mktemp("chromium"))}
+        chromium = running.chromium.launch(executable_path=program, args=list(CHROMIUM_FLAGS), env=environment)
         yield chromium
         chromium.close()
 
@@ -64,11 +66,11 @@ def browser() -> Iterator[Any]:
 def notebook(
     jupyterlab: Server, browser: Any, request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[OpenNotebook]:
-    """Opens a notebook: ``notebook([source, …], dark=False)``; closed, and judged, at the end of the test."""
+    """Opens a notebook: ``notebook([source, …] or a file, dark=False)``; closed, and judged, at the end of the test."""
     opened: list[Notebook] = []
     name = re.sub(r"\W+", "-", request.node.name)
 
-    def open_notebook(cells: list[str], *, dark: bool = False) -> Notebook:
+    def open_notebook(cells: list[str] | Path, *, dark: bool = False) -> Notebook:
         opened.append(Notebook(jupyterlab, browser, f"{name}-{len(opened)}", cells, dark=dark))
         return opened[-1]
 
@@ -77,7 +79,7 @@ def notebook(
     for each in opened:
         if request.node.stash.get(FAILED, True):
             folder = Path(os.environ.get("CTLAB_SHOTS", tmp_path))
-            each.page.screenshot(path=folder / f"{each.path.stem}.png", full_page=True)
+            each.picture(folder / f"{each.path.stem}.png")
         problems += each.problems
         each.close()
     assert not problems, "the page had problems:\n" + "\n".join(problems)

@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request,
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 60
-CELL_MS = 60_000
+CELL_MS = 20_000
 CHROMIUM = "/usr/bin/chromium"
 CHROMIUM_FLAGS = (
     "--no-sandbox",
@@ -123,14 +123,18 @@ class Server:
 class Notebook:
     """One notebook, open in a page of its own, whose kernel is ready. Cells are numbered from 0."""
 
-    def __init__(self, server: Server, browser: Browser, name: str, cells: Sequence[str], dark: bool = False) -> None:
+    def __init__(
+        self, server: Server, browser: Browser, name: str, cells: Sequence[str] | Path, dark: bool = False
+    ) -> None:
+        """`cells`: the sources of code cells, or a notebook's file, of which a copy is opened."""
         self.server = server
         self.path = server.notebooks / f"{name}.ipynb"
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        content = nbformat.v4.new_notebook(
-            cells=[nbformat.v4.new_code_cell(source, id=f"cell-{index}") for index, source in enumerate(cells)],
-            metadata={"kernelspec": kernel},
-        )
+        if isinstance(cells, Path):
+            content = nbformat.read(cells, as_version=4)
+        else:
+            code = [nbformat.v4.new_code_cell(source, id=f"cell-{index}") for index, source in enumerate(cells)]
+            content = nbformat.v4.new_notebook(cells=code, metadata={"kernelspec": kernel})
         nbformat.write(content, self.path)
         self.problems: list[str] = []
         self._context = browser.new_context(viewport={"width": 1280, "height": 1000})
@@ -189,6 +193,15 @@ class Notebook:
         """Save as a person would; returns the file, read back."""
         self.page.evaluate("async () => { await jupyterapp.shell.currentWidget.context.save(); }")
         return nbformat.read(self.path, as_version=4)
+
+    def picture(self, path: Path) -> None:
+        """A screenshot of the whole notebook, not only of what fits into the window."""
+        before = self.page.viewport_size
+        height = self.page.evaluate("() => document.querySelector('.jp-WindowedPanel-outer').scrollHeight")
+        self.page.set_viewport_size({"width": 1280, "height": height + 140})
+        self.page.wait_for_timeout(500)  # charts and maps are drawn anew, which nothing announces
+        self.page.screenshot(path=path)
+        self.page.set_viewport_size(before)
 
     def close(self) -> None:
         """Close the page and end its kernel, unsaved."""

@@ -9,15 +9,13 @@ import contextlib
 import json
 import os
 import random
-import select
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
 from typing import Any
 
-import faults_world
+from faults_script import PATIENCE, Script, trace
 from faults_world import HERE, World, parts_of
 
 PHASES = {  # what the victim says before the moment, and the seconds within which it is hit after that
@@ -34,78 +32,21 @@ PHASES = {  # what the victim says before the moment, and the seconds within whi
     "batch": 0.04,
     "end": 0.03,
 }
-PATIENCE = 20.0
 HELPERS = ("collector", "resolver", "sampler", "nursery")
 
 
-def trace(text: str) -> None:
-    """What happened, on standard error: shown when a judge fails, or with CTLAB_FAULTS_TRACE."""
-    if "CTLAB_FAULTS_TRACE" in os.environ:
-        print(f"{time.monotonic():.3f} {text}", file=sys.stderr, flush=True)
-
-
-class Victim:
-    """The running script, and what it says."""
+class Victim(Script):
+    """The running script that is hit."""
 
     def __init__(self, world: World, seed: int) -> None:
-        self.process = world.spawn(str(HERE / "faults_victim.py"), str(seed), stderr=subprocess.DEVNULL)
-        self.pid = self.process.pid
-        world.mine.add(self.pid)
-        self.world = world
-        self.text = ""
+        super().__init__(world, str(HERE / "faults_victim.py"), str(seed))
         self.life = 0
-        self.lines: list[str] = []
 
     def tell(self, word: str) -> None:
         """Give it an order for this life, or (``next``) for one more."""
-        assert self.process.stdin is not None
         self.life += word == "next"
         trace(f"{self.pid} is told {word} {self.life}")
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(f"{word} {self.life}\n")
-            self.process.stdin.flush()
-
-    def hear(self, seconds: float) -> str | None:
-        """Its next line; None when it said nothing in time, "" when it has ended."""
-        assert self.process.stdout is not None
-        until = time.monotonic() + seconds
-        while not self.lines:
-            left = until - time.monotonic()
-            if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
-                return None
-            chunk = os.read(self.process.stdout.fileno(), 65536).decode()
-            if not chunk:
-                return ""
-            *lines, self.text = (self.text + chunk).split("\n")
-            self.lines += lines
-        line = self.lines.pop(0)
-        trace(f"{self.pid} said {line}")
-        return line
-
-    def wait_for(self, *words: str, seconds: float = PATIENCE) -> str:
-        """Its first line that begins with one of the words; "" when it doesn't come."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            line = self.hear(left)
-            if not line:
-                return ""
-            if line.split()[0] in words:
-                return line
-        return ""
-
-    def end(self) -> int:
-        """Wait for its end; SIGKILL if that doesn't come."""
-        try:
-            status = self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            status = self.process.wait()
-        for file in (self.process.stdin, self.process.stdout):
-            if file is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    file.close()
-        self.world.mine.discard(self.pid)
-        return status
+        self.write(f"{word} {self.life}")
 
 
 class Judge:
@@ -205,7 +146,10 @@ class Judge:
         """A part by SIGKILL while the owner lives on: the owner must notice, and nothing of the lab may be left."""
         before = self.world.snapshot()
         victim = self._fresh(None)
-        for number in range(count):
+        for _ in range(count + 10):
+            if self.kills[part] == count:
+                break
+            number = self.kills[part]
             phase = self.moment(victim)
             pid = self.target(victim, part)
             if not pid:
@@ -221,10 +165,13 @@ class Judge:
                 self.phases[phase] += 1
             what = f"{part} at {phase}"
             if part == "keeper" and number % 4 == 3:
-                # Nobody is left to clean up but the kernel: the folders stay until the next start or prune.
+                # Nobody is left to clean up but the kernel: the folders stay until the next start or prune,
+                # and with them what the freezer of version 1 holds, since that can't die.
                 victim.process.kill()
                 victim.end()
-                self.look(f"{what}, then owner", before, set(), ("cgroup", "file"))
+                frozen = self.world.who == "user-v1" and self.world.frozen()
+                if not frozen:
+                    self.look(f"{what}, then owner", before, set(), ("cgroup", "file"))
                 self.world.prune()
                 self.pruned += 1
                 self.look(f"{what}, then owner, then prune", before, set())
@@ -296,5 +243,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    faults_world.os.chdir("/")
+    os.chdir("/")
     main()

@@ -11,7 +11,6 @@ import os
 import random
 import select
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -121,8 +120,7 @@ class Life:
         container = self.some()
         say("copy")
         container.write("/tmp/file", "x" * 100_000)
-        with tempfile.TemporaryDirectory(dir=os.environ["HOME"]) as folder:
-            container.copy_out("/tmp/file", Path(folder, "file"))
+        container.copy_out("/tmp/file", Path(os.environ["HOME"], "out", "file"))
 
     def batch(self) -> None:
         """Several at once."""

@@ -156,8 +156,9 @@ class World:
                 os.makedirs(path)
                 mount(f"/proc/self/fd/{descriptor}", path, None, _MS_BIND | _MS_REC)
             os.close(descriptor)
-        os.mkdir(self.home)
-        os.chown(self.home, self.uid, self.gid)
+        for path in (self.home, f"{self.home}/out"):  # in the latter lies what the victims asked to be copied out
+            os.mkdir(path)
+            os.chown(path, self.uid, self.gid)
 
     def _set_up_cgroups(self) -> None:
         for name, path in self.parents.items():
@@ -228,6 +229,7 @@ class World:
                 for path in (*WATCHED, self.home)
                 for root, folders, files in os.walk(path)
                 for name in (*folders, *files)
+                if root != f"{self.home}/out"
             },
             "half-written": {str(path) for path in (ROOT / "ctlab").rglob("*.pyc.*")},
             "mount": set(),
@@ -284,6 +286,14 @@ class World:
                     continue
                 found.append(f"lost: {kind} {thing}")
         return found
+
+    def frozen(self) -> bool:
+        """Whether something is in a frozen folder of version 1."""
+        for root, _, files in os.walk(self.parents.get("freezer", "")):
+            with contextlib.suppress(OSError):
+                if "freezer.state" in files and Path(root, "freezer.state").read_text().strip() != "THAWED":
+                    return True
+        return False
 
     def witness(self, pid: int) -> None:
         """Put one end of a veth pair into a process's network namespace: ours vanishes when that namespace is gone.

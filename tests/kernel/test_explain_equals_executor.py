@@ -29,7 +29,8 @@ from ctlab.runtime.inside import configure_network
 from ctlab.spec import EndpointSpec, NetworkSpec
 
 pytestmark = pytest.mark.kernel
-NEW_NODE = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+NEW_NODE = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--mount-proc"]
+NEW_NODE += ["--fork", "--kill-child"]
 ROOT = Path(__file__).resolve().parents[2]
 
 # -- node operations ---------------------------------------------------------------------------------------------------
@@ -204,6 +205,9 @@ def test_node_operations_leave_the_same_state(world: str, disconnect: bool) -> N
 # What a program sees from inside, by the tools of the system image; sh's own words where an image may lack the tool.
 PROBE = r"""
 section() { echo "==== $1"; }
+# The kernel says "up" of a link a moment after it is.
+for link in /sys/class/net/eth*; do
+  for turn in 1 2 3 4 5 6 7 8 9; do [ ! -e $link ] || [ $(cat $link/operstate) = up ] || sleep 0.1; done; done
 section mounts; cat /proc/self/mountinfo
 section privileges; grep -E '^(Cap|NoNewPrivs|Uid|Gid|Umask)' /proc/self/status
 section first process; grep -E '^(Cap|NoNewPrivs|Uid|Gid)' /proc/1/status
@@ -250,7 +254,7 @@ def mounts(text: str) -> list[tuple[str, ...]]:
     """mountinfo in order: (mount point, mounted on, root, options, kind, source, options of the file system)."""
     lines = [line.split() for line in text.splitlines()]
     points = {fields[0]: fields[4] for fields in lines}
-    found = []
+    found: list[tuple[str, ...]] = []
     for fields in lines:
         _, parent, _, root, point, options, *rest = fields
         rest = rest[rest.index("-") + 1 :]
@@ -289,8 +293,13 @@ def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     """Section by section, so that a difference is shown where it is."""
     assert len(ours["mounts"]) > 15 and ours["privileges"], "the probe saw nothing"
     for name in ours:
-        assert theirs[name] == ours[name], name
+        assert lines_of(theirs[name]) == lines_of(ours[name]), name
     assert theirs.keys() == ours.keys()
+
+
+def lines_of(section: Any) -> list[str]:
+    """A section as lines, so that a difference is a line of its own."""
+    return json.dumps(section, indent=0, sort_keys=True).splitlines()
 
 
 @pytest.fixture
@@ -330,8 +339,7 @@ def test_a_container_on_anothers_network(lab: Any, blue: Any) -> None:
     container = lab.run(["sh", "-c", PROBE], name="second", networks=["container:first"])
     assert container.wait(20) == 0, container.logs()
     wait = (
-        'until pid=$(pgrep -P $!); do sleep 0.02; done\n'
-        f'until [ "$(cat /proc/$pid/comm)" = sleep ]; do sleep 0.02; done'
+        'until pid=$(pgrep -P $!); do sleep 0.02; done\nuntil [ "$(cat /proc/$pid/comm)" = sleep ]; do sleep 0.02; done'
     )
     theirs = sections(run_script([blue.explain(), first.explain(), wait], container.explain(), "wait $!"))
     ours = sections(container.logs().stdout)
@@ -422,7 +430,9 @@ def test_an_image_that_holds_none_of_the_tools(lab: Any, blue: Any, image: Path,
 
 CGROUP_FILES = {
     "cpu": ("cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.shares", "cpu.max", "cpu.weight"),
-    "memory": ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.max", "memory.swap.max", "memory.oom.group"),
+    "memory": (
+        "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.max", "memory.swap.max", "memory.oom.group",
+    ),
     "pids": ("pids.max",), "cpuset": ("cpuset.cpus", "cpuset.mems"),
 }  # fmt: skip
 
@@ -481,10 +491,10 @@ def test_limits(lab: Any) -> None:
         assert cgroup_state(folders) == ours
         assert ours["pids.max"] == "1" and ours["cpuset.cpus"] == "0"
         (pid,) = (folders["pids"] / "cgroup.procs").read_text().split()
-        namespace = subprocess.run(
-            ["nsenter", "--target", pid, "--cgroup", "cat", f"/proc/{pid}/cgroup"], check=True, capture_output=True, text=True
-        ).stdout
-        inside = {line.split(":")[2] for line in namespace.splitlines() if set(line.split(":")[1].split(",")) & set(folders)}
+        enter = ["nsenter", "--target", pid, "--cgroup", "cat", f"/proc/{pid}/cgroup"]
+        lines = subprocess.run(enter, check=True, capture_output=True, text=True).stdout.splitlines()
+        joined = [line.split(":", 2) for line in lines if set(line.split(":")[1].split(",")) & set(folders)]
+        inside = {path for _, _, path in joined}
         assert inside == {"/"}, "its cgroup namespace begins at its own folders"
     finally:
         typed_shell.kill()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,27 +40,38 @@ class Shell:
         return labs.current()
 
 
-@pytest.fixture
-def bare_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A fresh IPython shell without the extension."""
+@pytest.fixture(scope="session")
+def make_shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Shell]]:
+    """Makes a fresh IPython shell without the extension, in the place of the one before."""
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config
 
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    config = Config()
-    config.HistoryManager.enabled = False
-    config.InteractiveShell.colors = "nocolor"
-    InteractiveShell.clear_instance()
-    yield InteractiveShell.instance(config=config)
-    InteractiveShell.clear_instance()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IPYTHONDIR", str(tmp_path_factory.mktemp("ipython")))
+        config = Config()
+        config.HistoryManager.enabled = False
+        config.InteractiveShell.colors = "nocolor"
+
+        def make() -> Shell:
+            InteractiveShell.clear_instance()
+            return Shell(InteractiveShell.instance(config=config))
+
+        yield make
+        InteractiveShell.clear_instance()
 
 
 @pytest.fixture
-def shell(bare_shell: Any, usable: None) -> Iterator[Shell]:
+def bare_shell(make_shell: Callable[[], Shell]) -> Shell:
+    """A fresh shell without the extension."""
+    return make_shell()
+
+
+@pytest.fixture
+def shell(bare_shell: Shell, usable: None) -> Iterator[Shell]:
     """A fresh shell with the extension; the labs that it started are stopped at the end."""
     from ctlab import labs
 
-    made = Shell(bare_shell)
+    made = bare_shell
     made.run("%load_ext ctlab")
     yield made
     for lab in labs.running():

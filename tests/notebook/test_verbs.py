@@ -62,7 +62,7 @@ def test_networks(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(shell.run("%network inspect blue six")) == {"blue", "six"}
     assert isinstance(shell.fails("%network rm six blue"), StateError)
     assert shell.run("%network ls -q") == ["blue", "six", "bridge"]  # neither went
-    assert shell.run("%network disconnect blue web").addresses == {"bridge": "10.88.0.2"}
+    assert shell.run("%network disconnect blue web").addresses == {"bridge": "10.88.1.2"}
     assert shell.run("%network disconnect -f blue web") is web
     assert shell.run("%network rm blue nowhere -f").name == "blue"
     assert shell.run("%network prune") == ["six"]
@@ -78,7 +78,7 @@ def test_run(shell: Any) -> None:
     batch = shell.run("%container run -d --count 3 --name 'w{n:02}' -- sleep 60")
     assert isinstance(batch, Handles) and batch.keys() == ["w01", "w02", "w03"]
     done = shell.run("x = %container run -- sh -c 'echo $GREETING $PWD $(id -u):$(id -g)' ;\nx")
-    assert isinstance(done, Completed) and done.stdout == " / 0:0\n"
+    assert isinstance(done, Completed) and done.stdout == "/ 0:0\n"
     done = shell.run(
         "%container run -e GREETING=hello -w /tmp -u 5:6 --hostname far -- sh -c 'echo $GREETING $PWD $(id -u):$(id -g) $(hostname)'"
     )
@@ -132,7 +132,7 @@ def test_cell_magics(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert done.stdout == "/dev/fd/9\nweb\n"
     assert shell.run("%%container exec web -o result -- tr a-z A-Z\nhello\n").stdout == "HELLO\n"
     assert shell.ip.user_ns["result"].stdout == "HELLO\n"
-    assert shell.run("%%container exec web \\\n  -u 9\nid -u").stdout == "9\n"  # the first line goes on
+    assert shell.run("%%container exec \\\n  -u 9 web\nid -u").stdout == "9\n"  # the first line goes on
     assert shell.run("%%container run -i -- wc -l\na\nb\n").stdout == "2\n"
     assert shell.run("%%container run\necho one\nread x || echo nothing to read\n").stdout == "one\nnothing to read\n"
     server = shell.run("%%container run -d --name slow -o slow\nsleep 0.1\necho later")
@@ -141,7 +141,7 @@ def test_cell_magics(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert server.wait(5) == 0 and server.logs() == "later\nlater\n"  # the body is there again
     shell.run("%%container write web:/srv/www/index.html\n<h1>hello</h1>\n")
     assert shell.run("%container exec web -- cat /srv/www/index.html").stdout == "<h1>hello</h1>\n"
-    shell.run("%%container exec web -d -o p\ntouch /tmp/made")
+    shell.run("%%container exec -d -o p web\ntouch /tmp/made")
     assert shell.ip.user_ns["p"].wait(5) == 0
     assert shell.run("%container exec web -- ls /tmp").stdout == "made\n"
 
@@ -156,7 +156,7 @@ def test_statuses(shell: Any) -> None:
     assert shell.run("%container run --expect any -- sh -c 'kill -9 $$'").signal is None  # PID 1 is immune to its own
     error = shell.fails("%container exec --expect fail web -- true")
     assert str(error) == "true in web ended with status 0 (--expect fail)"
-    shell.fails("%%container exec web -o kept\nexit 4")
+    shell.fails("%%container exec -o kept web\nexit 4")
     assert shell.ip.user_ns["kept"].returncode == 4
     error = shell.fails("%container run -m 32M -- python3 -c \"x = b'x' * (200 << 20)\"")
     assert "was killed for memory (OOMKilled)" in str(error)
@@ -173,7 +173,7 @@ def test_listings(shell: Any) -> None:
 
 
 def test_looking(shell: Any) -> None:
-    shell.run("%container run --name log -- sh -c 'for n in 1 2 3; do echo line $n; done; echo oops >&2'")
+    shell.run("%container run --name log -- sh -c 'for n in 1 2 3; do echo line $n; done; sleep 0.1; echo oops >&2'")
     logs = shell.run("%container logs log")
     assert (logs, logs.stderr, logs.dropped_bytes) == ("line 1\nline 2\nline 3\noops\n", "oops\n", 0)
     assert shell.run("%container logs -n 2 log") == "line 3\noops\n"
@@ -274,7 +274,7 @@ def test_topology_in_a_terminal(shell: Any) -> None:
     assert not two.frozen
     assert shell.run("%topology --freeze").frozen
     shell.run("%lab stop")
-    assert two.frozen and "web     running" in two.text.replace("web running", "web     running")
+    assert two.frozen and "web  running" in two.text  # as it was, not an empty world
 
 
 def test_help_and_silence(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:

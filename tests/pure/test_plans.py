@@ -9,7 +9,9 @@ import os
 import re
 import shlex
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -46,11 +48,9 @@ SIX = EndpointSpec(LONG, 0, "eth0", "02:00:00:00:00:06", ("fd00:6::2/64",), ("fd
 NARROW = EndpointSpec("wire", 0, "eth0", "02:42:0a:1e:00:01", ("10.30.0.1/31",), ("10.30.0.0",))
 
 
-def execute(*argv: str, **changes: object) -> ops.Execute:
-    made = ops.Execute(
-        list(argv), ["PATH=/usr/bin:/bin", "TERM=xterm", "HOSTNAME=web", "HOME="], "/", "0", list(DEFAULT), False, False,
-        False,
-    )  # fmt: skip
+def execute(*argv: str, **changes: Any) -> ops.Execute:
+    environment = ["PATH=/usr/bin:/bin", "TERM=xterm", "HOSTNAME=web", "HOME="]
+    made = ops.Execute(list(argv), environment, "/", "0", list(DEFAULT), False, False, False)
     return made._replace(**changes)
 
 
@@ -90,9 +90,11 @@ def container(
 
 
 ALL_LIMITS = Limits(cpus=0.5, cpu_shares=512, cpuset_cpus="0-1", memory_bytes=64 << 20, pids_limit=10)
-CASES = {
+CASES: dict[str, Callable[[], list[str]]] = {
     "network-ipv4": lambda: network_commands(NetworkSpec("blue", "bridge", ("10.10.0.0/24",), ("10.10.0.1/24",))),
-    "network-ipv6-long-name": lambda: network_commands(NetworkSpec(LONG, "bridge", ("fd00:6::/64",), ("fd00:6::1/64",))),
+    "network-ipv6-long-name": lambda: network_commands(
+        NetworkSpec(LONG, "bridge", ("fd00:6::/64",), ("fd00:6::1/64",))
+    ),
     "network-dual-mtu-internal": lambda: network_commands(
         NetworkSpec("green", "bridge", ("10.20.0.0/24", "fd00:20::/64"), ("10.20.0.1/24", "fd00:20::1/64"), 1400, True)
     ),
@@ -133,7 +135,9 @@ CASES = {
     "container-init-and-terminal": lambda: container(
         run=execute("sh", "-c", "echo 'a'\nEND\necho \"$HOME\"", init=True, tty=True, user="ann")
     ),
-    "image-folder": lambda: container(image="/images/alpine", endpoints=(BLUE,), run=execute("/bin/sh", workdir="/srv")),
+    "image-folder": lambda: container(
+        image="/images/alpine", endpoints=(BLUE,), run=execute("/bin/sh", workdir="/srv")
+    ),
     "image-archive": lambda: container(image="/srv/my images/x.tar.gz", run=execute("/bin/sh", init=True)),
     "image-folder-odd-path": lambda: container(image="/srv/a,b:c", run=execute("/bin/sh", capabilities=[])),
     "image-folder-user": lambda: container(

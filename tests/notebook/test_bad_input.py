@@ -1,0 +1,117 @@
+"""Bad input: one clear line, the same as in the golden file, and nothing has changed.
+
+A file has parts that begin with a line of three dashes: cells that come before (one part each), the input, what it
+says. UPDATE_GOLDEN=1 writes the last part anew, to be read before it is believed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctlab import labs
+from ctlab.errors import CtlabError
+
+pytestmark = pytest.mark.kernel
+
+FOLDER = Path(__file__).parents[1] / "golden" / "bad_input"
+FILES = sorted(FOLDER.glob("*.txt"))
+ALONE = "lab-"  # how a file begins that is about labs themselves, so it has a shell of its own
+KEPT = [path for path in FILES if not path.name.startswith(ALONE)]
+STARTS_FINE = "in the same cell"  # in the title of a file whose first line does something
+
+
+def world() -> object:
+    """Everything that the labs hold: what a failed cell may not change. Links of what has ended are waited for."""
+    return [
+        {
+            "lab": lab.name,
+            "containers": {c.name: (c.id, c.state, c.pid, c.addresses, c.limits, c.returncode) for c in lab.containers},
+            "networks": {n.name: (n.spec, [dict(pool.owners) for pool in n.pools]) for n in lab.networks},
+            "links": _links(lab),
+        }
+        for lab in labs.running()
+    ]
+
+
+def _links(lab: Any) -> list[str]:
+    from conftest import wait_until  # type: ignore[import-not-found]
+
+    def names() -> list[str]:
+        return sorted(link["name"] for link in lab.nodes["host"].links())
+
+    expected = 1 + len(lab.networks) + sum(len(c.endpoints) for c in lab.containers if c.state != "exited")
+    wait_until(lambda: len(names()) == expected, 2.0)
+    return names()
+
+
+def check(shell: Any, path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Run the cells of a file; its last one must say what the file says, and change nothing."""
+    title, *before, cell, says = re.split(r"^---.*\n", path.read_text(), flags=re.MULTILINE)
+    assert title.startswith("# ")
+    for earlier in before:
+        shell.run(earlier.strip("\n"))
+    was = world()
+    capsys.readouterr()
+    error = shell.fails(cell.strip("\n"))
+    printed = capsys.readouterr()
+    assert isinstance(error, CtlabError), repr(error)
+    assert STARTS_FINE in title or world() == was
+    text = "\n".join(error._render_traceback_())
+    assert printed.out.rstrip("\n").endswith(text)  # what the notebook shows is what the error says
+    assert "\n" not in str(error)
+    text = re.sub(r"Cell In\[\d+\]", "Cell In[n]", text.replace(str(folder), "TMP")) + "\n"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(path.read_text().removesuffix(says) + text)
+    else:
+        assert text == says
+
+
+@pytest.fixture(scope="module")
+def kept(usable: None, runtime_base: Path, make_shell: Callable[[], Any]) -> Iterator[Any]:
+    """One shell with one lab for all files that aren't about labs."""
+    made = make_shell()
+    made.run("%load_ext ctlab\n%lab start")
+    yield made
+    made.run("%lab stop\n%unload_ext ctlab")
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
+def test_bad_input(
+    path: Path, kept: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        check(kept, path, tmp_path, capsys)
+    finally:
+        for container in list(kept.lab.containers):
+            container.remove()
+        for network in list(kept.lab.networks):
+            network.remove()
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path not in KEPT], ids=lambda path: path.stem)
+def test_bad_input_about_labs(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    make_shell: Callable[[], Any],
+) -> None:  # fmt: skip
+    for lab in labs.running():
+        lab.stop()
+    shell = make_shell()
+    shell.run("%load_ext ctlab")
+    monkeypatch.chdir(tmp_path)
+    try:
+        check(shell, path, tmp_path, capsys)
+    finally:
+        for lab in labs.running():
+            lab.stop()
+        shell.run("%unload_ext ctlab")
+
+
+def test_every_kind_of_bad_input_has_a_file() -> None:
+    assert len(FILES) >= 40
