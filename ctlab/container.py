@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import copying, output, ticks, units
 from .completed import Completed, Logs, Process, signal_of
-from .errors import BadInput, LabGone, NotFound, StateError, TimedOut
+from .errors import BadInput, CtlabError, LabGone, NotFound, ProgramNotFound, StateError, TimedOut
 from .execution import Execution, Interrupts, Kept, Sink
 from .kernel.capabilities import DEFAULT
 from .names import key, nearest, parse_signal
@@ -275,15 +276,18 @@ class Container:
         if self.state == "created":
             raise StateError(f"container {self.name} isn't running: start it first")
         data = stdin.encode() if isinstance(stdin, str) else stdin
-        if detach:
+        try:
+            if not detach:
+                return execution.run(data, tty=tty, sink=sink)
             descriptors = [] if data is None else [body_descriptor(data)]
             try:
                 execution.start(descriptors)
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)
-            return Process(execution)
-        return execution.run(data, tty=tty, sink=sink)
+        except (ProgramNotFound, NotFound) as error:
+            raise in_container(error, self.name, argv) from None
+        return Process(execution)
 
     def script(
         self,
@@ -493,6 +497,19 @@ class Container:
         from .cards import container_card
 
         return container_card(self)
+
+
+def in_container(error: CtlabError, name: str, command: Sequence[str]) -> CtlabError:
+    """The same error, with the container's name; a program that is hidden inside is named with the way to show it."""
+    text = f"container {name}: {error}"
+    if isinstance(error, ProgramNotFound) and "no program" in text and command and "/" not in command[0]:
+        path = shutil.which(command[0])
+        if path is not None:
+            text += f"; this machine has one that is hidden inside: -v {path}:/usr/local/bin/{command[0]}:ro shows it"
+    made = type(error).__new__(type(error))
+    made.__dict__.update(error.__dict__)
+    made.args = (text,)
+    return made
 
 
 def body_descriptor(body: str | bytes) -> int:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import tarfile
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -60,21 +62,26 @@ def copy_out(container: Container, source: str, destination: str | os.PathLike[s
         raise NotFound(f"cp: the folder {target.parent} does not exist (ENOENT)")
 
     def unpack(file: IO[bytes]) -> Path:
-        with tarfile.open(fileobj=file, mode="r|") as archive:
-            first = True
-            place = target
-            for member in archive:
-                if first:
-                    if target.is_dir():
-                        place = target / member.name
-                    elif member.isdir() and target.exists():
-                        raise BadInput(f"cp: {target} is a file, {source} a folder")
-                    top, first = member.name, False
-                member.name = str(place.name) + member.name[len(top) :]
-                try:
+        # Kept first, so that all of it is checked before anything is written.
+        with tempfile.TemporaryFile() as kept:
+            shutil.copyfileobj(file, kept)
+            if not kept.tell():
+                return target  # nothing came: the other side says why
+            kept.seek(0)
+            with tarfile.open(fileobj=kept, mode="r:") as archive:
+                members = archive.getmembers()
+                place = target / members[0].name if target.is_dir() else target
+                if members[0].isdir() and place.exists() and not place.is_dir():
+                    raise BadInput(f"cp: {place} is a file, {source} a folder")
+                top = len(members[0].name)
+                for member in members:
+                    member.name = place.name + member.name[top:]
+                    try:
+                        tarfile.data_filter(member, str(place.parent))
+                    except tarfile.FilterError as error:
+                        raise BadInput(f"cp: {source}: {error}: nothing outside {place} is written") from error
+                for member in members:
                     archive.extract(member, place.parent, filter="data")
-                except tarfile.FilterError as error:
-                    raise BadInput(f"cp: {source}: {error}: nothing outside {place} is written") from error
             return place
 
     try:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import ticks, units
-from .container import Container, body_descriptor
+from .container import Container, body_descriptor, in_container
 from .errors import AddressError, BadInput, CtlabError, LimitRefused, NameInUse, NotFound
 from .images import reference
 from .names import key
@@ -140,7 +140,7 @@ def call_start(lab: Lab, container: Container, message: dict[str, Any]) -> Reply
             raise LimitRefused(f"{container.name}: the kernel refused {parts[1]} = {parts[2]}") from None
         raise
     except CtlabError as error:
-        raise in_container(error, container) from None
+        raise in_container(error, container.name, container.command) from None
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
@@ -254,11 +254,3 @@ def start(lab: Lab, container: Container) -> None:
             raise
         started(lab, container, reply)
     lab._changed()
-
-
-def in_container(error: CtlabError, container: Container) -> CtlabError:
-    text = str(error)
-    made = type(error).__new__(type(error))
-    made.__dict__.update(error.__dict__)
-    made.args = (f"container {container.name}: {text}",)
-    return made

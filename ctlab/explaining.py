@@ -21,7 +21,7 @@ def explain_container(lab: Lab, container: Container) -> list[str]:
     spec = container.spec
     image = parse(spec.image, spec.command)
     prepare = rootfs.prepare(image.path or image.kind, lab._top)
-    if spec.network_mode != "bridge":
+    if spec.network_mode not in ("bridge", "none"):
         first = prepare[0]
         assert isinstance(first, ops.Unshare)
         prepare = [ops.Unshare([kind for kind in first.kinds if kind != "net"]), *prepare[1:]]

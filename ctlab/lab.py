@@ -263,7 +263,7 @@ class Lab:
         found = self._networks.get(key(name))
         if found is None:
             names = [*[n.name for n in self._networks.values()], "host", "none"]
-            raise NotFound(f"no network '{name}'{did_you_mean(name, names)}; there are: {', '.join(names)}")
+            raise NotFound(f"no network '{name}'{did_you_mean(name, names) or '; there are: ' + ', '.join(names)}")
         return found
 
     def _network_question(self, container: Container, question: str) -> list[dict[str, Any]]:

@@ -154,8 +154,12 @@ def _unpack_into(path: str, descriptor: int) -> dict[str, Any]:
     return {"entries": count}
 
 
-def _extract(archive: tarfile.TarFile) -> int:
-    """Unpack every member below the working directory, which is inside a root that nothing leads out of."""
+def _extract(archive: tarfile.TarFile, *, one_owner: bool = False) -> int:
+    """Unpack every member below the working directory, which is inside a root that nothing leads out of.
+
+    `one_owner`: this lab has one id, so everything belongs to root. (tarfile skips the mode, and with it the x bits,
+    of a member whose owner it couldn't set.)
+    """
     count = 0
     for member in archive:
         count += 1
@@ -163,6 +167,8 @@ def _extract(archive: tarfile.TarFile) -> int:
             raise tarfile.TarError(f"more than {_ENTRY_LIMIT} entries")
         if member.ischr() or member.isblk():
             continue  # a user namespace can't make device nodes; /dev has the harmless ones
+        if one_owner:
+            member.uid = member.gid = 0
         member.name = member.name.lstrip("/") or "."
         if ".." in member.name.split("/"):
             raise tarfile.TarError(f"entry {member.name!r} leads out of the archive")
@@ -207,7 +213,7 @@ def image(supervisor: Supervisor, call: Call) -> None:
             syscalls.pivot_root(".", ".")
             syscalls.umount2(".", syscalls.MNT_DETACH)
             os.chdir("/")
-            return {"entries": _extract(archive)}
+            return {"entries": _extract(archive, one_owner=supervisor.single_id)}
 
     # What a refused archive has left goes, so that it can be tried again.
     _in_child(supervisor, call, work, failed=lambda: supervisor.tree.remove_image(key))

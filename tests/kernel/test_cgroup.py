@@ -167,11 +167,11 @@ def wait_until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
 
 
 def folder_tree() -> set[str]:
-    """All folders of ours in all hierarchies, for "nothing is left"."""
+    """The folders that this process has made to probe, in all hierarchies, for "nothing is left"."""
     found = set()
     for mount in discover_module.mounts(Path("/proc/self/mountinfo").read_text()):
         for base, names, _ in os.walk(mount.point):
-            found |= {os.path.join(base, name) for name in names if name.startswith("ctlab-probe")}
+            found |= {os.path.join(base, name) for name in names if name.startswith(f"ctlab-probe-{os.getpid()}-")}
     return found
 
 

@@ -114,12 +114,16 @@ def test_links_of_an_image_lead_nowhere_else(lab: Any, tree: Path, tmp_path: Pat
         (tree / "etc" / name).symlink_to(f"{outside}/{name}")
     (tree / "dev").symlink_to(outside)
     (tree / "proc").symlink_to("/data")
-    (tree / "out").symlink_to(f"../../../../..{outside}")
-    container = lab.run(image=str(tree), mounts=[f"{outside}/secret:/out/in/here:ro"])
+    (tree / "up").symlink_to("../../../../../data")
+    (tree / "out").symlink_to(outside)
+    with pytest.raises(CtlabError, match="on /out/in/here: "):
+        lab.run(image=str(tree), mounts=[f"{outside}/secret:/out/in/here:ro"])
+    container = lab.run(image=str(tree), mounts=[f"{outside}/secret:/up/in/here:ro"])
     assert sorted(os.listdir(outside)) == ["secret"]
     assert "nameserver" in container.exec(["cat", "/etc/resolv.conf"]).check().stdout
-    assert container.exec(["cat", f"{outside}/in/here"]).check().stdout == "secret"
-    assert container.exec(["ls", f"{outside}/secret"]).returncode != 0
+    assert container.exec(["cat", "/data/in/here"]).check().stdout == "secret"
+    assert container.exec(["ls", str(outside)]).returncode != 0
+    assert container.exec(["ls", "/proc/1/status", "/dev/null"]).returncode == 0
 
 
 @pytest.mark.parametrize("hostile", ["parent", "absolute-link", "planted-link", "device", "hard-link", "absolute"])

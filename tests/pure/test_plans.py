@@ -9,12 +9,13 @@ import os
 import re
 import shlex
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctlab.kernel.capabilities import DEFAULT
@@ -205,15 +206,13 @@ def test_words_reach_the_program_as_they_were_given(argv: list[str], value: str)
     assert f"A={value}" in found
 
 
-@given(st.sampled_from(["MakeBridge", "AddAddress", "WriteFile", "Bind", "Hostname", "DeleteLink"]), words)
+@given(st.sampled_from(["MakeBridge", "AddAddress", "Bind", "Hostname", "DeleteLink"]), words)
 def test_odd_words_of_any_operation_stay_one_word(kind: str, word: str) -> None:
     operation: ops.Operation
     if kind == "MakeBridge":
         operation = ops.MakeBridge(word, "02:00:00:00:00:01", 1500)
     elif kind == "AddAddress":
         operation = ops.AddAddress(word, "10.0.0.1/24")
-    elif kind == "WriteFile":
-        operation = ops.WriteFile("/etc/x", word, 0o600)
     elif kind == "Bind":
         operation = ops.Bind("/" + word, "/srv/x", True)
     elif kind == "Hostname":
@@ -222,8 +221,20 @@ def test_odd_words_of_any_operation_stay_one_word(kind: str, word: str) -> None:
         operation = ops.DeleteLink(word)
     text = "\n".join(operation_commands(operation))
     found = shlex.split(text.replace(";", " ; "))
-    wanted = {"WriteFile": word.rstrip("\n").split("\n")[0], "Bind": "/" + word}.get(kind, word)
+    wanted = "/" + word if kind == "Bind" else word
     assert wanted.replace(";", " ; ") in found
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40))
+def test_a_file_is_written_as_it_was_given(content: str) -> None:
+    lines = operation_commands(ops.WriteFile("/etc/a file", content, 0o600))
+    with tempfile.TemporaryDirectory() as folder:
+        os.mkdir(f"{folder}/etc")
+        subprocess.run(["sh", "-e", "-c", "\n".join(lines)], cwd=folder, check=True)
+        path = Path(folder, "etc/a file")
+        assert path.read_bytes() == content.encode()
+        assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_each_operation_has_commands_or_a_comment() -> None:

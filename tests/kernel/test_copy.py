@@ -1,0 +1,137 @@
+"""Files in and out of containers; links stay on their side."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import wait_until
+
+from ctlab.errors import BadInput, CtlabError, NotFound, StateError
+
+pytestmark = pytest.mark.kernel
+
+
+def test_a_file_in_and_out(lab: Any, tmp_path: Path) -> None:
+    container = lab.run()
+    (tmp_path / "in").write_bytes(bytes(range(256)) * 1000)
+    (tmp_path / "in").chmod(0o640)
+    container.copy_in(tmp_path / "in", "/srv/deep/er/file")
+    assert container.exec(["stat", "-c", "%a %u %s", "/srv/deep/er/file"]).check().stdout == "640 0 256000\n"
+    assert container.copy_out("/srv/deep/er/file", tmp_path / "out") == tmp_path / "out"
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "in").read_bytes()
+    container.copy_in(tmp_path / "in", "/srv")
+    container.copy_in(tmp_path / "in", "/srv/new/")
+    assert container.exec(["ls", "/srv", "/srv/new"]).check().stdout.split() == ["/srv:", "deep", "in", "new", "/srv/new:", "in"]
+
+
+def test_a_folder_with_links(lab: Any, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "sub").mkdir(parents=True)
+    (source / "sub/file").write_text("x")
+    (source / "link").symlink_to("sub/file")
+    container = lab.run()
+    container.copy_in(source, "/srv")
+    assert container.exec(["readlink", "/srv/source/link"]).check().stdout == "sub/file\n"
+    (tmp_path / "back").mkdir()
+    found = container.copy_out("/srv/source", tmp_path / "back")
+    assert found == tmp_path / "back/source"
+    assert (found / "link").is_symlink() and (found / "link").read_text() == "x"
+
+
+def test_write_a_file(lab: Any) -> None:
+    container = lab.run()
+    assert container.write("/srv/www/index.html", "<b>ü</b>\n", mode=0o600) == f"{container.name}:/srv/www/index.html"
+    assert container.exec(["cat", "/srv/www/index.html"]).check().stdout == "<b>ü</b>\n"
+    assert container.exec(["stat", "-c", "%a", "/srv/www/index.html"]).stdout == "600\n"
+    container.write("/srv/www/index.html", b"")
+    assert container.exec(["cat", "/srv/www/index.html"]).stdout == ""
+
+
+def test_a_link_that_points_out_of_the_container_is_resolved_in_it(lab: Any, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("of the host")
+    secret.chmod(0o644)
+    tmp_path.chmod(0o755)
+    container = lab.run()
+    container.exec(["sh", "-c", f"ln -s {secret} /srv/out; ln -s /../../../etc/hostname /srv/up"]).check()
+    with pytest.raises(NotFound, match="does not exist"):
+        container.copy_out("/srv/out", tmp_path / "copy")
+    container.copy_out("/srv/up", tmp_path / "copy")
+    assert (tmp_path / "copy").read_text() == f"{container.name}\n"
+    container.exec(["sh", "-c", f"ln -s {tmp_path} /srv/folder"]).check()
+    with pytest.raises(CtlabError):
+        container.write("/srv/folder/planted", "x")
+    assert not (tmp_path / "planted").exists()
+
+
+def test_links_of_the_container_cannot_write_outside_the_destination(lab: Any, tmp_path: Path) -> None:
+    container, outside, inside = lab.run(), tmp_path / "outside", tmp_path / "inside"
+    outside.mkdir()
+    inside.mkdir()
+    container.exec(["sh", "-c", f"mkdir /srv/d; ln -s {outside} /srv/d/a; ln -s ../../outside/x /srv/d/b"]).check()
+    with pytest.raises(BadInput, match="nothing outside .* is written"):
+        container.copy_out("/srv/d", inside)
+    assert os.listdir(outside) == []
+
+
+def test_devices_and_pipes_do_not_hang_a_copy(lab: Any, tmp_path: Path) -> None:
+    container = lab.run()
+    container.exec(["mkfifo", "/srv/pipe"]).check()
+    for path in ("/srv/pipe", "/dev/zero"):
+        with pytest.raises(CtlabError):
+            container.copy_out(path, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("ended", ["paused", "stopped"])
+def test_only_of_a_running_container(lab: Any, tmp_path: Path, ended: str) -> None:
+    container = lab.run(["sleep", "60"])
+    if ended == "stopped":
+        container.kill()
+    elif lab._client.facts["cgroup_paths"]:
+        container.pause()
+    else:
+        pytest.skip("no cgroup folder for this user")
+    with pytest.raises(StateError, match="isn't running|is paused"):
+        container.copy_out("/etc/hostname", tmp_path / "copy")
+    with pytest.raises(StateError, match="isn't running|is paused"):
+        container.write("/srv/x", "x")
+
+
+def test_mistakes(lab: Any, tmp_path: Path) -> None:
+    container = lab.run()
+    for action, kind, message in (
+        (lambda: container.copy_out("etc/hostname", tmp_path), BadInput, "an absolute path"),
+        (lambda: container.copy_out("/nowhere", tmp_path), NotFound, ":/nowhere does not exist"),
+        (lambda: container.copy_out("/etc/hostname", tmp_path / "no/where"), NotFound, "folder .* does not exist"),
+        (lambda: container.copy_in(tmp_path / "nothing", "/srv"), NotFound, "nothing does not exist"),
+        (lambda: container.copy_in(tmp_path, "srv"), BadInput, "an absolute path"),
+        (lambda: container.write("/srv/", "x"), BadInput, "an absolute path of a file"),
+    ):
+        with pytest.raises(kind, match=message):
+            action()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_container_removed_during_a_copy(lab: Any, tmp_path: Path) -> None:
+    """The copy's child lives in the container's PID namespace: its end must not hold up the supervisor."""
+    container, other = lab.run(["sleep", "60"]), lab.run()
+    container.exec(["sh", "-c", "head -c 300000000 /dev/zero > /srv/big"]).check()
+    outcome: list[BaseException] = []
+
+    def copy() -> None:
+        try:
+            container.copy_out("/srv/big", tmp_path / "copy")
+        except CtlabError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=copy)
+    thread.start()
+    wait_until(lambda: (tmp_path / "copy").exists())
+    container.remove()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert other.exec(["true"]).returncode == 0

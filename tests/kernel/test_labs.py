@@ -1,0 +1,255 @@
+"""Labs as wholes: start, stop, two at once, handles that outlive them, quotas that are used up."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import wait_until
+
+import ctlab
+from ctlab.errors import BadInput, CtlabError, LabGone, NameInUse, NotFound, Unsupported
+
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("usable")]
+ROOT = Path(ctlab.__file__).parents[1]
+
+
+def python(script: str, *before: str, timeout: float = 40) -> subprocess.CompletedProcess[str]:
+    """Run a script in a Python of its own, with this ctlab."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [*before, sys.executable, "-c", script]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+def test_start_stop_and_nothing_left(runtime_base: Path) -> None:
+    lab = ctlab.Lab("one")
+    facts = lab._client.facts
+    container = lab.run(["sleep", "60"])
+    pids = [facts["keeper"], facts["supervisor"], container.pid]
+    assert all(os.path.exists(f"/proc/{pid}") for pid in pids)
+    begun = time.monotonic()
+    lab.stop()
+    assert time.monotonic() - begun < 2
+    lab.stop()
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+    assert not any(os.path.isdir(path) for path in facts["cgroup_paths"])
+    assert not os.path.exists(facts["runtime_folder"])
+    assert repr(lab) == "<Lab one: stopped>"
+
+
+def test_held_handles_say_that_the_lab_is_gone() -> None:
+    with ctlab.Lab("held") as lab:
+        network = lab.network("blue")
+        running, ended = lab.run(["sleep", "60"], name="r"), lab.run(["true"], name="e")
+        ended.wait(5)
+    assert (running.state, ended.state, running.pid) == ("lost", "exited", None)
+    assert running.name == "r" and running.addresses and ended.returncode == 0
+    for action in (
+        lambda: running.exec(["true"]), lambda: running.logs(), lambda: running.stop(), lambda: running.remove(),
+        lambda: running.pause(), lambda: ended.start(), lambda: lab.run(["true"]), lambda: lab.network("green"),
+        lambda: network.connect("r"), lambda: network.remove(), lambda: running.update(memory="1g"),
+        lambda: running.wait(1), lambda: running.copy_out("/etc/hosts", "/tmp"), lambda: running.write("/x", "y"),
+    ):  # fmt: skip
+        with pytest.raises(LabGone, match="held"):
+            action()
+    assert ended.wait(1) == 0
+
+
+def test_a_lab_that_dies_is_noticed_by_whoever_waits() -> None:
+    with ctlab.Lab("dies") as lab:
+        container = lab.run(["sleep", "60"])
+        caught: list[BaseException] = []
+
+        def wait() -> None:
+            try:
+                container.wait()
+            except BaseException as error:
+                caught.append(error)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        os.kill(lab._client.facts["keeper"], 9)
+        thread.join(10)
+        assert not thread.is_alive() and isinstance(caught[0], LabGone)
+        assert wait_until(lambda: lab.gone)
+        assert container.state == "lost"
+        with pytest.raises(LabGone):
+            lab.run(["true"])
+    ctlab.Lab("after").stop()  # the next start clears what a dead keeper has left
+
+
+def test_one_name_in_one_process_and_in_two() -> None:
+    with ctlab.Lab("same") as lab:
+        lab.network("blue", subnet="10.60.0.0/24")
+        mine = lab.run(name="web", networks=["blue"])
+        with pytest.raises(NameInUse, match="lab 'same' runs already"):
+            ctlab.Lab("SAME")
+        script = """
+import ctlab
+with ctlab.Lab("same") as lab:
+    assert len(lab.containers) == 0
+    lab.network("blue", subnet="10.60.0.0/24")
+    only = lab.run(name="web", networks=["blue"], ip="10.60.0.2")
+    other = lab.run(name="other", networks=["blue"])
+    print(other.exec(["getent", "hosts", "web"]).stdout.split()[0], only.exec(["ip", "neigh"]).stdout.count("10.60.0.77"))
+    print(lab._client.id, *lab._client.facts["cgroup_paths"])
+"""
+        done = python(script)
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        assert lines[0] == "10.60.0.2 0"
+        other_id, *folders = lines[1].split()
+        assert other_id != lab._client.id and not any(os.path.isdir(folder) for folder in folders)
+        assert [c.name for c in lab.containers] == ["web"] and mine.exec(["true"]).returncode == 0
+        assert mine.exec(["getent", "hosts", "other"]).returncode == 2
+
+
+def test_the_current_lab() -> None:
+    with pytest.raises(NotFound, match="no lab runs here"):
+        ctlab.current()
+    one, two = ctlab.Lab("one"), ctlab.Lab("two")
+    assert ctlab.current() is two
+    with one:
+        assert ctlab.current() is one
+    assert one.gone and ctlab.current() is two
+    two.stop()
+
+
+def test_a_process_that_ends_without_stopping_leaves_nothing(runtime_base: Path) -> None:
+    script = """
+import ctlab, os
+lab = ctlab.Lab("left")
+lab.run(["sleep", "60"], count=3, name="w{n}")
+print(lab._client.facts["keeper"], lab._client.facts["supervisor"], *lab._client.facts["cgroup_paths"])
+"""
+    for ending in ("", "import sys; sys.stdout.flush(); os._exit(3)"):
+        done = python(script + ending)
+        keeper, supervisor, *folders = done.stdout.split()
+        assert wait_until(lambda: not os.path.exists(f"/proc/{supervisor}")), ending  # noqa: B023
+        assert wait_until(lambda: not any(map(os.path.isdir, folders))), ending  # noqa: B023
+        assert wait_until(lambda: not os.path.isdir(runtime_base) or os.listdir(runtime_base) == []), ending
+        assert keeper.isdigit()
+
+
+def test_a_forked_child_does_not_stop_its_parents_lab(fresh_lab: Any) -> None:
+    container = fresh_lab.run(["sleep", "60"])
+    pid = os.fork()
+    if pid == 0:
+        import atexit
+
+        atexit._run_exitfuncs()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert container.exec(["true"]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"name": "ü"}, BadInput, "lab name 'ü' has 'ü' in it"),
+        ({"name": "x" * 64}, BadInput, "longer than 63"),
+        ({"engine": "vm"}, Unsupported, "engine 'vm' isn't in this version"),
+        ({"engine": "nativ"}, BadInput, "did you mean 'native'"),
+        ({"interval": 0.001}, BadInput, "from 10 ms to 60 s"),
+        ({"uplink": True}, Unsupported, "stay inside it"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], kind: type[CtlabError], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        ctlab.Lab(**options)
+
+
+NAMESPACE_QUOTA = """
+import ctlab, sys
+kind, number = sys.argv[1], sys.argv[2]
+def limit(value):
+    with open(f"/proc/sys/user/max_{kind}_namespaces", "w") as file: file.write(str(value))
+with ctlab.Lab("quota") as lab:
+    first = lab.run(["sleep", "60"])
+    limit(number)
+    made, said = [], None
+    for n in range(30):
+        try:
+            made.append(lab.run(["sleep", "60"]))
+        except ctlab.CtlabError as error:
+            said = error
+            break
+    assert said is not None and "\\n" not in str(said), said
+    print(type(said).__name__, said)
+    assert first.exec(["true"]).returncode == 0
+    assert len(lab.containers) == len(made) + 1, lab.containers
+    assert [c.state for c in lab.containers] == ["running"] * (len(made) + 1)
+    limit(10000)
+    for container in made:
+        container.remove()
+    assert lab.run(["true"]).wait(5) == 0
+"""
+
+
+@pytest.mark.parametrize("kind", ["net", "mnt", "pid"])
+def test_a_namespace_quota_that_is_used_up_is_named(kind: str) -> None:
+    """The quota is written in a user namespace of the test's own: the machine's is not touched."""
+    before = Path(f"/proc/sys/user/max_{kind}_namespaces").read_text()
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = ["unshare", "-Ur", sys.executable, "-c", NAMESPACE_QUOTA, kind, "12"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=50)
+    assert Path(f"/proc/sys/user/max_{kind}_namespaces").read_text() == before
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("KernelError container c") and "ENOSPC" in done.stdout, done.stdout
+    assert "quota" in done.stdout
+
+
+def test_no_user_namespaces_at_all_is_said_with_a_remedy() -> None:
+    script = """
+import ctlab, sys
+with open("/proc/sys/user/max_user_namespaces", "w") as file: file.write("0")
+try:
+    ctlab.Lab("none")
+except ctlab.Unsupported as error:
+    print(error)
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = ["unshare", "-Ur", sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert "user-namespace: ENOSPC" in done.stdout and "max_user_namespaces" in done.stdout
+
+
+def test_a_cgroup_quota_that_is_used_up_is_named_and_leaves_nothing(fresh_lab: Any) -> None:
+    unified = next((p for p in fresh_lab._client.facts["cgroup_paths"] if os.path.exists(f"{p}/cgroup.max.descendants")), None)
+    if unified is None:
+        pytest.skip("no version 2 folder, which alone has a quota of descendants")
+    if not os.access(f"{unified}/cgroup.max.descendants", os.W_OK):
+        pytest.skip("the quota file of the lab's folder isn't this user's")
+    first = fresh_lab.run(["sleep", "60"])
+    Path(f"{unified}/cgroup.max.descendants").write_text("8")
+    made = []
+    with pytest.raises(CtlabError, match=r"EAGAIN|quota") as caught:
+        for _ in range(20):
+            made.append(fresh_lab.run(["sleep", "60"]))
+    assert "\n" not in str(caught.value)
+    assert len(fresh_lab.containers) == len(made) + 1 and first.exec(["true"]).returncode == 0
+    Path(f"{unified}/cgroup.max.descendants").write_text("max")
+    assert fresh_lab.run(["true"]).wait(5) == 0
+
+
+def test_what_a_lab_costs(fresh_lab: Any) -> None:
+    found = fresh_lab.status()
+    assert found["name"] == fresh_lab.name and found["containers"] == 0
+    assert found["processes"]
+
+
+def test_twenty_starts_and_stops_leak_no_descriptor() -> None:
+    ctlab.Lab("first").stop()
+    before = len(os.listdir("/proc/self/fd"))
+    for n in range(5):
+        with ctlab.Lab(f"l{n}") as lab:
+            lab.run(["true"]).wait(5)
+    assert wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+    assert wait_until(lambda: not any("ctlab-events" in t.name for t in threading.enumerate()))

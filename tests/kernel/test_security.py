@@ -1,0 +1,246 @@
+"""The wall of a container: what is open, visible, writable and possible inside."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import need_ids
+
+from ctlab.errors import Unsupported
+from ctlab.kernel.capabilities import DEFAULT, mask
+from ctlab.plan.rootfs import MASKED, READ_ONLY
+
+pytestmark = pytest.mark.kernel
+
+DESCRIPTORS = "import os; print(*sorted(d for d in map(int, os.listdir('/proc/self/fd')) if d != 3 or os.path.exists('/proc/self/fd/3')))"
+TARGETS = "for d in /proc/self/fd/*; do echo ${d##*/} $(readlink $d); done"
+
+
+def descriptors(text: str) -> dict[int, str]:
+    found = (line.split(" ", 1) for line in text.strip().splitlines())
+    return {int(number): target for number, target in found if "/proc/" not in target}
+
+
+def ways(lab: Any) -> dict[str, dict[int, str]]:
+    """The open descriptors of a program in each way to run one."""
+    listing = "import os\nfor d in os.listdir('/proc/self/fd'):\n try: print(d, os.readlink('/proc/self/fd/' + d))\n except OSError: pass"
+    python = ["python3", "-c", listing]
+    plain, init, idle = lab.run(python), lab.run(python, init=True), lab.run()
+    for container in (plain, init):
+        assert container.wait(5) == 0
+    return {
+        "run": descriptors(plain.logs()),
+        "init": descriptors(init.logs()),
+        "exec": descriptors(idle.exec(python).stdout),
+        "stdin": descriptors(idle.exec(python, stdin="x").stdout),
+        "script": descriptors(idle.script(f"exec python3 -c \"{listing}\"").stdout),
+        "terminal": descriptors(idle.exec(python, tty=True).stdout),
+        "first process": {
+            int(d): os.readlink(f"/proc/{idle.pid}/fd/{d}") for d in os.listdir(f"/proc/{idle.pid}/fd")
+        } if os.geteuid() == 0 else {},
+    }
+
+
+def test_no_descriptor_of_ours_is_open_inside(lab: Any) -> None:
+    for way, found in ways(lab).items():
+        extra = {9} if way == "script" else set()
+        assert set(found) <= {0, 1, 2} | extra, (way, found)
+        for number, target in found.items():
+            kinds = ("pipe:", "/dev/null", "/dev/pts/") if number != 9 else ("/memfd:script",)
+            assert target.startswith(kinds), (way, found)
+
+
+def status(text: str) -> dict[str, str]:
+    return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+
+
+@pytest.mark.parametrize("way", ["run", "init", "exec", "script"])
+def test_no_new_privileges_and_the_small_capability_set(lab: Any, way: str) -> None:
+    command = ["cat", "/proc/self/status"]
+    if way in ("run", "init"):
+        container = lab.run(command, init=way == "init")
+        container.wait(5)
+        text = container.logs()
+    else:
+        container = lab.run()
+        text = (container.exec(command) if way == "exec" else container.script("cat /proc/self/status")).stdout
+    found = status(text)
+    small = f"{mask(DEFAULT):016x}"
+    assert found["NoNewPrivs"] == "1"
+    names = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+    assert [found[name] for name in names] == ["0" * 16, small, small, small, "0" * 16]
+    assert mask(DEFAULT) == 0x800405FB, "podman's eleven"
+
+
+def test_the_first_process_of_an_idle_container_has_no_more(lab: Any) -> None:
+    found = status(lab.run().exec(["cat", "/proc/1/status"]).stdout)
+    assert (found["CapPrm"], found["CapEff"], found["NoNewPrivs"]) == (f"{mask(DEFAULT):016x}",) * 2 + ("1",)
+
+
+def test_capabilities_added_and_dropped(lab: Any) -> None:
+    for options, names in (
+        ({"cap_drop": "ALL"}, ()),
+        ({"cap_add": ["NET_RAW"], "cap_drop": ["CHOWN"]}, (*[n for n in DEFAULT if n != "CHOWN"], "NET_RAW")),
+    ):
+        container = lab.run(["sleep", "60"], **options)
+        for where in ("self", "1"):
+            found = status(container.exec(["cat", f"/proc/{where}/status"]).stdout)
+            assert int(found["CapEff"], 16) == int(found["CapBnd"], 16) == mask(names)
+    with pytest.raises(Unsupported, match="--cap-add SYS_ADMIN needs --privileged"):
+        lab.run(["true"], cap_add="SYS_ADMIN")
+
+
+def test_another_user_has_no_capabilities_and_gains_none(lab: Any) -> None:
+    need_ids(lab)
+    container = lab.run(["sleep", "60"])
+    found = status(container.exec(["cat", "/proc/self/status"], user="1000").stdout)
+    assert found["CapPrm"] == found["CapEff"] == found["CapAmb"] == "0" * 16
+    for program in ("su", "mount", "newuidmap"):
+        path = container.exec(["sh", "-c", f"command -v {program}"]).stdout.strip()
+        if path and os.stat(path).st_mode & stat.S_ISUID:
+            break
+    else:
+        pytest.skip("no setuid program on this machine")
+    copy = f"cp {path} /tmp/gain && chmod 4755 /tmp/gain"
+    container.exec(["sh", "-c", copy.replace(path, "/usr/bin/id")]).check()
+    assert container.exec(["/tmp/gain", "-u"], user="1000").check().stdout == "1000\n"
+
+
+def test_a_container_cannot_mount_trace_or_load(lab: Any) -> None:
+    container = lab.run()
+    for command in (
+        "mount -t tmpfs none /mnt",
+        "mount --bind /usr /mnt",
+        "umount /proc",
+        "mount -o remount,rw /sys",
+        "unshare -m true",
+        "unshare -n true",
+        "mknod /tmp/disk b 8 0",
+        "mknod /tmp/mem c 1 1",
+        "ip link add d type dummy",
+        "ip link set eth0 down",
+        "hostname other",
+        "nsenter -t 1 -m true",
+        "chroot /proc/1/root sh -c 'mount -t proc none /proc'",
+        "swapon /tmp/x",
+        "date -s 2001-01-01",
+    ):
+        done = container.exec(["sh", "-c", command])
+        assert done.returncode != 0, (command, done.stdout, done.stderr)
+
+
+def test_a_new_user_namespace_inside_gives_nothing_of_the_labs(lab: Any) -> None:
+    """A user namespace of its own may be had, as everywhere; the lab's mounts and network stay out of reach in it."""
+    container = lab.run()
+    for command in ("mount -o remount,bind,rw /sys", "umount /proc/keys", "umount -l /sys/firmware", "ip link set eth0 down"):
+        assert container.exec(["unshare", "-Urm", "sh", "-c", command]).returncode != 0, command
+    assert container.exec(["cat", "/proc/keys"]).stdout == ""
+
+
+def test_dev_holds_what_it_should(lab: Any) -> None:
+    container = lab.run()
+    names = {"null", "zero", "full", "random", "urandom", "tty", "pts", "ptmx", "shm", "fd", "stdin", "stdout", "stderr"}
+    assert set(container.exec(["ls", "/dev"]).stdout.split()) == names
+    script = (
+        "set -e; echo x > /dev/null; head -c 8 /dev/zero | wc -c; head -c 8 /dev/urandom | wc -c; echo x > /dev/shm/y; "
+        "readlink /dev/fd /dev/ptmx; python3 -c 'import os; os.openpty()'; if echo x > /dev/full; then exit 1; fi"
+    )
+    assert container.exec(["sh", "-c", script]).check().stdout.split() == ["8", "8", "/proc/self/fd", "pts/ptmx"]
+    assert container.exec(["ls", "/dev/pts"]).stdout.split() == ["ptmx"]
+
+
+def test_masked_and_read_only_paths(lab: Any) -> None:
+    container = lab.run()
+    seen = 0
+    for path in MASKED:
+        kind = container.exec(["sh", "-c", f"if [ -d {path} ]; then echo d; elif [ -e {path} ]; then echo f; fi"]).stdout.strip()
+        if kind:
+            seen += 1
+            shown = container.exec(["ls", "-A", path] if kind == "d" else ["cat", path])
+            assert shown.stdout == "", path
+    assert seen >= 3
+    for path in (*READ_ONLY, "/sys"):
+        if container.exec(["test", "-e", path]).returncode == 0:
+            assert "ro," in container.exec(["findmnt", "-no", "OPTIONS", "--target", path]).stdout, path
+    for path in ("/proc/sys/kernel/hostname", "/proc/sys/net/ipv4/ip_forward", "/proc/sysrq-trigger", "/sys/kernel/x"):
+        done = container.exec(["sh", "-c", f"echo 1 > {path}"])
+        assert done.returncode != 0, path
+
+
+def test_private_places_are_empty(lab: Any) -> None:
+    container = lab.run()
+    for path in ("/home", "/root", "/run", "/srv", "/mnt", "/media", "/tmp", "/var/lib", "/var/cache", "/var/log", "/var/tmp"):
+        assert container.exec(["ls", "-A", path]).check().stdout == "", path
+    for path in ("/boot", "/sys/fs/cgroup/memory/tasks", "/etc/shadow"):
+        assert container.exec(["cat", path]).returncode != 0, path
+
+
+def test_the_environment_and_files_of_the_host_are_out_of_reach(lab: Any, tmp_path: Path) -> None:
+    (tmp_path / "mark").write_text("of the host")
+    container = lab.run()
+    for place in (
+        "/proc/1/root", "/proc/1/cwd", "/proc/self/root/..", "/proc/self/cwd/../../..", "/../../..", "/dev/fd/0/..",
+        "/proc/1/fd/0/..", "/proc/1/map_files", "/proc/1/task/1/root",
+    ):  # fmt: skip
+        assert container.exec(["sh", "-c", f"cat {place}{tmp_path}/mark"]).returncode != 0, place
+    assert container.exec(["stat", "-Lc", "%d:%i", "/proc/1/root/"]).stdout in (
+        "", container.exec(["stat", "-Lc", "%d:%i", "/"]).stdout,
+    )  # fmt: skip
+    escape = (
+        "import os\nos.chroot('/tmp')\nfor _ in range(64): os.chdir('..')\nos.chroot('.')\nprint(sorted(os.listdir('/')))"
+    )
+    names = container.exec(["python3", "-c", escape]).check().stdout  # CAP_SYS_CHROOT is podman's, and harmless here
+    assert "var" in names and "lower" not in names and "work" not in names
+    mounts = container.exec(["cat", "/proc/self/mountinfo"]).stdout
+    assert str(tmp_path) not in mounts and "/sys/fs/cgroup" not in mounts
+
+
+def test_only_its_own_processes_are_seen(lab: Any) -> None:
+    lab.run(["sleep", "61.5"])
+    container = lab.run(["sleep", "60"])
+    listing = container.exec(["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]).stdout
+    assert "61.5" not in listing and "ctlab" not in listing
+    assert container.exec(["sh", "-c", "kill -9 -1; true"]).returncode in (0, 137)
+    assert lab.run(["true"]).wait(5) == 0
+
+
+def test_an_init_of_ours_cannot_be_looked_into(lab: Any) -> None:
+    container = lab.run()
+    for path in ("environ", "maps", "mem", "root/", "fd/0"):
+        done = container.exec(["sh", "-c", f"head -c 1 /proc/1/{path}; ls -l /proc/1/{path}"])
+        assert "Permission denied" in done.stderr, (path, done)
+    assert container.exec(["ls", "/proc/1/fd"]).returncode != 0
+
+
+def test_bind_mounts(lab: Any, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "file").write_text("of the host\n")
+    (shared / "file").chmod(0o666)
+    shared.chmod(0o777)
+    single = tmp_path / "single"
+    single.write_text("one file\n")
+    single.chmod(0o644)
+    container = lab.run(mounts=[f"{shared}:/shared", f"{shared}:/read/only:ro", f"{single}:/etc/single:ro"])
+    assert container.exec(["cat", "/shared/file", "/read/only/file", "/etc/single"]).check().stdout == "of the host\n" * 2 + "one file\n"
+    container.exec(["sh", "-c", "echo of the container > /shared/file; echo new > /shared/new"]).check()
+    assert (shared / "file").read_text() == "of the container\n" and (shared / "new").read_text() == "new\n"
+    assert (shared / "new").stat().st_uid == os.getuid()
+    for path in ("/read/only/file", "/etc/single"):
+        assert "Read-only file system" in container.exec(["sh", "-c", f"echo x > {path}"]).stderr
+    assert container.exec(["sh", "-c", "mount -o remount,bind,rw /read/only"]).returncode != 0
+    container.exec(["sh", "-c", "cp /usr/bin/true /shared/true; chmod 4755 /shared/true"]).check()
+    options = container.exec(["findmnt", "-no", "OPTIONS", "/shared"]).stdout
+    assert "nosuid" in options and "nodev" in options
+
+
+def test_a_read_only_root(lab: Any, tmp_path: Path) -> None:
+    container = lab.run(read_only=True)
+    for path in ("/x", "/usr/x", "/etc/x", "/opt/x", "/root/x", "/var/lib/x", "/usr/bin/x"):
+        assert "Read-only file system" in container.exec(["sh", "-c", f"echo > {path}"]).stderr, path
+    assert container.exec(["sh", "-c", "echo > /dev/shm/x && echo > /dev/null"]).returncode == 0
