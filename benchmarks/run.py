@@ -8,6 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+if not __package__:  # run as a file: the package lies beside, not below
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 from benchmarks.common import Report, as_json, stamp, table
 from benchmarks.peers.worker import ROOT
 

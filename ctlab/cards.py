@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import shlex
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,11 @@ def status(container: Container) -> str:
     return state
 
 
+def short(text: str, length: int = 60) -> str:
+    """At most so many characters."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
 def container_row(container: Container) -> dict[str, Any]:
     """What `ps` shows of one."""
     where = " ".join(f"{network} {address}" for network, address in container.addresses.items())
@@ -42,7 +48,7 @@ def container_row(container: Container) -> dict[str, Any]:
         "name": container.name,
         "status": status(container),
         "image": container.image,
-        "command": " ".join(container.command)[:60] or "(idles)",
+        "command": short(shlex.join(container.command)) or "(idles)",
         "networks": where or container.spec.network_mode,
         "pid": container.pid or "",
     }

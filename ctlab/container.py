@@ -238,7 +238,7 @@ class Container:
         return int(reply["returncode"])
 
     def update(self, **keywords: Any) -> Container:
-        """Change limits while it runs: cpus, cpu_shares, cpuset_cpus, memory, pids_limit. Nothing changes on failure."""
+        """Change limits while it runs: cpus, cpu_shares, cpuset_cpus, memory, pids_limit. A failure changes nothing."""
         self._alive()
         known = ("cpus", "cpu_shares", "cpuset_cpus", "memory", "pids_limit")
         for word in keywords:
@@ -334,7 +334,7 @@ class Container:
             "environment": [f"{name}={value}" for name, value in pairs.items()],
             "workdir": workdir or self._spec.workdir,
             "user": user or self._spec.user,
-            "capabilities": list(self._spec.capabilities or DEFAULT),
+            "capabilities": list(DEFAULT if self._spec.capabilities is None else self._spec.capabilities),
         }
 
     # -- what it wrote ------------------------------------------------------------------------------
@@ -505,7 +505,8 @@ def in_container(error: CtlabError, name: str, command: Sequence[str]) -> CtlabE
     if isinstance(error, ProgramNotFound) and "no program" in text and command and "/" not in command[0]:
         path = shutil.which(command[0])
         if path is not None:
-            text += f"; this machine has one that is hidden inside: -v {path}:/usr/local/bin/{command[0]}:ro shows it"
+            place = f"/mnt/{command[0]}"  # /usr belongs to nobody inside, and nothing new can be made there
+            text += f"; this machine has one that is hidden inside: -v {path}:{place}:ro shows it as {place}"
     made = type(error).__new__(type(error))
     made.__dict__.update(error.__dict__)
     made.args = (text,)

@@ -43,7 +43,7 @@ def inspect_container(container: Container) -> dict[str, Any]:
         "network_mode": spec.network_mode,
         "endpoints": [dataclasses.asdict(e) | {"addresses": list(e.addresses)} for e in container.endpoints],
         "mounts": [dataclasses.asdict(m) for m in spec.mounts],
-        "capabilities": list(spec.capabilities),
+        "capabilities": list(DEFAULT if spec.capabilities is None else spec.capabilities),
         "namespaces": facts.get("namespaces", {}),
         "labels": dict(spec.labels),
         "created_at": _when(container.created_at),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
+import itertools
 import os
 import select
 import time
@@ -10,11 +12,13 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from .completed import Logs
-from .errors import LabGone
+from .errors import CtlabError, LabGone
 from .runtime.log_ring import RECORD_BYTES, LogRing, Record
 
 if TYPE_CHECKING:
     from .container import Container
+
+_numbers = itertools.count(1)
 
 
 class Follower:
@@ -23,9 +27,11 @@ class Follower:
     def __init__(self, container: Container, *, timestamps: bool = False) -> None:
         self._container = container
         self._timestamps = timestamps
+        self._number = next(_numbers)
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
-            reply = container.lab._call({"do": "follow", "id": container.id}, [self._event])
+            order = {"do": "follow", "id": container.id, "follower": self._number}
+            reply = container.lab._call(order, [self._event])
         except BaseException:
             os.close(self._event)
             raise
@@ -93,6 +99,8 @@ class Follower:
 
     def close(self) -> None:
         """Stop following."""
+        with contextlib.suppress(CtlabError):  # the container or the lab may be gone, and the follower with it
+            self._container.lab._call({"do": "unfollow", "id": self._container.id, "follower": self._number})
         os.close(self._event)
         self._ring.close()
 

@@ -14,7 +14,6 @@ from .names import check_name, did_you_mean, nearest, parse_signal
 from .plan.limits import Limits
 from .spec import ContainerSpec, MountSpec
 
-
 KEYWORDS = frozenset(
     {
         "image", "name", "networks", "network", "node", "env", "env_file", "mounts", "workdir", "user", "cpus",

@@ -59,7 +59,7 @@ class ContainerSpec:
     read_only: bool = False
     mounts: tuple[MountSpec, ...] = ()
     limits: Limits = field(default_factory=lambda: Limits())
-    capabilities: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] | None = None  # None: the default set; empty: none at all
     stop_signal: str = "SIGTERM"
     stop_timeout_seconds: float = 10.0
     network_mode: str = "bridge"

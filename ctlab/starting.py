@@ -38,7 +38,7 @@ def inside_operations(container: Container) -> list[ops.Operation]:
             environment=[f"{name}={value}" for name, value in pairs.items()],
             workdir=spec.workdir,
             user=spec.user,
-            capabilities=list(spec.capabilities or DEFAULT),
+            capabilities=list(DEFAULT if spec.capabilities is None else spec.capabilities),
             init=spec.init,
             tty=spec.tty,
             read_only_root=spec.read_only,
@@ -97,7 +97,7 @@ def start_message(container: Container, image: Reference, top: dict[str, str], c
     plain = (
         image.kind == "system"
         and spec.network_mode == "bridge"
-        and set(spec.capabilities or DEFAULT) == set(DEFAULT)
+        and (spec.capabilities is None or set(spec.capabilities) == set(DEFAULT))
     )
     again = container.started_at is not None
     prepare = None

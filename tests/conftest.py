@@ -12,6 +12,7 @@ import shutil
 import signal
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,8 +40,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Any:
     """A kernel test that waits for ever fails after a minute, with the place where it waits."""
     limited = "kernel" in item.path.parts and not item.get_closest_marker("user")
 
-    def late(*_: object) -> None:
-        raise TimeoutError(f"the test took longer than {TEST_SECONDS} s")
+    def late(_: int, frame: Any) -> None:
+        place = "".join(traceback.format_stack(frame)[-6:])
+        pytest.fail(f"the test took longer than {TEST_SECONDS} s; it was here:\n{place}", pytrace=False)
 
     before = signal.signal(signal.SIGALRM, late) if limited else None
     signal.alarm(TEST_SECONDS if limited else 0)

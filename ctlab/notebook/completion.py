@@ -124,7 +124,8 @@ def _values(option: Option, fragment: str) -> list[str]:
         from ..metrics.columns import CONTAINER, rate_name
 
         before, comma, last = fragment.rpartition(",")
-        names = [name for column in CONTAINER for name in (column.name, rate_name(column.name))]
+        rates = [rate_name(column.name) for column in CONTAINER if column.kind == "counter"]
+        names = [*(column.name for column in CONTAINER), *rates]
         return [before + comma + name for name in _that_begin(last, names)]
     kinds = {
         "network": [*_networks(), "host", "none", *(f"container:{name}" for name in _containers())],

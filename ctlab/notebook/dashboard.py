@@ -20,10 +20,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ctlab import units
 from ctlab.errors import BadInput, NotFound, StateError
 from ctlab.notebook import dashboard_figure
+from ctlab.notebook.chart_svg import chart_svg
 from ctlab.notebook.dashboard_figure import MAX_CONTAINERS, METRICS, PANES
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ctlab.notebook.dashboard_figure import Line
 
 MAX_POINTS = 1000  # of one line
 MIN_POINTS = 60
@@ -109,7 +112,7 @@ class Dashboard:
                     self._failure = str(error)  # the thread tries again, and gives up if it has to
             bundle = dict(self._figure._repr_mimebundle_())
             # What is shown where there is no widget: a page made of the notebook, another kernel.
-            bundle["text/html"] = dashboard_figure.table(self._frame, self._title())
+            bundle["text/html"] = self._html()
             bundle["text/plain"] = repr(self)
             self._handles.append(display(bundle, raw=True, display_id=True))  # type: ignore[no-untyped-call]
             if self._thread is None:
@@ -121,13 +124,10 @@ class Dashboard:
         frame = self._frame
         figure = dashboard_figure.make(escape(self._title()))
         if frame is not None:
-            drawn = dashboard_figure.lines(frame, STATIC_POINTS)
-            # in the order, and so with the colours, of the live figure
-            ordered = {name: drawn[name] for name in (*self._places, *drawn) if name in drawn}
-            dashboard_figure.fill(figure, {}, ordered)
+            dashboard_figure.fill(figure, {}, self._ordered(dashboard_figure.lines(frame, STATIC_POINTS)))
         return {
             "application/vnd.plotly.v1+json": json.loads(figure.to_json()),
-            "text/html": dashboard_figure.table(frame, self._title()),
+            "text/html": self._html(),
             "text/plain": repr(self),
         }
 
@@ -210,6 +210,17 @@ class Dashboard:
         finally:
             if mine:
                 self._lock.release()
+
+    def _ordered(self, drawn: dict[str, list[Line]]) -> dict[str, list[Line]]:
+        """In the order, and so with the colours, of the live figure."""
+        return {name: drawn[name] for name in (*self._places, *drawn) if name in drawn}
+
+    def _html(self) -> str:
+        """For pages that draw no plotly figure: the title, a picture of the same lines, and a table."""
+        frame, picture = self._frame, ""
+        if frame is not None and len(frame):
+            picture = chart_svg(self._ordered(dashboard_figure.series(frame)), points=STATIC_POINTS)
+        return dashboard_figure.table(frame, self._title(), picture)
 
     def _title(self) -> str:
         """The lab, whether the chart is live, and what has to be said about it."""

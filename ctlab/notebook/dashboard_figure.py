@@ -77,8 +77,8 @@ def thin(x: Floats, y: Floats, limit: int) -> Line:
     return x[keep], y[keep]
 
 
-def lines(frame: pd.DataFrame, limit: int) -> dict[str, list[Line]]:
-    """For each container of the frame one line for each of `PANES`, of at most `limit` points."""
+def series(frame: pd.DataFrame) -> dict[str, list[Line]]:
+    """For each container of the frame one line for each of `PANES`, of all samples; NaN where there is none."""
     import numpy as np
     import pandas as pd
 
@@ -96,9 +96,14 @@ def lines(frame: pd.DataFrame, limit: int) -> dict[str, list[Line]]:
             for metric in pane.metrics:
                 if metric in columns and np.isnan(y).all():
                     y = columns[metric][mine] * pane.factor
-            found.append(thin(stamps[mine], y, limit))
+            found.append((stamps[mine], y))
         result[str(name)] = found
     return result
+
+
+def lines(frame: pd.DataFrame, limit: int) -> dict[str, list[Line]]:
+    """`series`, each line thinned to at most `limit` points."""
+    return {name: [thin(x, y, limit) for x, y in found] for name, found in series(frame).items()}
 
 
 def make(title: str) -> Any:
@@ -197,9 +202,12 @@ def fill(figure: Any, places: dict[str, int], drawn: Mapping[str, list[Line]], *
     return f"{hidden} more containers are not shown: name those to show" if hidden else ""
 
 
-def table(frame: pd.DataFrame | None, title: str) -> str:
-    """What the frame shows as a small HTML table, for places that draw no charts."""
-    heading = f"<p>{escape(title)}</p>"
+def table(frame: pd.DataFrame | None, title: str, picture: str = "") -> str:
+    """What the frame shows as a small HTML table, for places that draw no charts.
+
+    `picture`: HTML between the title and the table.
+    """
+    heading = f"<p>{escape(title)}</p>{picture}"
     if frame is None or not len(frame):
         return heading
     words = ("container", "CPU cores, mean", "CPU cores, max", "memory", "received, mean", "sent, mean")

@@ -131,7 +131,10 @@ def _make_folders(path: str) -> None:
 def _pack(path: str, descriptor: int) -> dict[str, Any]:
     """A file, or a folder with all below it; a symbolic link at the end is followed, inside the root."""
     found = _open_inside(path, os.O_PATH)
-    folder = stat.S_ISDIR(os.fstat(found).st_mode)
+    mode = os.fstat(found).st_mode
+    folder = stat.S_ISDIR(mode)
+    if not folder and not stat.S_ISREG(mode):  # a pipe would keep us waiting, /dev/zero would never end
+        return {"error": "BadInput", "message": f"cp: {path} is neither a file nor a folder", "errno": 0}
     place = f"/proc/self/fd/{found}"
     with open(descriptor, "wb") as out, tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         name = os.path.basename(path.rstrip("/")) or "root"

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+from ..errors import KernelError
 from ..kernel import capabilities, cgroup, netlink, syscalls
 from . import executor, inside, protocol, slot
 from .record import Slot
@@ -57,7 +58,7 @@ def make(order: Order, folders: cgroup.LabFolders | None, node_link: netlink.Net
         if folders is not None:
             made.cgroup = folders.make(f"c{order.serial}")
         _clone(order, made, single_id)
-    except OSError:
+    except (OSError, KernelError):
         if made.cgroup is not None:
             made.cgroup.remove(0.2)
         if not order.again:

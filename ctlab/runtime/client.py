@@ -105,6 +105,7 @@ class Client:
         self._folder = os.path.join(runtime_folder.base(), self.id)  # where the keeper, of our environment, makes it
         self.keeper_pid = 0
         self._keeper_pidfd = -1
+        self._keeper_lock = threading.Lock()
         self._start(interval_seconds)
 
     # -- start and stop -------------------------------------------------------------------------
@@ -126,7 +127,8 @@ class Client:
                 beyond.callback(end.close)
             undo.callback(self._end_keeper)
             for end in ours:
-                undo.callback(end.close)  # first of all: by its end the keeper knows
+                undo.callback(end.close)  # before that: by its end the keeper knows
+            undo.callback(setattr, self, "_stopping", True)  # first of all: our event thread need do nothing
             actions = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1)]
             # The numbers 2-5 may be in use here: go through numbers well above them first.
             for number, descriptor in enumerate((errors.fileno(), *(end.fileno() for end in theirs)), start=2):
@@ -160,17 +162,18 @@ class Client:
 
     def _end_keeper(self) -> None:
         """Wait until the keeper, which knows that the lab is to end, has cleaned up; do it in its place if it can't."""
-        if self._keeper_pidfd < 0:
-            return
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            signal.pidfd_send_signal(self._keeper_pidfd, signal.SIGCONT)  # it may have been stopped
-            if not _readable(_STOP_SECONDS, self._keeper_pidfd):
-                signal.pidfd_send_signal(self._keeper_pidfd, signal.SIGKILL)
-                _readable(_STOP_SECONDS, self._keeper_pidfd)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.keeper_pid, os.WNOHANG)
-        os.close(self._keeper_pidfd)
-        self._keeper_pidfd = -1
+        with self._keeper_lock:
+            if self._keeper_pidfd < 0:
+                return
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._keeper_pidfd, signal.SIGCONT)  # it may have been stopped
+                if not _readable(_STOP_SECONDS, self._keeper_pidfd):
+                    signal.pidfd_send_signal(self._keeper_pidfd, signal.SIGKILL)
+                    _readable(_STOP_SECONDS, self._keeper_pidfd)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.keeper_pid, os.WNOHANG)
+            pidfd, self._keeper_pidfd = self._keeper_pidfd, -1
+            os.close(pidfd)
         if os.path.lexists(self._folder):  # it was killed
             with contextlib.suppress(OSError, CtlabError):
                 prune.clear(self._folder)

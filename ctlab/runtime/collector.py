@@ -1,16 +1,19 @@
 """The collector: reads what containers write and keeps it, so that nobody else ever holds them up.
 
 A child of the supervisor. Control messages (SEQPACKET): add (the read ends of stdout and stderr, the ring),
-sync (read all that is there now, then answer), follow (an eventfd to be told by), drop. End of file: exit.
+sync (read all that is there now, then answer), follow (an eventfd to be told by), unfollow, drop. End of file: exit.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import select
 import socket
+import sys
+import termios
 import time
 from typing import NoReturn
 
@@ -26,6 +29,7 @@ class _Stream:
         self.key = key
         self.number = number
         self.descriptor = descriptor
+        self.total = 0  # bytes read
 
 
 class Collector:
@@ -38,7 +42,7 @@ class Collector:
         self._streams: dict[int, _Stream] = {}
         self._rings: dict[int, LogRing] = {}
         self._open: dict[int, int] = {}  # key -> number of streams still open
-        self._followers: dict[int, list[int]] = {}
+        self._followers: dict[int, dict[int, int]] = {}  # key -> number of a follower -> its eventfd
 
     def run(self) -> NoReturn:
         """Until the supervisor goes."""
@@ -58,18 +62,24 @@ class Collector:
             self._add(key, descriptors)
         elif message["do"] == "sync":
             for stream in [s for s in self._streams.values() if s.key == key]:
-                while stream.descriptor in self._streams and self._collect(stream):
+                # Only what is there now: a container that floods would keep us here for ever.
+                goal = stream.total + _waiting(stream.descriptor)
+                while stream.descriptor in self._streams and stream.total < goal and self._collect(stream):
                     pass
             protocol.send(self._control, {"synced": message["sync"]})
         elif message["do"] == "follow":
-            self._followers.setdefault(key, []).extend(descriptors)
+            self._followers.setdefault(key, {})[message["follower"]] = descriptors[0]
             self._tell(key)
+        elif message["do"] == "unfollow":
+            descriptor = self._followers.get(key, {}).pop(message["follower"], -1)
+            if descriptor >= 0:
+                os.close(descriptor)
         elif message["do"] == "drop":
             for stream in [s for s in self._streams.values() if s.key == key]:
                 self._close(stream)
             if key in self._rings:
                 self._rings.pop(key).close()
-            for follower in self._followers.pop(key, []):
+            for follower in self._followers.pop(key, {}).values():
                 os.close(follower)
 
     def _add(self, key: int, descriptors: list[int]) -> None:
@@ -100,6 +110,7 @@ class Collector:
             if not data:
                 self._close(stream)
                 return False
+            stream.total += len(data)
             if ring is not None:
                 ring.append(time.time_ns(), stream.number, data)
             self._tell(stream.key)
@@ -117,9 +128,15 @@ class Collector:
         self._tell(stream.key)
 
     def _tell(self, key: int) -> None:
-        for follower in list(self._followers.get(key, ())):
+        for follower in self._followers.get(key, {}).values():
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_write(follower, 1)
+
+
+def _waiting(descriptor: int) -> int:
+    """How many bytes a pipe or terminal holds."""
+    number = fcntl.ioctl(descriptor, termios.FIONREAD, b"\0\0\0\0")
+    return int.from_bytes(number, sys.byteorder)
 
 
 def main(control: socket.socket) -> NoReturn:

@@ -152,9 +152,15 @@ def logs(supervisor: Supervisor, call: Call) -> None:
 def follow(supervisor: Supervisor, call: Call) -> None:
     """Tell the eventfd that came along whenever there is more output; the answer is the ring."""
     record = supervisor.record(call.message["id"])
-    supervisor.services.follow(record, call.descriptors[0])
+    supervisor.services.follow(record, call.message["follower"], call.descriptors[0])
     call.reply({"ok": True}, [record.ring])
     call.close_descriptors()
 
 
-VERBS = {"exec": execute, "signal_execution": signal_execution, "logs": logs, "follow": follow}
+def unfollow(supervisor: Supervisor, call: Call) -> None:
+    """The follower of that number has gone."""
+    supervisor.services.unfollow(supervisor.record(call.message["id"]), call.message["follower"])
+    call.reply({"ok": True})
+
+
+VERBS = {"exec": execute, "signal_execution": signal_execution, "logs": logs, "follow": follow, "unfollow": unfollow}

@@ -12,6 +12,7 @@ import os
 import socket
 from typing import Any, NoReturn
 
+from ..errors import KernelError
 from ..kernel import cgroup, netlink, syscalls, title
 from ..plan import ops
 from . import birth, protocol, runner
@@ -41,6 +42,9 @@ def main(control: socket.socket, folders: cgroup.LabFolders | None, *, single_id
         except OSError as error:
             name = errno.errorcode.get(error.errno or 0, "?")
             protocol.send(control, {"failed": order.serial, "message": f"{name} in {error.strerror}"})
+            continue
+        except KernelError as error:  # no cgroup folder is to be had
+            protocol.send(control, {"failed": order.serial, "message": str(error)})
             continue
         descriptors = [made.pidfd, made.status.detach(), made.out, made.err, made.mount_namespace]
         protocol.send(

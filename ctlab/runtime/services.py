@@ -94,9 +94,14 @@ class Services:
         self._syncing[self._sync_number] = then
         protocol.send(self._collector, {"do": "sync", "key": record.key, "sync": self._sync_number})
 
-    def follow(self, record: Record, eventfd: int) -> None:
+    def follow(self, record: Record, follower: int, eventfd: int) -> None:
         """Tell `eventfd` whenever there is more."""
-        protocol.send(self._collector, {"do": "follow", "key": record.key}, [eventfd])
+        protocol.send(self._collector, {"do": "follow", "key": record.key, "follower": follower}, [eventfd])
+
+    def unfollow(self, record: Record, follower: int) -> None:
+        """Tell it no more."""
+        with contextlib.suppress(OSError):
+            protocol.send(self._collector, {"do": "unfollow", "key": record.key, "follower": follower})
 
     def forget_output(self, record: Record) -> None:
         """The container is removed."""

@@ -109,6 +109,13 @@ class Supervisor:
             with contextlib.suppress(OSError):
                 self._poll.unregister(descriptor)
 
+    def _do(self, action: Callable[[], None]) -> None:
+        """Housekeeping that fails (a bug of ours, a helper that died) is told and must not end the lab."""
+        try:
+            action()
+        except Exception as error:
+            self.tell({"event": "note", "text": f"supervisor: {type(error).__name__}: {error}"})
+
     def serve(self, descriptor: int) -> None:
         """Call the handler of a descriptor that is known to be readable."""
         handler = self._handlers.get(descriptor)
@@ -136,11 +143,11 @@ class Supervisor:
             for descriptor, _ in ready:
                 handler = self._handlers.get(descriptor)
                 if handler is not None:
-                    handler()
+                    self._do(handler)
             while self._timers and self._timers[0][0] <= time.monotonic():
-                self._timers.pop(0)[1]()
+                self._do(self._timers.pop(0)[1])
             if not ready and self._later:
-                self._later.pop(0)()
+                self._do(self._later.pop(0))
 
     # -- calls -----------------------------------------------------------------------------------
     def connect(self, connection: socket.socket) -> None:

@@ -197,8 +197,11 @@ class Notebook:
     def picture(self, path: Path) -> None:
         """A screenshot of the whole notebook, not only of what fits into the window."""
         before = self.page.viewport_size
-        height = self.page.evaluate("() => document.querySelector('.jp-WindowedPanel-outer').scrollHeight")
-        self.page.set_viewport_size({"width": 1280, "height": height + 140})
+        scroller = self.page.locator(".jp-WindowedPanel-outer").first
+        height = scroller.evaluate("(box) => { box.scrollTop = 0; return box.scrollHeight; }")
+        self.page.set_viewport_size(
+            {"width": 1280, "height": height - scroller.evaluate("(box) => box.clientHeight") + 1000}
+        )
         self.page.wait_for_timeout(500)  # charts and maps are drawn anew, which nothing announces
         self.page.screenshot(path=path)
         self.page.set_viewport_size(before)

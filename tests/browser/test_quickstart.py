@@ -83,7 +83,7 @@ def test_the_quickstart_cell_by_cell(notebook: Callable[..., Any], tmp_path: Pat
     book.restart()
     book.open()
     book.output(the_map).locator("svg.ctlab-map").wait_for()
-    book.output(the_chart).locator(LINES).first.wait_for(state="attached")
+    book.output(the_chart).locator("img.plot-img").wait_for()  # until the mouse comes near
     book.picture(shots / "quickstart-saved-dark.png")
     assert book.page.evaluate(_OVERFLOWING) == []
     book.theme("JupyterLab Light")

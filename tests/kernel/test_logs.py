@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -94,7 +95,7 @@ def test_follow_gives_it_as_it_comes(lab: Any) -> None:
 def test_stream_until_end_gives_the_status(lab: Any) -> None:
     seen: list[str] = []
     container = lab.run(["sh", "-c", "echo x; exit 6"])
-    assert container.stream_until_end(lambda _, text: seen.append(text)) == 6
+    assert container.stream_until_end(lambda _, text: seen.append(text)).returncode == 6
     assert "".join(seen) == "x\n"
 
 
@@ -176,8 +177,8 @@ def test_following_leaves_nothing_in_the_collector(lab: Any) -> None:
         pytest.skip("the collector's descriptors are root's to count")
     container = lab.run(["sleep", "60"])
     supervisor = lab._client.facts["supervisor"]
-    with open(f"/proc/{supervisor}/task/{supervisor}/children") as file:
-        collector = next(p for p in file.read().split() if "collector" in open(f"/proc/{p}/cmdline").read())
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    collector = next(pid for pid in children if "collector" in Path(f"/proc/{pid}/cmdline").read_text())
     from ctlab.output import Follower
 
     def once() -> None:

@@ -89,7 +89,9 @@ class Cell:
 
     def stream(self, name: str = "stdout") -> str:
         """What was printed."""
-        texts = [m["content"]["text"] for m in self.messages if m["msg_type"] == "stream" and m["content"]["name"] == name]
+        texts = [
+            m["content"]["text"] for m in self.messages if m["msg_type"] == "stream" and m["content"]["name"] == name
+        ]
         return "".join(texts)
 
     @property

@@ -52,7 +52,10 @@ def test_doctor_and_prune(shell: Any, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_networks(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    shell.run("%network create blue --subnet 10.10.0.0/24\n%network create six --ipv6 --internal\n%container run -d --name web")
+    shell.run(
+        "%network create blue --subnet 10.10.0.0/24\n%network create six --ipv6 --internal\n"
+        "%container run -d --name web"
+    )
     assert shell.run("%network ls -q") == ["blue", "six", "bridge"]
     assert shell.run("%network")["blue"].subnets == ("10.10.0.0/24",)
     web = shell.run("%network connect blue web --ip 10.10.0.9 --mac-address 02:00:00:00:00:09")
@@ -80,7 +83,8 @@ def test_run(shell: Any) -> None:
     done = shell.run("x = %container run -- sh -c 'echo $GREETING $PWD $(id -u):$(id -g)' ;\nx")
     assert isinstance(done, Completed) and done.stdout == "/ 0:0\n"
     done = shell.run(
-        "%container run -e GREETING=hello -w /tmp -u 5:6 --hostname far -- sh -c 'echo $GREETING $PWD $(id -u):$(id -g) $(hostname)'"
+        "%container run -e GREETING=hello -w /tmp -u 5:6 --hostname far -- "
+        "sh -c 'echo $GREETING $PWD $(id -u):$(id -g) $(hostname)'"
     )
     assert done.stdout == "hello /tmp 5:6 far\n"
     assert "c1" not in shell.lab  # an unnamed one that was waited for goes with its end
@@ -105,9 +109,13 @@ def test_what_run_is_given(shell: Any, tmp_path: Path) -> None:
 
 
 def test_expressions_reach_options_and_not_commands(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    cell = "def start(which):\n    return get_ipython().run_line_magic('container', 'run -d --name w{which} -- sleep 9')\n"
-    shell.run("def start(which):\n    x = %container run -d --name w{which} -- sleep 9\n    return x\nfor n in (1, 2): start(n)")
-    assert shell.lab.containers.keys() == ["w1", "w2"] and cell
+    shell.run(
+        "def start(which):\n"
+        "    x = %container run -d --name w{which} -- sleep 9\n"
+        "    return x\n"
+        "for n in (1, 2): start(n)"
+    )
+    assert shell.lab.containers.keys() == ["w1", "w2"]
     shell.run("name = 'w1'")
     assert shell.run("%container exec {name} -- echo {name}").stdout == "{name}\n"
     assert "{name} is passed on as it is: without -x" in capsys.readouterr().out

@@ -1,0 +1,115 @@
+"""Completion: verbs, options, values, live names; in every form in which a magic is typed; and through a kernel."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from IPython.core.completer import provisionalcompleter
+
+pytestmark = pytest.mark.kernel
+
+
+def found(shell: Any, text: str) -> list[str]:
+    """The whole lines that completing `text` at its end can give."""
+    with provisionalcompleter():
+        shell.ip.Completer.use_jedi = False
+        return [text[: one.start] + one.text for one in shell.ip.Completer.completions(text, len(text))]
+
+
+@pytest.fixture
+def busy(shell: Any) -> Any:
+    """A shell whose lab has something to name."""
+    shell.run("%network create blue\n%container run -d --name web --network blue\n%container run -d --name worker")
+    shell.run("%container run --name old -- true")
+    return shell
+
+
+@pytest.mark.parametrize(
+    "start", ["%container ", "%%container ", "container ", "x = %container ", "a, b = %container "]
+)
+def test_every_form(busy: Any, start: str) -> None:
+    assert found(busy, start + "ex") == [start + "exec"]
+    if "%%" not in start:
+        assert found(busy, start + "logs w") == [start + "logs web", start + "logs worker"]
+    assert found(busy, start + "exec we") == [start + "exec web"]
+
+
+@pytest.mark.parametrize(
+    ("text", "ends"),
+    [
+        ("%network ", "create ls rm inspect connect disconnect prune"),
+        ("%%container ", "run exec write"),
+        ("%container start ", "old"),
+        ("%container exec ", "web worker"),
+        ("%container rm w", "web worker"),
+        ("%container rm web w", "worker"),
+        ("%container run --netw", "--network"),
+        ("%container run --network b", "blue bridge"),
+        ("%container run --network blue --network b", "blue bridge"),
+        ("%container run --network container:o", "container:old"),
+        ("%container run --exists ", "error keep replace"),
+        ("%container run -d --nam", "--name"),
+        ("%container run s", "system scratch"),
+        ("%container kill -s SIGK", "SIGKILL"),
+        ("%network connect bl", "blue"),
+        ("%network connect blue wo", "worker"),
+        ("%lab use ", "lab"),
+        ("%container ps --lab ", "lab"),
+        ("%topology --f", "--freeze"),
+        ("%stats wo", "worker"),
+        ("%stats --metrics memory_bytes,pid", "memory_bytes,pids"),
+        ("%container exec web ", "--"),
+        ("x = 1\n%container exec we", "web"),
+    ],
+)
+def test_what_can_stand_where(busy: Any, text: str, ends: str) -> None:
+    stem = text[: max(text.rfind(" "), text.rfind("\n")) + 1]
+    assert [line.removeprefix(stem) for line in found(busy, text)] == ends.split()
+
+
+def test_values_after_an_equals_sign(busy: Any) -> None:
+    assert found(busy, "%container run --network=bl") == ["%container run --network=blue"]
+
+
+def test_paths_of_cp(busy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wheel.txt").touch()
+    os.mkdir(tmp_path / "work")
+    assert found(busy, "%container cp w") == [
+        f"%container cp {end}" for end in ("web:", "worker:", "wheel.txt", "work/")
+    ]
+    assert found(busy, "%container cp web:/etc/hostn") == ["%container cp web:/etc/hostname"]
+    assert found(busy, "%container cp web:/us") == ["%container cp web:/usr/"]
+    assert found(busy, "%container cp web:/etc/hosts wo") == ["%container cp web:/etc/hosts work/"]
+    began = time.monotonic()
+    found(busy, "%container cp web:/usr/bin/pyth")
+    assert time.monotonic() - began < 0.5
+
+
+def test_where_nothing_of_ours_can_stand(busy: Any) -> None:
+    assert found(busy, "%%container exec web\n%container ex") != ["%%container exec web\n%container exec"]
+    assert "container = run" not in found(busy, "container = ru")
+    assert all("web" not in line for line in found(busy, "%container exec worker -- we"))
+
+
+def test_a_lab_that_is_gone_has_no_names(busy: Any) -> None:
+    busy.run("%lab stop")
+    assert found(busy, "%container exec w") == [] or "web" not in found(busy, "%container exec w")[0]
+
+
+def test_through_a_kernel(kernel: Any) -> None:
+    kernel.good("%container run -d --name web")
+    for text, matches in (
+        ("x = %container logs w", ["web"]),
+        ("%container sto", ["stop"]),
+        ("%container run --network=b", ["bridge"]),
+    ):
+        kernel.client.complete(text, len(text))
+        content = kernel.client.get_shell_msg(timeout=20)["content"]
+        assert content["matches"] == matches
+        stem = text[: content["cursor_start"]]
+        assert stem + matches[0] in ("x = %container logs web", "%container stop", "%container run --network=bridge")

@@ -1,0 +1,95 @@
+"""Outputs that are kept up to date: maps and tables after each cell, everything static when a lab stops."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.kernel
+
+
+def texts(cell: Any) -> list[str]:
+    """The plain texts with which earlier outputs were replaced by a cell."""
+    return [data["text/plain"] for data in cell.updates]
+
+
+def test_a_table_follows_the_lab(kernel: Any) -> None:
+    kernel.good("%container run -d --name web")
+    cell = kernel.good("%container ps")
+    assert "web" in cell.displays[0]["text/plain"] and "<table" in cell.displays[0]["text/html"]
+    cell = kernel.good("%container run -d --name second")
+    assert any("second" in text for text in texts(cell))
+    assert kernel.good("x = 1").updates == []  # nothing has changed
+    cell = kernel.good("%container rm web")
+    assert any("web" not in text and "second" in text for text in texts(cell))
+
+
+def test_a_table_says_when_it_was_true(kernel: Any) -> None:
+    kernel.good("%container run -d --name web")
+    cell = kernel.good("print(len(In) - 1)\n%network ls")
+    assert f"as of Out[{cell.stream().strip()}] " in cell.displays[0]["text/html"]
+
+
+def test_a_map_follows_the_lab_and_becomes_static(kernel: Any) -> None:
+    kernel.good("%container run -d --name web")
+    cell = kernel.good("%topology")
+    assert "application/vnd.jupyter.widget-view+json" in cell.displays[0]
+    assert "web" in cell.displays[0]["text/html"] and "<svg" in cell.displays[0]["text/html"]
+    cell = kernel.good("%container run -d --name second")
+    assert any("second" in data["text/html"] for data in cell.updates)
+    cell = kernel.good("%topology")  # one live map at a time: the first is a picture now
+    assert any("application/vnd.jupyter.widget-view+json" not in data for data in cell.updates)
+    cell = kernel.good("%lab stop")
+    last = [data for data in cell.updates if "<svg" in data.get("text/html", "")][-1]
+    assert "application/vnd.jupyter.widget-view+json" not in last
+    assert "second" in last["text/html"] and "running" in last["text/plain"]  # the world as it was
+
+
+def test_a_map_of_python_follows_as_well(kernel: Any) -> None:
+    kernel.good("import ctlab\nlab = ctlab.Lab('py')\nlab.run(name='web')")
+    kernel.good("lab.topology()")
+    assert any("second" in text for text in texts(kernel.good("lab.run(name='second')")))
+
+
+def test_a_chart_is_live_and_then_static(kernel: Any) -> None:
+    kernel.good("%container run -d --name web -- sh -c 'while :; do :; done'")
+    cell = kernel.good("board = %stats --live\nboard")
+    assert "application/vnd.jupyter.widget-view+json" in cell.displays[0]
+    kernel.good("import time; time.sleep(1)")
+    assert kernel.good("print(board.live, board.updates > 1)").stream() == "True True\n"
+    cell = kernel.good("%stats --live")  # replaces it
+    assert kernel.good("print(board.live)").stream() == "False\n"
+    cell = kernel.good("%stats --stop")
+    figures = [data for data in cell.updates if "application/vnd.plotly.v1+json" in data]
+    assert figures and "web" in figures[-1]["text/html"]
+    assert "no live chart" in str(kernel.run("%stats --stop").error)
+
+
+def test_two_charts_if_asked_for(kernel: Any) -> None:
+    kernel.good("%container run -d --name web")
+    kernel.good("one = %stats --live\none")
+    kernel.good("two = %stats web --live --keep --interval 500ms\ntwo")
+    time.sleep(0.5)
+    assert kernel.good("print(one.live, two.live)").stream() == "True True\n"
+    kernel.good("%unload_ext ctlab")
+    assert kernel.good("print(one.live, two.live)").stream() == "False False\n"
+
+
+def test_handles_are_cards_and_results_are_not_shown_twice(kernel: Any) -> None:
+    cell = kernel.good("%container run -d --name web --memory 64M")
+    html = next(m for m in cell.messages if m["msg_type"] == "execute_result")["content"]["data"]["text/html"]
+    assert "container web" in html and "64M" in html and "as of Out[" in html
+    cell = kernel.good("%container exec web -- echo hello")
+    assert [message["msg_type"] for message in cell.messages if message["msg_type"] != "execute_input"] == ["stream"]
+    assert kernel.good("x = %container exec -q web -- echo hello\nx").value is not None
+    assert kernel.good("%container ps;").displays == []
+
+
+def test_inspect_is_json(kernel: Any) -> None:
+    import json
+
+    kernel.good("%container run -d --name web")
+    value = kernel.good("%container inspect web").value
+    assert value is not None and json.loads(value)["name"] == "web"
