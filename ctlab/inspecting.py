@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .errors import CtlabError
+from .kernel.capabilities import DEFAULT
 
 if TYPE_CHECKING:
     from .container import Container

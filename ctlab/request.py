@@ -208,6 +208,7 @@ def container_spec(
     name: str, command: Sequence[str], networks: tuple[str, ...], keywords: Mapping[str, Any]
 ) -> ContainerSpec:
     """A checked spec; `networks` are names that exist, or one of host, none, container:ID."""
+    check_name("container", name)
     hostname = keywords.get("hostname") or _hostname(name)
     if (
         not re.fullmatch(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?(\.[a-zA-Z0-9-]+)*", hostname)
@@ -232,7 +233,7 @@ def container_spec(
         labels.items() if isinstance(labels, Mapping) else (word.partition("=")[::2] for word in several(labels))
     )
     return ContainerSpec(
-        name=check_name("container", name),
+        name=name,
         image=str(keywords.get("image") or "system"),
         command=tuple(str(word) for word in command),
         env=environment(keywords.get("env"), several(keywords.get("env_file"))),

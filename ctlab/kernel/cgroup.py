@@ -299,6 +299,11 @@ class ContainerCgroup:
         if self.in_unified and not cloned:
             v2.join(self._unified(), self.id)
 
+    def leave(self) -> None:
+        """Called by the single-threaded process itself: back to the lab's own version 1 folders."""
+        for fd in self._groups.values():
+            v1.join(fd, ".")
+
     def pids(self) -> list[int]:
         """The processes inside, as numbered in the caller's PID namespace."""
         directory = self._any()

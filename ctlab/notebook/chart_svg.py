@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 WIDTH = 860.0
 MARGIN = 8.0
 LEFT = 64.0  # of a panel, for the numbers of its axis
-ABOVE = 26.0  # of a panel, for its title
+ABOVE = 28.0  # of the panels, for their titles
+BETWEEN = 38.0  # the upper and the lower panels, for the titles of these
 PANEL_WIDTH = WIDTH / 2 - LEFT - 2 * MARGIN
-PANEL_HEIGHT = 124.0
+PANEL_HEIGHT = 130.0
 BELOW = 22.0  # the lower panels, for the time
 HEADROOM = 1.06
 POINTS = 300  # of a line, at most
@@ -91,9 +92,9 @@ def chart_svg(series: Mapping[str, list[Line]], *, points: int = POINTS) -> str:
     parts = [legend]
     for number in range(len(AXES)):
         row, column = divmod(number, 2)
-        x, y = column * WIDTH / 2 + LEFT, top + ABOVE + row * (PANEL_HEIGHT + ABOVE)
+        x, y = column * WIDTH / 2 + LEFT, top + ABOVE + row * (PANEL_HEIGHT + BETWEEN)
         parts.append(_panel(number, (x, y), window, shown, limit, times=row == 1))
-    height = top + 2 * (PANEL_HEIGHT + ABOVE) + BELOW
+    height = top + ABOVE + 2 * PANEL_HEIGHT + BETWEEN + BELOW
     titles = ", ".join(axis.title for axis in AXES)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="{theme.SCOPE} ctlab-chart" role="img" aria-label="{titles}" '
@@ -147,7 +148,7 @@ def _panel(
             x, y = lines[index]
             pieces = _pieces(left + (x - window[0]) * wide, bottom - y * high, limit)
             if pieces:
-                parts.append(_line(name, pane, COLOURS[place % len(COLOURS)], "".join(_path(*piece) for piece in pieces)))
+                parts.append(_line(name, pane, COLOURS[place % len(COLOURS)], pieces))
     return f'<g class="panel">{"".join(parts)}</g>'
 
 
@@ -174,38 +175,45 @@ def _text(kind: str, x: float, y: float, text: str, anchor: str) -> str:
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{_escape(text)}</text>'
 
 
-def _line(name: str, pane: Pane, colour: str, path: str) -> str:
-    # Dots are round caps of almost nothing. So is a single sample between two gaps: a line without length.
-    dash = ' stroke-dasharray="0.1 3"' if pane.dash != "solid" else ""
+def _line(name: str, pane: Pane, colour: str, pieces: list[Line]) -> str:
+    """A container's line and, since a line of one point can't be seen, a dot for each sample between two gaps."""
+    drawn = "".join("M" + " ".join(f"{a:g} {b:g}" for a, b in zip(x, y, strict=True)) for x, y in pieces if len(x) > 1)
+    alone = "".join(f"M{x[0]:g} {y[0]:g}h0" for x, y in pieces if len(x) == 1)
+    # Dots are round caps of almost nothing.
+    dash = "" if pane.dash == "solid" else ' stroke-dasharray="0.1 3"'
+    paths = f'<path class="line" d="{drawn}" stroke-width="1.5"{dash}/>' if drawn else ""
+    paths += f'<path class="alone" d="{alone}" stroke-width="4"/>' if alone else ""
     return (
-        f'<path class="line" d="{path}" fill="none" stroke="{colour}" stroke-width="1.5" '
-        f'stroke-linejoin="round" stroke-linecap="round"{dash}>'
-        f"<title>{_escape(name + pane.label)}</title></path>"
+        f'<g fill="none" stroke="{colour}" stroke-linejoin="round" stroke-linecap="round">'
+        f"<title>{_escape(name + pane.label)}</title>{paths}</g>"
     )
 
 
 def _pieces(x: Floats, y: Floats, limit: int) -> list[Line]:
-    """The line between its gaps, of at most `limit` points together: each stretch's lowest and highest.
+    """The line (in pixels) between its gaps, in tenths of a pixel and of at most `limit` points together.
 
-    A gap is a missing value, or a time without samples that is ten times as long as it usually is between two.
+    A gap is a missing value, or a time without samples that is ten times as long as it usually is between two. What
+    lies on a level line between two others is left out, then all but the lowest and highest of each stretch of time.
     """
     import numpy as np
 
     known = np.flatnonzero(np.isfinite(y))
     if not len(known):
         return []
-    steps = np.diff(x[known])
-    gaps = (np.diff(known) > 1) | (steps > 10 * np.median(np.diff(x)) if len(steps) else False)
-    piece = np.r_[0, np.cumsum(gaps)]
-    x, y = x[known], y[known]
+    usual = np.median(np.diff(x)) if len(x) > 1 else 0.0
+    piece = np.r_[0, np.cumsum((np.diff(known) > 1) | (np.diff(x[known]) > 10 * usual))]
+    x, y = x[known].round(1), y[known].round(1)
+    same = (y[1:] == y[:-1]) & (piece[1:] == piece[:-1])
+    keep = ~(np.r_[False, same] & np.r_[same, False])
+    x, y, piece = x[keep], y[keep], piece[keep]
     if len(x) > limit:
-        keep = _extremes(x, y, piece, limit)
+        keep = _extremes(x, y, limit)
         x, y, piece = x[keep], y[keep], piece[keep]
     cuts = np.flatnonzero(np.diff(piece)) + 1
     return list(zip(np.split(x, cuts), np.split(y, cuts), strict=True))
 
 
-def _extremes(x: Floats, y: Floats, piece: npt.NDArray[np.intp], limit: int) -> Marks:
+def _extremes(x: Floats, y: Floats, limit: int) -> Marks:
     """Which points stay: the first and the last of the line, the lowest and the highest of each stretch of time."""
     import numpy as np
 
@@ -220,28 +228,15 @@ def _extremes(x: Floats, y: Floats, piece: npt.NDArray[np.intp], limit: int) -> 
     return keep
 
 
-def _path(x: Floats, y: Floats) -> str:
-    """The `d` of one piece, in tenths of a pixel; what lies on a level line between others is left out."""
-    points = [(round(float(a), 1), round(float(b), 1)) for a, b in zip(x, y, strict=True)]
-    if len(points) == 1:
-        return f"M{points[0][0]:g} {points[0][1]:g}h0"
-    kept = [
-        point
-        for at, point in enumerate(points)
-        if at in (0, len(points) - 1) or not points[at - 1][1] == point[1] == points[at + 1][1]
-    ]
-    return "M" + " ".join(f"{a:g} {b:g}" for a, b in kept)
-
-
 def value_ticks(highest: float, units: tuple[Unit, ...]) -> tuple[Unit, list[float]]:
-    """The unit of an axis from 0 to `highest` (in the pane's unit), and its ticks: three to six of 1, 2 or 5 × 10ⁿ."""
+    """The unit of an axis from 0 to `highest` (in the pane's unit), and its ticks: at most six of 1, 2 or 5 × 10ⁿ."""
     if not highest > 0:
         unit = next(unit for unit in units if unit.size == 1.0)
         return unit, [0.0, unit.size]
     unit = max((unit for unit in units if unit.size <= highest), key=lambda unit: unit.size, default=units[0])
     shown = highest / unit.size
     power = 10.0 ** math.floor(math.log10(shown / 4))
-    step = next(power * factor for factor in (1, 2, 5, 10) if shown / (power * factor) <= 4.5)
+    step = next(power * factor for factor in (1, 2, 5, 10) if shown / (power * factor) <= 5.5)
     step = max(step, unit.least)
     count = int(shown * HEADROOM / step + 1e-9)
     return unit, [at * step * unit.size for at in range(count + 1)]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import socket
 from typing import TYPE_CHECKING
 
 from ..kernel import syscalls
-from . import orphans, protocol
+from . import protocol
 from .record import Record, Runner
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ _FLAGS = {  # the mount namespace last: with it goes the root
     "cgroup": syscalls.CLONE_NEWCGROUP,
     "mnt": syscalls.CLONE_NEWNS,
 }
+
+_IDLE_SECONDS = 1.5  # how long a runner stays in its container after a program
 
 
 def running(supervisor: Supervisor, container_id: str, verb: str) -> Record:
@@ -79,25 +83,34 @@ def enter(record: Record, flags: int = _NAMESPACES) -> None:
 
 
 def execute(supervisor: Supervisor, call: Call) -> None:
-    """Give a runner the order to run a program; it answers the caller itself, with the program's status."""
+    """Give a runner the order to run a program; it answers the caller itself, with the program's status.
+
+    The runner of the container's last program, if it has the same user and capabilities, is inside already.
+    """
     message = call.message
     record = running(supervisor, message["id"], "exec")
     assert record.slot is not None
-    runner = supervisor.pool.take_runner()
-    folder = record.slot.cgroup
-    unified = folder.clone_fd if folder is not None else None
-    order = message | {
-        "unified": unified is not None,
-        "cgroup": folder.id if folder is not None else "",
-        "controllers": list(folder.controllers) if folder is not None else [],
-        "namespaces": list(record.namespaces),
-    }
+    identity = (message["user"], tuple(message["capabilities"]))
+    runner = record.runners.pop(identity, None)
+    order = message | {"again": runner is not None}
     handed = [call.connection.fileno()]
-    handed += [unified] if unified is not None else []
-    handed += list(record.namespaces.values()) or [record.pidfd]
+    folder = record.slot.cgroup
+    if runner is None:
+        runner = supervisor.pool.take_runner()
+        unified = folder.clone_fd if folder is not None else None
+        order |= {
+            "unified": unified is not None,
+            "cgroup": folder.id if folder is not None else "",
+            "controllers": list(folder.controllers) if folder is not None else [],
+            "namespaces": list(record.namespaces),
+        }
+        handed += [unified] if unified is not None else []
+        handed += list(record.namespaces.values()) or [record.pidfd]
+        runner.record, runner.identity = record, identity
+        supervisor.on(runner.control.fileno(), lambda: _runner_says(supervisor, runner))
+        supervisor.on(runner.pidfd, lambda: _runner_ended(supervisor, runner))
+    runner.call = call
     supervisor.executions[message["execution"]] = runner
-    supervisor.on(runner.control.fileno(), lambda: _runner_says(supervisor, call, runner))
-    supervisor.on(runner.pidfd, lambda: _runner_ended(supervisor, call, runner))
     try:
         protocol.send(runner.control, order, [*handed, *call.descriptors])
     finally:
@@ -106,31 +119,62 @@ def execute(supervisor: Supervisor, call: Call) -> None:
             folder.close()
 
 
-def _runner_says(supervisor: Supervisor, call: Call, runner: Runner) -> None:
+def _runner_says(supervisor: Supervisor, runner: Runner) -> None:
     answer, _, _ = protocol.receive(runner.control)
     if answer is None:
         supervisor.off(runner.control.fileno())
         return
-    runner.answered = True
+    call, runner.call = runner.call, None
+    if call is None:
+        return
+    supervisor.executions.pop(call.message["execution"], None)
     if call.message["detached"] and "error" not in answer:
         supervisor.tell(
             {"event": "execution-ended", "execution": call.message["execution"], "returncode": answer["returncode"]}
         )
+    record = runner.record
+    if not answer["stays"]:
+        return
+    if record is None or record.slot is None or runner.identity in record.runners:
+        runner.control.shutdown(socket.SHUT_RDWR)  # nobody needs it any more: it exits
+        return
+    record.runners[runner.identity] = runner
+    used = runner.used = runner.used + 1
+    supervisor.after(_IDLE_SECONDS, lambda: _let_go(runner, used))
 
 
-def _runner_ended(supervisor: Supervisor, call: Call, runner: Runner) -> None:
+def _let_go(runner: Runner, used: int) -> None:
+    """Nothing was run for a while: the runner goes (it waits for an order; the end of file is its last)."""
+    record = runner.record
+    if runner.used == used and record is not None and record.runners.get(runner.identity) is runner:
+        del record.runners[runner.identity]
+        runner.control.shutdown(socket.SHUT_RDWR)
+
+
+def let_runners_go(record: Record) -> None:
+    """The container has ended: its idle runners would hold its namespaces."""
+    runners, record.runners = record.runners, {}
+    for runner in runners.values():
+        runner.record = None
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(runner.pidfd, signal.SIGKILL)
+
+
+def _runner_ended(supervisor: Supervisor, runner: Runner) -> None:
     if os.waitid(os.P_PIDFD, runner.pidfd, os.WEXITED | os.WNOHANG) is None:
         return
-    if not runner.answered:
-        _runner_says(supervisor, call, runner)
-    supervisor.executions.pop(call.message["execution"], None)
+    while runner.call is not None and runner.control.fileno() in supervisor:
+        _runner_says(supervisor, runner)
     supervisor.off(runner.control.fileno())
     supervisor.off(runner.pidfd)
     supervisor.later(supervisor.pool.refill_soon)
     runner.control.close()
     os.close(runner.pidfd)
-    if not runner.answered:  # it was killed, for example with the container it had just entered
-        orphans.watch(supervisor)
+    if runner.record is not None and runner.record.runners.get(runner.identity) is runner:
+        del runner.record.runners[runner.identity]
+    call, runner.call = runner.call, None
+    if call is not None:  # it was killed, for example with the container it had just entered
+        supervisor.executions.pop(call.message["execution"], None)
         call.reply({"error": "StateError", "message": "the program was killed with its container", "errno": 0})
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernel import capabilities, netlink, syscalls
 from ..plan import ops
-from . import executor, inside, orphans, pool, protocol
+from . import execution, executor, inside, orphans, pool, protocol
 from .log_ring import LogRing
 from .record import Record, Slot, returncode
 
@@ -134,13 +134,17 @@ def _make_slot(supervisor: Supervisor, message: dict[str, Any], record: Record, 
         )
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EAGAIN, errno.ENOMEM):
-            raise _refuse(
-                "KernelError",
-                f"the kernel has no room for another container: {errno.errorcode[error.errno]} in {error.strerror}; "
-                "see %lab doctor for the quotas (user namespaces, cgroups, processes)",
-                error.errno,
-            ) from None
+            raise _refuse("KernelError", no_room(error.strerror or "", error.errno), error.errno) from None
         raise
+
+
+def no_room(what: str, number: int) -> str:
+    """The message for a quota of the machine that is used up: `what` is the call that the kernel refused."""
+    call = what.partition("(")[0].partition(":")[0]
+    return (
+        f"the kernel has no room for another container: {call} gave {errno.errorcode[number]}; a quota is used up: "
+        "/proc/sys/user/max_*_namespaces, a cgroup's pids.max or cgroup.max.descendants"
+    )
 
 
 def _limit(slot: Slot, writes: list[list[Any]]) -> None:
@@ -186,6 +190,8 @@ def _status(supervisor: Supervisor, record: Record) -> None:
         again = record.restarting
         _kill_slot(supervisor, record)
         _unmake(supervisor, record, again)
+        if message["errno"] == errno.ENOSPC and "unshare" in message["message"]:
+            message["message"] = no_room(message["message"], errno.ENOSPC)
         if starter is not None:
             starter.reply(message)
 
@@ -309,6 +315,7 @@ def _forget_slot(supervisor: Supervisor, record: Record) -> None:
     slot, record.slot = record.slot, None
     if slot is None:
         return
+    execution.let_runners_go(record)
     supervisor.off(slot.pidfd)
     os.close(slot.pidfd)
     if slot.status.fileno() >= 0:

@@ -36,12 +36,15 @@ class Slot:
 class Runner:
     """A process that waits to run one program in a container (see `runner`)."""
 
-    __slots__ = ("answered", "control", "pidfd")
+    __slots__ = ("call", "control", "identity", "pidfd", "record", "used")
 
     def __init__(self, control: socket.socket, pidfd: int) -> None:
         self.control = control
         self.pidfd = pidfd
-        self.answered = False
+        self.record: Record | None = None  # the container it is in
+        self.identity: tuple[str, tuple[str, ...]] = ("", ())  # user and capabilities it has there
+        self.call: Call | None = None  # what it is running
+        self.used = 0
 
 
 class Record:
@@ -66,6 +69,7 @@ class Record:
         self.node_undo: list[Any] = []
         self.links: list[list[Any]] = []
         self.marks: list[tuple[str, int]] = []  # where the time of the last start went (name, monotonic ns)
+        self.runners: dict[tuple[str, tuple[str, ...]], Runner] = {}  # idle ones that are inside
         self.fresh_links: list[str] = []  # pairs made for this start, which may not carry packets yet
         self.namespaces: dict[str, int] = {}  # descriptors, where the first process can't be asked for them
         self.terminals: list[int] = []

@@ -1,8 +1,9 @@
-"""A runner: a child of the supervisor that waits to run one program in one container.
+"""A runner: a child of the supervisor that runs programs in one container, one after the other.
 
 It is made in advance and enters the container when it is told what to run. The program is its child, spawned
 with vfork semantics (a fork of this interpreter would double the time), born in the container's PID namespace and
-cgroup; the runner itself stays invisible to the container, waits for the end, answers the caller and exits.
+cgroup; the runner itself stays invisible to the container and is counted nowhere in it. It waits for the end, answers
+the caller, and stays inside for a moment, for what comes next.
 """
 
 from __future__ import annotations
@@ -29,29 +30,52 @@ _NAMESPACES = {  # the mount namespace last: with it goes the root
 _ALL = sum(_NAMESPACES.values())
 
 
+class _Place:
+    """Where a runner is, once it has entered a container."""
+
+    def __init__(self) -> None:
+        self.entered = False
+        self.folder = -1  # the version 2 folder that programs are born in
+        self.cgroup: cgroup.ContainerCgroup | None = None
+        self.home = "/"
+        self.root = False
+
+
 def main(control: socket.socket, folders: cgroup.LabFolders | None, *, single_id: bool) -> NoReturn:
-    """Wait for one order, carry it out, exit."""
+    """Serve orders for one container (the first one's) and one user, until the end of file."""
     capabilities.drop_bounding(capabilities.mask(capabilities.GRANTABLE))
     _rehearse()
-    order, descriptors, _ = protocol.receive(control)
-    if order is None:
-        os._exit(0)
-    # Descriptors: the caller's connection, the container's cgroup folder, its pidfd or namespaces, the streams.
-    caller = socket.socket(fileno=descriptors.pop(0))
-    try:
-        answer = _carry_out(control, caller, order, descriptors, folders, single_id)
-    except program.ProgramError as error:
-        answer = {"error": error.kind, "message": str(error), "errno": error.errno}
-    except OSError as error:
-        answer = {"error": "KernelError", "message": error.strerror or str(error), "errno": error.errno or 0}
-    except BaseException as error:
-        answer = {"error": "CtlabError", "message": f"{type(error).__name__}: {error}", "errno": 0}
-    with contextlib.suppress(OSError):
-        if not order["detached"] or "error" in answer:
-            protocol.send(caller, answer)
-    with contextlib.suppress(OSError):
-        protocol.send(control, {"answered": True, **answer})
-    os._exit(0)
+    place = _Place()
+    while True:
+        order, descriptors, _ = protocol.receive(control)
+        if order is None:
+            os._exit(0)
+        if "argv" not in order:
+            continue  # a signal that came when its program had ended
+        caller = socket.socket(fileno=descriptors.pop(0))
+        try:
+            if not order["again"]:
+                descriptors = _enter(place, order, descriptors, folders, single_id)
+            answer = _run(control, caller, order, descriptors, place)
+        except program.ProgramError as error:
+            answer = {"error": error.kind, "message": str(error), "errno": error.errno}
+        except OSError as error:
+            answer = {"error": "KernelError", "message": error.strerror or str(error), "errno": error.errno or 0}
+        except BaseException as error:
+            answer = {"error": "CtlabError", "message": f"{type(error).__name__}: {error}", "errno": 0}
+        # Another user than root can't leave the cgroups again, so that runner is for one program.
+        stays = place.entered and place.root
+        with contextlib.suppress(OSError):  # first, so that the caller's next program finds this runner waiting
+            protocol.send(control, {"answered": True, "stays": stays, **answer})
+        with contextlib.suppress(OSError):
+            if not order["detached"] or "error" in answer:
+                protocol.send(caller, answer)
+        if not stays:
+            os._exit(0)
+        caller.close()
+        for descriptor in descriptors:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
 
 
 def _rehearse() -> None:
@@ -79,53 +103,70 @@ def _rehearse() -> None:
     os.close(null)
 
 
-def _carry_out(
-    control: socket.socket,
-    caller: socket.socket,
-    order: dict[str, Any],
-    descriptors: list[int],
-    folders: cgroup.LabFolders | None,
-    single_id: bool,
-) -> dict[str, Any]:
+def _enter(
+    place: _Place, order: dict[str, Any], descriptors: list[int], folders: cgroup.LabFolders | None, single_id: bool
+) -> list[int]:
+    """Enter the container and become the user; returns the descriptors that are the program's."""
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-    folder = descriptors.pop(0) if order["unified"] else -1
+    place.root = order["user"] in ("0", "root", "")
+    place.folder = descriptors.pop(0) if order["unified"] else -1
     if folders is not None:
-        # Version 1 is joined by this single thread, and inherited; version 2 the program is born in.
-        # Only root may write to the folder, and who isn't has become another user by then: moved before, which is slow.
-        born_in = spawn.CAN_SET_CGROUP and order["user"].partition(":")[0] in ("0", "root", "")
-        folders.adopt(order["cgroup"], order["controllers"]).join(cloned=folder < 0 or born_in)
-        if folder >= 0 and not born_in:
-            os.close(folder)
-            folder = -1
+        place.cgroup = folders.adopt(order["cgroup"], order["controllers"])
+        if place.folder >= 0 and not (spawn.CAN_SET_CGROUP and place.root):
+            # Only root may have a program be born in the folder: who isn't is moved before, which takes milliseconds.
+            place.cgroup.join(cloned=False)
+            os.close(place.folder)
+            place.folder = -1
+            place.root = False
+            place.cgroup = None
     if order["namespaces"]:
         for kind in order["namespaces"]:
-            syscalls.setns(descriptors.pop(0), _NAMESPACES[kind])
+            namespace = descriptors.pop(0)
+            syscalls.setns(namespace, _NAMESPACES[kind])
+            os.close(namespace)
     else:
-        syscalls.setns(descriptors.pop(0), _ALL)
-    streams = descriptors
+        pidfd = descriptors.pop(0)
+        syscalls.setns(pidfd, _ALL)
+        os.close(pidfd)
+    if place.cgroup is not None and not place.root:
+        place.cgroup.join(cloned=True)  # while we are still who may
+        place.cgroup = None
+    place.home = program.become(order["user"], capabilities.mask(order["capabilities"]), single_id=single_id)
+    place.entered = True
+    return descriptors
+
+
+def _run(
+    control: socket.socket, caller: socket.socket, order: dict[str, Any], streams: list[int], place: _Place
+) -> dict[str, Any]:
+    """Run one program to its end. `streams` holds its descriptors, and more that are opened here."""
     if order["tty"]:
         masters, (out, err) = slot.terminals()
         protocol.send(caller, {"started": True}, masters)
-        for master in masters:
+        for master in (*masters, *streams[1:3]):
             os.close(master)
-        streams = [streams[0], out, err, *streams[3:]]
+        streams[1:3] = [out, err]
     while len(streams) < 3:
         streams.append(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
     targets = dict(enumerate(streams[:3]))
     if order.get("script_descriptor") is not None:
         targets[order["script_descriptor"]] = streams[3]
-    keep = capabilities.mask(order["capabilities"])
-    home = program.become(order["user"], keep, single_id=single_id)
-    variables = program.environment(order["environment"], home)
+    variables = program.environment(order["environment"], place.home)
     program.enter_folder(order["workdir"])
     path = program.find(order["argv"][0], variables.get("PATH", program.DEFAULT_PATH))
+    if place.cgroup is not None:
+        # Version 1 is joined by this single thread, inherited by the program, and left again; version 2 the program
+        # is born in. So the runner is never counted in the container.
+        place.cgroup.join(cloned=True)
     try:
-        pid = spawn.spawn(path, order["argv"], variables, targets, folder)
+        pid = spawn.spawn(path, order["argv"], variables, targets, place.folder)
     except OSError as error:
         raise program.exec_error(path, error) from None
-    for descriptor in (*streams, folder):
-        if descriptor >= 0:
-            os.close(descriptor)
+    finally:
+        if place.cgroup is not None:
+            place.cgroup.leave()
+    while streams:
+        os.close(streams.pop())
     if order["detached"]:
         protocol.send(caller, {"started": True})
     return {"returncode": _wait(control, pid)}
@@ -141,6 +182,7 @@ def _wait(control: socket.socket, pid: int) -> int:
         for descriptor, _ in poll.poll():
             if descriptor == pidfd:
                 status = os.waitid(os.P_PID, pid, os.WEXITED)
+                os.close(pidfd)
                 assert status is not None
                 return status.si_status if status.si_code == os.CLD_EXITED else 128 + status.si_status
             message, _, _ = protocol.receive(control)

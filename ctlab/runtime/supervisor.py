@@ -122,6 +122,9 @@ class Supervisor:
         if handler is not None:
             handler()
 
+    def __contains__(self, descriptor: int) -> bool:
+        return descriptor in self._handlers
+
     def later(self, action: Callable[[], None]) -> None:
         """Do something when nothing is waiting: housekeeping that no caller should pay for."""
         self._later.append(action)

@@ -1,0 +1,107 @@
+"""The kernel tests again as an ordinary user: with a range of ids and delegated folders, with a range alone, with one id."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from as_user import ROOT, User, ordinary_user
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.user,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make an ordinary user"),
+]
+
+FILES = (
+    "test_containers.py", "test_exec.py", "test_networks.py", "test_container_limits.py", "test_images.py",
+    "test_security.py", "test_copy.py", "test_logs.py", "test_labs.py", "test_bad_input_python.py",
+    "test_packets_stay.py",
+)  # fmt: skip
+KINDS = {"range-and-folders": (True, True), "range": (True, False), "one-id": (False, False)}
+
+# What may be skipped for each kind of user; anything else that is skipped fails the test.
+_ROOT_ONLY = ("root's to count", "needs root", "no busybox", "no setuid program")
+MAY_SKIP = {
+    "range-and-folders": (*_ROOT_ONLY, "this lab has", "limits can be set here", "version 2 folder", "quota file"),
+    "range": (*_ROOT_ONLY, "this lab has", "no cgroup", "version 2 folder", "quota file"),
+    "one-id": (*_ROOT_ONLY, "this lab has cgroup", "no cgroup", "only one user id", "version 2 folder", "quota file"),
+}
+
+
+@pytest.fixture(params=list(KINDS))
+def user(request: pytest.FixtureRequest) -> Iterator[tuple[str, User]]:
+    ids, cgroups = KINDS[request.param]
+    with ordinary_user(ids=ids, cgroups=cgroups) as made:
+        if cgroups and not made.cgroups:
+            pytest.skip("no version 1 controllers on this machine to delegate folders of")
+        yield request.param, made
+
+
+WHO = """
+import os, ctlab
+with ctlab.Lab("who") as lab:
+    facts = lab._client.facts
+    print(os.getuid(), facts["single_id"], facts["cgroup"], ",".join(sorted(facts["controllers"])), lab.run().exec(["id", "-u"]).stdout)
+"""
+
+
+def test_the_kernel_tests_pass(user: tuple[str, User]) -> None:
+    kind, who = user
+    ids, cgroups = KINDS[kind]
+    done = who.python(WHO)
+    assert done.returncode == 0, done.stdout
+    uid, single, version, controllers, inside = done.stdout.split(maxsplit=4) if cgroups else (*done.stdout.split()[:3], "", "0")
+    assert (int(uid), single, inside.strip()) == (who.uid, str(not ids), "0"), done.stdout
+    assert (version != "none") == cgroups, done.stdout
+    if cgroups:
+        assert {"cpu", "memory", "pids"} <= set(controllers.split(","))
+    files = [str(ROOT / "tests/kernel" / name) for name in FILES]
+    assert all(Path(file).exists() for file in files)
+    done = who.pytest("-q", "-rfEs", *files, timeout=280)
+    print(done.stdout[-3000:])
+    assert done.returncode == 0, done.stdout[-6000:]
+    skipped = re.findall(r"^SKIPPED \[\d+\] [^ ]+: (.*)$", done.stdout, re.MULTILINE)
+    unexpected = [reason for reason in skipped if not any(part in reason for part in MAY_SKIP[kind])]
+    assert unexpected == [], "skipped without need"
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed is not None and int(passed[1]) > 150
+
+
+def test_nothing_of_the_user_is_left() -> None:
+    with ordinary_user(ids=True, cgroups=True) as made:
+        assert made.python("import ctlab; ctlab.Lab('x').run(['sleep', '60'])").returncode == 0
+        running = [p for p in os.listdir("/proc") if p.isdigit() and _owner(p) == made.uid]
+        assert running == []
+    assert not made.home.exists() and made.name not in Path("/etc/passwd").read_text()
+    assert made.name not in Path("/etc/subuid").read_text()
+    assert not any(folder.exists() for folder in made.cgroups)
+
+
+def _owner(pid: str) -> int:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return -1
+
+
+def test_a_closed_home_is_no_obstacle(tmp_path: Path) -> None:
+    """What the user can't reach is shown to it; here a file below a folder that is root's alone."""
+    import as_user
+
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "deep").mkdir()
+    (closed / "deep/file").write_text("seen\n")
+    needed = as_user._needed
+    with ordinary_user(ids=False, cgroups=False) as made:
+        assert made.run(["cat", str(closed / "deep/file")]).returncode != 0
+        as_user._needed = lambda: [*needed(), str(closed / "deep")]
+        try:
+            assert made.run(["cat", str(closed / "deep/file")]).stdout == "seen\n"
+        finally:
+            as_user._needed = needed
+    assert os.listdir(closed) == ["deep"]
