@@ -61,6 +61,10 @@ class Handles(Sequence[T], Generic[T]):
     def __contains__(self, key: object) -> bool:
         return key in self._items or (isinstance(key, str) and key.lower() in (name.lower() for name in self.keys()))
 
+    @property
+    def _plural(self) -> str:
+        return self._kind + ("es" if self._kind.endswith("s") else "s")
+
     def keys(self) -> list[str]:
         """The names."""
         return [str(getattr(item, "name", "")) for item in self._items]
@@ -78,7 +82,7 @@ class Handles(Sequence[T], Generic[T]):
     def __repr__(self) -> str:
         rows = self.rows()
         if not rows:
-            return f"no {self._kind}s"
+            return f"no {self._plural}"
         columns = list(rows[0])
         cells = [[str(row[column]) for column in columns] for row in rows]
         widths = [max(len(column), *(len(line[i]) for line in cells)) for i, column in enumerate(columns)]
@@ -89,7 +93,7 @@ class Handles(Sequence[T], Generic[T]):
     def _repr_html_(self) -> str:
         rows = self.rows()
         if not rows:
-            return f"<p style='opacity:.7'>no {html.escape(self._kind)}s</p>"
+            return f"<p style='opacity:.7'>no {html.escape(self._plural)}</p>"
         head = "".join(f"<th style='text-align:left'>{html.escape(column)}</th>" for column in rows[0])
         body = "".join(
             "<tr>"

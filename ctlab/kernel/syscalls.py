@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 from collections.abc import Iterable
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -72,7 +71,7 @@ MOUNT_ATTR_NOSUID = 0x02
 MOUNT_ATTR_NODEV = 0x04
 MOUNT_ATTR_IDMAP = 0x00100000
 
-_X86 = platform.machine() in ("x86_64", "AMD64")
+_X86 = os.uname().machine in ("x86_64", "AMD64")
 _SYS_PIVOT_ROOT = 155 if _X86 else 41
 _SYS_CLONE3 = 435
 _SYS_CLOSE_RANGE = 436

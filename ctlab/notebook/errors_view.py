@@ -13,8 +13,8 @@ import sys
 import traceback
 from typing import Any
 
-whole_traceback = False
 MOST_PLACES = 4
+KEY = "_ctlab_extension"  # the shell's attribute that holds what was loaded
 
 
 class Interrupted(KeyboardInterrupt):
@@ -27,7 +27,7 @@ class Interrupted(KeyboardInterrupt):
 def render(error: BaseException) -> list[str]:
     """The lines that IPython shows."""
     shell = _shell()
-    if whole_traceback and shell is not None:
+    if _whole_traceback(shell):
         lines: list[str] = shell.InteractiveTB.structured_traceback(type(error), error, error.__traceback__)
         return lines
     places = [place for frame, line in traceback.walk_tb(error.__traceback__) if (place := _place(shell, frame, line))]
@@ -39,6 +39,12 @@ def render(error: BaseException) -> list[str]:
 def _shell() -> Any:
     module = sys.modules.get("IPython")
     return module.get_ipython() if module is not None else None
+
+
+def _whole_traceback(shell: Any) -> bool:
+    """Whether ``%config CtlabMagics.traceback`` asks for everything."""
+    loaded = getattr(shell, KEY, None)
+    return bool(loaded is not None and loaded[0].traceback)
 
 
 def _place(shell: Any, frame: Any, line: int) -> str:

@@ -11,8 +11,7 @@ import sys
 from typing import Any
 
 from .. import ticks
-
-_KEY = "_ctlab_extension"
+from .errors_view import KEY
 
 
 def load(shell: Any) -> None:
@@ -30,15 +29,15 @@ def load(shell: Any) -> None:
     formatter.for_type("ctlab.handles.Handles", display.show_table)
     formatter.for_type("ctlab.completed.Completed", display.show_completed)
     ticks.hook()
-    setattr(shell, _KEY, (made, matcher, after_cell))
+    setattr(shell, KEY, (made, matcher, after_cell))
 
 
 def unload(shell: Any) -> None:
     """Take it all away; what was live becomes static. Does nothing if it isn't loaded."""
-    loaded = getattr(shell, _KEY, None)
+    loaded = getattr(shell, KEY, None)
     if loaded is None:
         return
-    delattr(shell, _KEY)
+    delattr(shell, KEY)
     made, matcher, after_cell = loaded
     for kind, names in made.magics.items():
         registered = shell.magics_manager.magics[kind]

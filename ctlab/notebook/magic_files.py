@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from .commands.container import is_inside
@@ -16,13 +17,13 @@ def copy(context: Context) -> Any:
         name, _, path = source.partition(":")
         return lab[name].copy_out(path, target)
     name, _, path = target.partition(":")
-    return lab[name].copy_in(source, path)
+    return Path(lab[name].copy_in(source, path))
 
 
 def write(context: Context) -> Any:
     """`%%container write web:/path`: the body becomes that file."""
     name, _, path = context.subjects[0].partition(":")
-    return context.lab[name].write(path, context.body or "")
+    return Path(context.lab[name].write(path, context.body or ""))
 
 
 def shell(context: Context) -> Any:

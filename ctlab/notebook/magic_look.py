@@ -73,7 +73,7 @@ def top(context: Context) -> Any:
 
     [name] = context.subjects
     rows = [Row(str(facts["command"]).split(" ")[0], facts) for facts in context.lab[name].top()]
-    return Handles(rows, lambda row: row.facts, "processe", as_of())
+    return Handles(rows, lambda row: row.facts, "process", as_of())
 
 
 def wait(context: Context) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope, no_var_expand
-from traitlets import Bool, Float, Int, TraitError, observe, validate
+from traitlets import Bool, Float, Int, TraitError, validate
 
 from . import grammar
 
@@ -43,12 +43,6 @@ class CtlabMagics(Magics):
         if not low <= proposal["value"] <= high:
             raise TraitError(f"CtlabMagics.{proposal['trait'].name}: from {low:g} to {high:g} seconds")
         return proposal["value"]
-
-    @observe("traceback")
-    def _traceback_changed(self, change: Any) -> None:
-        from . import errors_view
-
-        errors_view.whole_traceback = change["new"]
 
     @line_cell_magic
     @no_var_expand

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import queue
 import resource
@@ -103,7 +104,7 @@ class Client:
         self._lock = threading.Lock()
         self._owner = os.getpid()
         self._folder = os.path.join(runtime_folder.base(), self.id)  # where the keeper, of our environment, makes it
-        self.keeper_pid = 0
+        self._spawned: list[int] = []  # the keeper's pid, until it was waited for
         self._keeper_pidfd = -1
         self._keeper_lock = threading.Lock()
         self._start(interval_seconds)
@@ -137,10 +138,10 @@ class Client:
                 actions.append((os.POSIX_SPAWN_DUP2, copy, number))  # type: ignore[arg-type]
             package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
             words = [sys.executable, "-I", "-S", "-c", _BOOTSTRAP.format(parent=package_parent)]
-            self.keeper_pid = os.posix_spawn(
-                sys.executable, words, _keeper_environment(), file_actions=actions, setsid=True
-            )
-            self._keeper_pidfd = os.pidfd_open(self.keeper_pid)
+            spawn = functools.partial(os.posix_spawn, sys.executable, file_actions=actions, setsid=True)
+            # An interrupt is raised between two instructions of Python, so in one the pid is also put where it is found.
+            self._spawned.extend(map(spawn, [words], [_keeper_environment()]))
+            self._keeper_pidfd = os.pidfd_open(self._spawned[0])
         self._control, self._events = control, events
         with contextlib.suppress(BrokenPipeError):  # it has ended already: below is why
             protocol.send(
@@ -163,17 +164,19 @@ class Client:
     def _end_keeper(self) -> None:
         """Wait until the keeper, which knows that the lab is to end, has cleaned up; do it in its place if it can't."""
         with self._keeper_lock:
-            if self._keeper_pidfd < 0:
+            if not self._spawned:
                 return
             with contextlib.suppress(ProcessLookupError):
+                if self._keeper_pidfd < 0:
+                    self._keeper_pidfd = os.pidfd_open(self._spawned[0])
                 signal.pidfd_send_signal(self._keeper_pidfd, signal.SIGCONT)  # it may have been stopped
                 if not _readable(_STOP_SECONDS, self._keeper_pidfd):
                     signal.pidfd_send_signal(self._keeper_pidfd, signal.SIGKILL)
                     _readable(_STOP_SECONDS, self._keeper_pidfd)
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(self.keeper_pid, os.WNOHANG)
-            pidfd, self._keeper_pidfd = self._keeper_pidfd, -1
-            os.close(pidfd)
+                os.waitpid(self._spawned.pop(), os.WNOHANG)
+            if self._keeper_pidfd >= 0:
+                os.close(self._keeper_pidfd)
         if os.path.lexists(self._folder):  # it was killed
             with contextlib.suppress(OSError, CtlabError):
                 prune.clear(self._folder)

@@ -17,7 +17,6 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from typing import Any
 
 from ..kernel import cgroup, cgroup_discover, idmap, syscalls, title
@@ -254,6 +253,8 @@ def main() -> None:
         keeper.start()
     except BaseException as error:
         if not isinstance(error, OSError | RuntimeError):
+            import traceback  # late: the supervisor is a clone of this process
+
             traceback.print_exc()
         with contextlib.suppress(OSError):
             protocol.send(control, protocol.failure(error))

@@ -8,7 +8,6 @@ without an address of the family asked for is an empty answer (RFC 2308), anythi
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import select
 import socket
@@ -102,9 +101,10 @@ def _pointer_address(name: str) -> str | None:
     labels = name.lower().split(".")
     with contextlib.suppress(ValueError):
         if name.lower().endswith(".in-addr.arpa") and len(labels) == 6:
-            return str(ipaddress.IPv4Address(".".join(reversed(labels[:4]))))
+            numbers = [int(label) for label in reversed(labels[:4])]
+            return socket.inet_ntop(socket.AF_INET, bytes(numbers))
         if name.lower().endswith(".ip6.arpa") and len(labels) == 34:
-            return str(ipaddress.IPv6Address(int("".join(reversed(labels[:32])), 16)))
+            return socket.inet_ntop(socket.AF_INET6, bytes.fromhex("".join(reversed(labels[:32]))))
     return None
 
 

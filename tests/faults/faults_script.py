@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from faults_world import World
@@ -106,3 +107,35 @@ class Script:
             os.close(self.errors)
         self.world.mine.discard(self.pid)
         return status
+
+
+LAB = """
+import os, signal, sys, threading, time
+import ctlab
+def say(*words): print(*words, flush=True)
+def hear(): return sys.stdin.readline().strip()
+"""
+
+
+@contextlib.contextmanager
+def script(world: World, text: str) -> Iterator[Script]:
+    """Run a piece of Python that may `say` and `hear`, and end it."""
+    running = Script(world, "-c", LAB + text)
+    try:
+        yield running
+    finally:
+        running.end()
+
+
+def running_lab(world: World, then: str = "hear()", before: str = "") -> Script:
+    """The owner of a lab with a container in it, up; it goes on with `then`."""
+    start = "lab = ctlab.Lab('one')\nc = lab.run(['sleep', '1000'], name='c')\nsay('up')"
+    made = Script(world, "-c", f"{LAB}{before}\n{start}\n{then}")
+    made.expect("up")
+    return made
+
+
+def clean(world: World, before: dict[str, set[str]], *allow: int, ignore: tuple[str, ...] = ()) -> None:
+    """Nothing may be there that was not before, but these processes and kinds of things."""
+    left = world.left_over(before, allow, ignore=ignore)
+    assert not left, left[:12]

@@ -47,6 +47,11 @@ def told(wait: bool = False) -> str:
     return ""
 
 
+def names(handles: Any) -> set[str]:
+    """What they are called."""
+    return {handle.name for handle in handles}
+
+
 class Life:
     """One lab."""
 
@@ -66,7 +71,7 @@ class Life:
         """Start one."""
         self.made += 1
         options: dict[str, Any] = self.rng.choice([{}, {"init": True}, {"networks": ["blue"]}, {"networks": ["none"]}])
-        if "networks" in options and options["networks"] == ["blue"] and "blue" not in self.lab.networks:
+        if "networks" in options and options["networks"] == ["blue"] and "blue" not in names(self.lab.networks):
             self.lab.network("blue")
         command = self.rng.choice([["sleep", "1000"], ["sh", "-c", "while :; do echo x; sleep 0.01; done"], None])
         say("run")
@@ -108,7 +113,7 @@ class Life:
         """Attach one to a network, or take it away."""
         container = self.some()
         name = self.rng.choice(["red", "green"])
-        network = self.lab.networks[name] if name in self.lab.networks else self.lab.network(name)
+        network = self.lab.networks[name] if name in names(self.lab.networks) else self.lab.network(name)
         say("connect")
         if any(endpoint.network == name for endpoint in container.endpoints):
             network.disconnect(container)

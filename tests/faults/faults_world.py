@@ -204,9 +204,10 @@ class World:
 
     def spawn(self, *words: str, **options: Any) -> subprocess.Popen[str]:
         """Start a Python script of this folder as the user in question, in the world's cgroup folders."""
-        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": "/"} | options
+        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": "/"} | options
         environment = self.environment() | options.pop("env", {})
-        return subprocess.Popen([sys.executable, *words], env=environment, preexec_fn=self._become, **options)
+        words = (sys.executable, *words)
+        return subprocess.Popen(words, env=environment, preexec_fn=self._become, text=True, **options)
 
     def prune(self) -> str:
         """``python -m ctlab prune`` as that user; what it printed."""

@@ -42,22 +42,18 @@ run("%lab stop")
 """
 
 
-@pytest.mark.parametrize(
-    ("kind", "call"),
-    [("net", "clone3"), ("mnt", "clone3"), ("pid", "clone3"), ("uts", "clone3"), ("cgroup", "unshare")],
-)
-def test_a_namespace_quota(kind: str, call: str, usable: None, runtime_base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["net", "mnt", "pid", "uts"])
+def test_a_namespace_quota(kind: str, usable: None, runtime_base: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "IPYTHONDIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, kind, "24"],
         capture_output=True, text=True, env=environment, timeout=60, check=True,
     )  # fmt: skip
-    lines = done.stdout.splitlines()
     for line in ("made True", "kept True", "runs 0", "addresses True"):
-        assert line in [one.removeprefix("Out[") for one in lines], done.stdout + done.stderr
-    said = next(line for line in lines if "no room" in line)
+        assert line in done.stdout, done.stdout + done.stderr
+    said = next(line for line in done.stdout.splitlines() if "no room" in line)
     name = said.partition("container ")[2].partition(":")[0]
     assert said == (
-        f"KernelError: container {name}: the kernel has no room for another container: {call} gave ENOSPC; a quota is "
+        f"KernelError: container {name}: the kernel has no room for another container: clone3 gave ENOSPC; a quota is "
         "used up: /proc/sys/user/max_*_namespaces, a cgroup's pids.max or cgroup.max.descendants"
     )
