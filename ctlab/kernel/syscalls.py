@@ -105,12 +105,14 @@ def setns(descriptor: int, flags: int = 0) -> None:
     _check(_libc.setns(descriptor, ctypes.c_int(flags)), f"setns({flags:#x})")
 
 
+_mount = _libc.mount
+_mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
+
+
 def mount(source: str | None, target: str, kind: str | None, flags: int = 0, data: str | None = None) -> None:
     """mount(2)."""
-    _check(
-        _libc.mount(_path(source), _path(target), _path(kind), ctypes.c_ulong(flags), _path(data)),
-        f"mount {kind or source or ''} on {target}",
-    )
+    if _mount(_path(source), _path(target), _path(kind), flags, _path(data)):
+        _check(-1, f"mount {kind or source or ''} on {target}")
 
 
 def umount2(target: str, flags: int = 0) -> None:
@@ -241,19 +243,17 @@ class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
+# Its own copy of `syscall` with the types said once: dozens of these are made for every container.
+_openat2 = ctypes.CDLL(None, use_errno=True).syscall
+_openat2.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
+_openat2.restype = ctypes.c_int
+
+
 def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
     """openat2(2), Linux 5.6. Returns a close-on-exec descriptor."""
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
-    return _check(
-        _libc.syscall(
-            ctypes.c_long(_SYS_OPENAT2),
-            ctypes.c_int(directory),
-            _path(path),
-            ctypes.byref(how),
-            ctypes.c_size_t(ctypes.sizeof(how)),
-        ),
-        f"open {path}",
-    )
+    result: int = _openat2(_SYS_OPENAT2, directory, _path(path), ctypes.byref(how), ctypes.sizeof(how))
+    return result if result >= 0 else _check(result, f"open {path}")
 
 
 def open_tree(directory: int, path: str, flags: int) -> int:

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ..errors import ProgramNotFound, StateError, Unsupported
+from ..kernel.capabilities import DEFAULT
 from ..runtime.program import DEFAULT_PATH
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def shell_line(container: Container) -> str:
     words += ["env", "-i", f"PATH={DEFAULT_PATH}", "HOME=/root", f"HOSTNAME={spec.hostname}"]
     line = f'{shlex.join(words)} TERM="$TERM"'
     if _has(container, "/usr/bin/setpriv"):
-        kept = ",".join(f"+{name.lower()}" for name in spec.capabilities)
+        capabilities = DEFAULT if spec.capabilities is None else spec.capabilities
+        kept = ",".join(f"+{name.lower()}" for name in capabilities)
         line += f" setpriv --no-new-privs --inh-caps=-all --bounding-set=-all{',' + kept if kept else ''}"
     return f"{line} {shell}"
 

@@ -47,6 +47,7 @@ class Root:
         self._private = private
         self._descriptor = -1
         self._pivoted = False
+        self._fresh = False  # made by us from nothing: no link in it is anybody else's, so plain paths do
 
     # -- finding places -------------------------------------------------------------------------
     def open(self, path: str, flags: int, mode: int = 0) -> int:
@@ -82,6 +83,7 @@ class Root:
             os.mkdir(path, 0o755)
         syscalls.mount(path, path, None, syscalls.MS_BIND)
         self._descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._fresh = True
 
     def root_overlay(self, operation: ops.RootOverlay) -> None:
         path = f"{self._private}/root"
@@ -106,6 +108,10 @@ class Root:
         os.close(descriptor)
 
     def folder(self, operation: ops.Folder) -> None:
+        if self._fresh:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(operation.path[1:], operation.mode, dir_fd=self._descriptor)
+            return
         parent, name = self._parent(operation.path, make=True)
         try:
             os.mkdir(name, operation.mode, dir_fd=parent)
@@ -132,6 +138,10 @@ class Root:
         os.chmod(name, operation.mode, dir_fd=parent)
 
     def symbolic_link(self, operation: ops.SymbolicLink) -> None:
+        if self._fresh:
+            with contextlib.suppress(FileExistsError):
+                os.symlink(operation.target, operation.path[1:], dir_fd=self._descriptor)
+            return
         parent, name = self._parent(operation.path)
         with contextlib.suppress(FileExistsError):
             os.symlink(operation.target, name, dir_fd=parent)
@@ -163,14 +173,13 @@ class Root:
             os.close(parent)
 
     def device(self, operation: ops.Device) -> None:
-        try:
-            source = os.open(f"/dev/{operation.name}", os.O_PATH | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return  # this machine has no such device to show
         target = self.open(f"/dev/{operation.name}", os.O_CREAT | os.O_RDONLY | os.O_EXCL, 0o666)
-        syscalls.mount(f"/proc/self/fd/{source}", f"/proc/self/fd/{target}", None, syscalls.MS_BIND)
-        os.close(source)
-        os.close(target)
+        try:
+            syscalls.mount(f"/dev/{operation.name}", f"/proc/self/fd/{target}", None, syscalls.MS_BIND)
+        except FileNotFoundError:  # this machine has no such device to show
+            os.unlink(f"/proc/self/fd/{self._descriptor}/dev/{operation.name}")
+        finally:
+            os.close(target)
 
     def mount(self, operation: ops.Mount) -> None:
         flags = 0
@@ -188,21 +197,22 @@ class Root:
         except OSError:
             return
         hidden = "/empty" if stat.S_ISDIR(os.fstat(target).st_mode) else "/dev/null"
-        place = f"/proc/self/fd/{target}"
-        syscalls.mount(hidden, place, None, syscalls.MS_BIND)
+        syscalls.mount(hidden, f"/proc/self/fd/{target}", None, syscalls.MS_BIND)  # /empty is read-only, and so is this
         os.close(target)
-        if hidden == "/empty":
-            self._remount(operation.path, syscalls.MS_RDONLY)
 
     def read_only(self, operation: ops.ReadOnly) -> None:
         try:
             target = self.open(operation.path, os.O_PATH)
         except OSError:
             return
-        place = f"/proc/self/fd/{target}"
-        syscalls.mount(place, place, None, syscalls.MS_BIND | syscalls.MS_REC)
-        os.close(target)
-        self._remount(operation.path, syscalls.MS_RDONLY)
+        flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE | syscalls.AT_EMPTY_PATH
+        copy = syscalls.open_tree(target, "", flags)
+        try:
+            syscalls.mount_setattr(copy, syscalls.MOUNT_ATTR_RDONLY)
+            syscalls.move_mount(copy, target)
+        finally:
+            os.close(copy)
+            os.close(target)
 
     def _remount(self, path: str, flags: int) -> None:
         """Change the flags of the mount that now lies at `path`, keeping those that are locked."""
@@ -225,7 +235,7 @@ class Root:
         os.chdir("/")
         os.close(self._descriptor)
         self._descriptor = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._pivoted = True
+        self._pivoted, self._fresh = True, False
 
     def hostname(self, operation: ops.Hostname) -> None:
         syscalls.sethostname(operation.name)

@@ -190,7 +190,8 @@ def _status(supervisor: Supervisor, record: Record) -> None:
         again = record.restarting
         _kill_slot(supervisor, record)
         _unmake(supervisor, record, again)
-        if message["errno"] == errno.ENOSPC and "unshare" in message["message"]:
+        if message["errno"] == errno.ENOSPC and not message["message"].startswith(("WriteFile", "Folder", "write")):
+            # Not a full file system: detached mounts are counted as mount namespaces, too.
             message["message"] = no_room(message["message"], errno.ENOSPC)
         if starter is not None:
             starter.reply(message)

@@ -80,7 +80,9 @@ def _live(birth: Birth) -> None:
     unshare, *mounts = birth.operations
     if "net" in unshare.kinds:
         allow_ping()
+    os.umask(0)  # modes are what they say
     inside.perform(root, mounts)
+    os.umask(0o022)
     link = netlink.Netlink()
     if "net" in unshare.kinds:
         inside.configure_network(link, [ops.LinkUp("lo")])

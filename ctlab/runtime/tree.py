@@ -59,6 +59,9 @@ class Tree:
         syscalls.umount2("/old", syscalls.MNT_DETACH)
         os.rmdir("/old")
         os.chmod("/empty", 0o555)
+        syscalls.mount("/empty", "/empty", None, syscalls.MS_BIND)
+        read_only = syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY
+        syscalls.mount(None, "/empty", None, read_only | syscalls.MS_NOSUID | syscalls.MS_NODEV)
         self._own_namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
     def _open_sources(self) -> dict[str, int]:

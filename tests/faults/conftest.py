@@ -8,7 +8,6 @@ import secrets
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,8 +70,3 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         f"  other ends of the owner: {dict(ends)}; network namespaces watched: {watched}; "
         f"slowest clean-up: {slowest:g} s; as: {', '.join(report['who'] for report in _reports)}"
     )
-
-
-def root_of_project() -> Path:
-    """The checkout."""
-    return Path(__file__).resolve().parents[2]

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import faults_world
+from faults_processes import parts_of, processes
 from faults_script import LAB, Script, clean, running_lab, script
-from faults_world import World, parts_of
+from faults_world import World
 
 
 def keeper_stopped_then_stop(world: World) -> None:
@@ -31,7 +31,7 @@ def keeper_stopped_owner_killed(world: World) -> None:
     os.kill(parts["keeper"], signal.SIGSTOP)
     owner.kill()
     time.sleep(0.2)
-    assert parts["keeper"] in faults_world.processes()
+    assert parts["keeper"] in processes()
     text = world.prune()
     assert "its keeper was stopped and its owner is dead" in text, text
     clean(world, before)
@@ -44,7 +44,7 @@ def keeper_stopped_owner_alive(world: World) -> None:
     os.kill(keeper, signal.SIGSTOP)
     text = world.prune()
     assert text == "nothing to prune\n", text
-    assert faults_world.processes()[keeper][1] == "T"
+    assert processes()[keeper][1] == "T"
     os.kill(keeper, signal.SIGCONT)
     owner.write("")
     owner.expect("alive")

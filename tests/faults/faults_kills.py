@@ -15,8 +15,9 @@ import time
 from collections import Counter
 from typing import Any
 
+from faults_processes import parts_of
 from faults_script import PATIENCE, Script, trace
-from faults_world import HERE, World, parts_of
+from faults_world import HERE, World
 
 PHASES = {  # what the victim says before the moment, and the seconds within which it is hit after that
     "lab": 0.25,

@@ -7,8 +7,9 @@ import signal
 import time
 from collections.abc import Callable
 
+from faults_processes import parts_of
 from faults_script import LAB, Script, clean, running_lab, script
-from faults_world import World, parts_of
+from faults_world import World
 
 
 def fork_outlives_owner(world: World) -> None:

@@ -17,7 +17,7 @@ import traceback
 import faults_keeper
 import faults_owner
 import faults_refusals
-import faults_world
+from faults_processes import processes
 from faults_world import World
 
 SCENARIOS = [*faults_keeper.SCENARIOS, *faults_owner.SCENARIOS, *faults_refusals.SCENARIOS]
@@ -25,7 +25,7 @@ SCENARIOS = [*faults_keeper.SCENARIOS, *faults_owner.SCENARIOS, *faults_refusals
 
 def end_everything() -> None:
     """SIGKILL to all but the judge."""
-    for pid in faults_world.processes():
+    for pid in processes():
         if pid != 1:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

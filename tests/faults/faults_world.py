@@ -11,15 +11,16 @@ import contextlib
 import ctypes
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from faults_processes import namespaces, processes, same_process
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
@@ -69,9 +70,9 @@ def cgroup_mounts() -> dict[str, tuple[str, str]]:
         if kind == "cgroup2":
             found["unified"] = (point, own.get("", "/"))
         elif kind == "cgroup":
-            names = [name for name in options.split(",") if name in CONTROLLERS]
-            if names:
-                found[",".join(names)] = (point, own.get(names[0], "/"))
+            controllers = [name for name in options.split(",") if name in CONTROLLERS]
+            if controllers:
+                found[",".join(controllers)] = (point, own.get(controllers[0], "/"))
     return found
 
 
@@ -97,35 +98,6 @@ def remove_cgroup(path: str) -> None:
                 break
             except OSError:
                 time.sleep(0.02)
-
-
-def processes() -> dict[int, tuple[int, str, str]]:
-    """pid -> (parent, state, command line) of every process in this world."""
-    found = {}
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            stat = Path("/proc", name, "stat").read_text(errors="replace").rpartition(")")[2].split()
-            command = Path("/proc", name, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        except OSError:
-            continue
-        found[int(name)] = (int(stat[1]), stat[0], command)
-    return found
-
-
-def namespaces(pids: Iterable[int]) -> set[str]:
-    """Every namespace that one of these processes is in or holds open."""
-    found = set()
-    for pid in pids:
-        for folder in (f"/proc/{pid}/ns", f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError):
-                for name in os.listdir(folder):
-                    with contextlib.suppress(OSError):
-                        text = os.readlink(f"{folder}/{name}")
-                        if re.fullmatch(r"(net|mnt|pid|uts|ipc|user|cgroup):\[\d+\]", text):
-                            found.add(text)
-    return found
 
 
 class World:
@@ -204,10 +176,13 @@ class World:
 
     def spawn(self, *words: str, **options: Any) -> subprocess.Popen[str]:
         """Start a Python script of this folder as the user in question, in the world's cgroup folders."""
-        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": "/"} | options
-        environment = self.environment() | options.pop("env", {})
-        words = (sys.executable, *words)
-        return subprocess.Popen(words, env=environment, preexec_fn=self._become, text=True, **options)
+        given: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": "/"} | options
+        environment = self.environment() | given.pop("env", {})
+        command = [sys.executable, *words]
+        made: subprocess.Popen[str] = subprocess.Popen(
+            command, env=environment, preexec_fn=self._become, text=True, **given
+        )
+        return made
 
     def prune(self) -> str:
         """``python -m ctlab prune`` as that user; what it printed."""
@@ -278,12 +253,12 @@ class World:
             if kind in ignore:
                 continue
             for thing in sorted(things - before[kind]):
-                if kind == "process" and (int(thing.split()[0]) in allow or _same_process(thing, before[kind])):
+                if kind == "process" and (int(thing.split()[0]) in allow or same_process(thing, before[kind])):
                     continue
                 if thing not in allowed and not (kind == "mount" and thing.split()[0] in allowed):
                     found.append(f"left: {kind} {thing}")
             for thing in sorted(before[kind] - things):
-                if kind == "process" and _same_process(thing, things):
+                if kind == "process" and same_process(thing, things):
                     continue
                 found.append(f"lost: {kind} {thing}")
         return found
@@ -313,48 +288,3 @@ class World:
     def witnesses(self) -> int:
         """How many there have been."""
         return self._witnesses
-
-
-def _same_process(thing: str, others: set[str]) -> bool:
-    """A process that was there before and only changed its state (running, sleeping) is the same."""
-    pid, state, command = (thing.split(" ", 2) + [""] * 2)[:3]
-    return state != "Z" and any(f"{pid} {other} {command}" in others for other in "RSDTtI")
-
-
-def children(pid: int, everyone: dict[int, tuple[int, str, str]]) -> Iterator[int]:
-    """The children of a process."""
-    for child, (parent, state, _) in everyone.items():
-        if parent == pid and state != "Z":
-            yield child
-
-
-def parts_of(owner: int) -> dict[str, int]:
-    """The processes of an owner's lab by name: keeper, supervisor, collector, resolver, sampler, nursery, container."""
-    everyone = processes()
-    found: dict[str, int] = {}
-    for keeper in children(owner, everyone):
-        command = everyone[keeper][2]
-        if "ctlab.runtime.keeper" not in command and not command.startswith("ctlab keeper"):
-            continue
-        found["keeper"] = keeper
-        for supervisor in children(keeper, everyone):
-            if not _is_init(supervisor):
-                continue
-            found["supervisor"] = supervisor
-            for helper in children(supervisor, everyone):
-                command = everyone[helper][2]
-                name = command.removeprefix("ctlab ")
-                if name in ("collector", "resolver", "sampler", "nursery"):
-                    found[name] = helper
-                elif _is_init(helper):
-                    found["container"] = helper
-    return found
-
-
-def _is_init(pid: int) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-    numbers = re.search(r"^NSpid:\s+(.*)$", status, re.MULTILINE)
-    return numbers is not None and len(numbers[1].split()) > 1 and numbers[1].split()[-1] == "1"

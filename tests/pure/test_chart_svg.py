@@ -135,6 +135,7 @@ def test_thinned_lines_keep_their_peaks_and_gaps(values: list[float], limit: int
     assert len(points) <= limit and bool(points) == bool(known)
     if known:
         assert (min(b for _, b in points), max(b for _, b in points)) == (min(known), max(known))
+        assert (points[0][0], points[-1][0]) == tuple(np.flatnonzero(~np.isnan(y))[[0, -1]])
     assert set(points) <= {(float(n), float(np.round(value, 1))) for n, value in enumerate(values)}
     assert [a for a, _ in points] == sorted({a for a, _ in points})
     for drawn, _ in pieces:  # no piece runs over a missing value
@@ -147,6 +148,8 @@ def test_level_lines_cost_nothing_and_steps_stay_upright() -> None:
     (piece,) = pieces
     assert len(piece) == 4 and piece[0][1] == piece[1][1] and piece[2][1] == piece[3][1]
     assert piece[2][0] - piece[1][0] < 0.21
+    (pieces,) = paths(panels(chart_svg({"web": lines([1.0, 1.0, NAN, 1.0, 1.0, 1.0])}))[CPU])
+    assert [len(piece) for piece in pieces] == [2, 2]  # a gap between equals is a gap
 
 
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", "a&b", "\"quoted'", "]]>", "bell\x07", "\ud800"])
@@ -208,6 +211,7 @@ def test_many_containers_stay_small_and_keep_their_peaks() -> None:
         assert all(0 <= x <= width and 0 <= y <= height for line in panel for piece in line for x, y in piece)
     (piece,) = paths(panels(chart_svg({"web": series["worker-0"]}))[CPU])[0]
     assert 250 <= len(piece) <= chart.POINTS
+    assert (piece[0][0], piece[-1][0]) == (chart.LEFT, chart.LEFT + chart.PANEL_WIDTH)
 
 
 @pytest.mark.parametrize(
