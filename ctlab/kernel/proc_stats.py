@@ -69,11 +69,17 @@ class ProcessTable:
         self._proc = proc
         self._processes: dict[int, _Process] = {}
         self._groups: dict[int, _Group] = {}
+        self._hidden: dict[int, int] = {}  # first processes that don't tell their namespace -> their group
         self.errors = 0
 
-    def watch(self, pid: int) -> int:
-        """Begin to count the container whose first process is `pid`; returns its group. Raises OSError."""
-        group = os.stat(f"{pid}/ns/pid", dir_fd=self._proc).st_ino
+    def watch(self, pid: int, namespace: int | None = None) -> int:
+        """Begin to count the container whose first process is `pid`; returns its group. Raises OSError.
+
+        `namespace`: the inode of its PID namespace, where the process isn't dumpable and so hides it.
+        """
+        group = os.stat(f"{pid}/ns/pid", dir_fd=self._proc).st_ino if namespace is None else namespace
+        if namespace is not None:
+            self._hidden[pid] = namespace
         self._groups.setdefault(group, _Group())
         for known in [number for number, process in self._processes.items() if process.group == 0]:
             self._processes.pop(known).close()  # decided before the container was known: look again
@@ -82,6 +88,8 @@ class ProcessTable:
     def forget(self, group: int) -> None:
         """Stop counting a group."""
         self._groups.pop(group, None)
+        for pid in [number for number, hidden in self._hidden.items() if hidden == group]:
+            del self._hidden[pid]
         for pid in [number for number, process in self._processes.items() if process.group == group]:
             self._processes.pop(pid).close()
 
@@ -100,7 +108,7 @@ class ProcessTable:
             try:
                 group = os.stat(f"{pid}/ns/pid", dir_fd=self._proc).st_ino
             except PermissionError:
-                group = 0
+                group = self._hidden.get(pid, 0)
             stat = os.open(f"{pid}/stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
         except OSError as error:
             if error.errno not in _GONE:

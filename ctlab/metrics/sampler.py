@@ -9,8 +9,8 @@ Messages are JSON objects with descriptors beside them (SCM_RIGHTS):
 
 ====================================================================================================  ===========
 ``{"do": "add", "key": 1, "source": "cgroup-v1", "controllers": ["cpuacct", "memory", ...]}``           a folder each
-``{"do": "add", "key": 1, "source": "proc", "pid": 7}`` (the pid as that /proc shows it)                a /proc; may be
-                                                                                                      left out later
+``{"do": "add", "key": 1, "source": "proc", "pid": 7}`` (the pid as that /proc shows it;                a /proc; may be
+and ``"namespace": inode`` of the PID namespace, if that process hides it)                              left out later
 ``{"do": "node", "name": "host"}``                                                                      netlink socket
 ``{"do": "endpoints", "key": 1, "links": [[endpoint key, interface index], ...], "node": "host"}``      –
 ``{"do": "remove", "key": 1}``, ``{"do": "interval", "seconds": 0.5}``, ``pause``, ``resume``, ``stop``   –
@@ -261,7 +261,8 @@ class Sampler:
                 self._processes = proc_stats.ProcessTable(descriptors.pop())
             if self._processes is None:
                 raise ValueError("the first container counted by /proc must bring a /proc")
-            source = ProcSource(self._processes, int(message["pid"]))
+            namespace = message.get("namespace")
+            source = ProcSource(self._processes, int(message["pid"]), None if namespace is None else int(namespace))
         else:
             folders = dict(zip(message["controllers"], descriptors, strict=True))
             descriptors.clear()  # CgroupSource closes them

@@ -74,10 +74,13 @@ class ProcSource:
 
     code = SOURCE_CODES["proc"]
 
-    def __init__(self, table: proc_stats.ProcessTable, pid: int) -> None:
-        """`table` is shared and stays the caller's, who refreshes it once a tick. Raises OSError if `pid` is gone."""
+    def __init__(self, table: proc_stats.ProcessTable, pid: int, namespace: int | None = None) -> None:
+        """`table` is shared and stays the caller's, who refreshes it once a tick. Raises OSError if `pid` is gone.
+
+        `namespace` as in `ProcessTable.watch`.
+        """
         self._table = table
-        self._group = table.watch(pid)
+        self._group = table.watch(pid, namespace)
 
     def read(self, slow: bool) -> list[float] | None:
         values = self._table.read(self._group)

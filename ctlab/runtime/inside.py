@@ -46,7 +46,6 @@ class Root:
     def __init__(self, private: str) -> None:
         self._private = private
         self._descriptor = -1
-        self._pivoted = False
         self._fresh = False  # made by us from nothing: no link in it is anybody else's, so plain paths do
 
     # -- finding places -------------------------------------------------------------------------
@@ -235,7 +234,7 @@ class Root:
         os.chdir("/")
         os.close(self._descriptor)
         self._descriptor = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._pivoted, self._fresh = True, False
+        self._fresh = False
 
     def hostname(self, operation: ops.Hostname) -> None:
         syscalls.sethostname(operation.name)

@@ -154,10 +154,11 @@ class Services:
                         os.close(descriptor)
             else:
                 proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                message: dict[str, Any] = {"do": "add", "key": record.key, "source": "proc", "pid": slot.pid}
+                if record.namespaces:  # an init of ours hides its own
+                    message["namespace"] = os.fstat(record.namespaces["pid"]).st_ino
                 try:
-                    protocol.send(
-                        self._sampler, {"do": "add", "key": record.key, "source": "proc", "pid": slot.pid}, [proc]
-                    )
+                    protocol.send(self._sampler, message, [proc])
                 finally:
                     os.close(proc)
             self.sample_links(record)
