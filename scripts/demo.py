@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+from jinja2 import DictLoader
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
@@ -13,6 +14,16 @@ from nbconvert import HTMLExporter
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "01-quickstart.ipynb"
 OUT = ROOT / "out"
+# The usual page asks other machines for scripts (formulas, widgets, diagrams) that this notebook has no use for.
+TEMPLATE = DictLoader(
+    {
+        "page.html.j2": """{% extends 'lab/index.html.j2' %}
+{% block html_head_js %}{% endblock %}
+{% block html_head_js_mathjax %}{% endblock %}
+{% block html_head_js_mermaidjs %}{% endblock %}
+"""
+    }
+)
 
 
 def main() -> int:
@@ -24,6 +35,7 @@ def main() -> int:
         timeout=300,
         kernel_name="python3",
         store_widget_state=False,
+        extra_arguments=["--log-level=ERROR"],  # a newcomer needs no advice about how a kernel is talked to
         resources={"metadata": {"path": str(NOTEBOOK.parent)}},
     )
     failed = None
@@ -33,7 +45,7 @@ def main() -> int:
         failed = error
     OUT.mkdir(exist_ok=True)
     page = OUT / "01-quickstart.html"
-    html, _ = HTMLExporter().from_notebook_node(notebook)
+    html, _ = HTMLExporter(template_file="page.html.j2", extra_loaders=[TEMPLATE]).from_notebook_node(notebook)
     page.write_text(html, encoding="utf-8")
     cells = sum(cell.cell_type == "code" for cell in notebook.cells)
     if failed is not None:

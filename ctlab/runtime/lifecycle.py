@@ -106,7 +106,15 @@ def _last_words(slot: Slot) -> None:
     """Raise what a dead first process gave as the reason, if it gave one."""
     said, _, _ = protocol.receive(slot.status)
     if said is not None and "error" in said:
-        raise _refuse(said["error"], said["message"], said["errno"]) from None
+        raise _refuse(said["error"], _with_quota(said)["message"], said["errno"]) from None
+
+
+def _with_quota(said: dict[str, Any]) -> dict[str, Any]:
+    """What a first process died of, with the quota named where it is one."""
+    if said["errno"] == errno.ENOSPC and not said["message"].startswith(("WriteFile", "Folder", "write")):
+        # Not a full file system: detached mounts are counted as mount namespaces, too.
+        return said | {"message": no_room(said["message"], errno.ENOSPC)}
+    return said
 
 
 # Where an encoded Execute has its capabilities: behind its own name.
@@ -190,11 +198,8 @@ def _status(supervisor: Supervisor, record: Record) -> None:
         again = record.restarting
         _kill_slot(supervisor, record)
         _unmake(supervisor, record, again)
-        if message["errno"] == errno.ENOSPC and not message["message"].startswith(("WriteFile", "Folder", "write")):
-            # Not a full file system: detached mounts are counted as mount namespaces, too.
-            message["message"] = no_room(message["message"], errno.ENOSPC)
         if starter is not None:
-            starter.reply(message)
+            starter.reply(_with_quota(message))
 
 
 _SAMPLE_AFTER_SECONDS = 0.005

@@ -33,9 +33,17 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 def send(
-    connection: socket.socket, message: Message, descriptors: Sequence[int] = (), *, process: int | None = None
+    connection: socket.socket,
+    message: Message,
+    descriptors: Sequence[int] = (),
+    *,
+    process: int | None = None,
+    flags: int = 0,
 ) -> None:
-    """Send one message. `process`: a pid of ours that the receiver is told in its own PID namespace."""
+    """Send one message. `process`: a pid of ours that the receiver is told in its own PID namespace.
+
+    `flags`: for example MSG_DONTWAIT, which raises BlockingIOError when the receiver has not read enough yet.
+    """
     body = _encoder.encode(message).encode("utf-8", "surrogateescape")
     passed = list(descriptors)
     memfd = -1
@@ -52,9 +60,9 @@ def send(
         ancillary.append((socket.SOL_SOCKET, SCM_CREDENTIALS, _CREDENTIALS.pack(process, os.getuid(), os.getgid())))
     try:
         if ancillary:
-            connection.sendmsg([body], ancillary, socket.MSG_NOSIGNAL)
+            connection.sendmsg([body], ancillary, socket.MSG_NOSIGNAL | flags)
         else:
-            connection.send(body, socket.MSG_NOSIGNAL)
+            connection.send(body, socket.MSG_NOSIGNAL | flags)
     finally:
         if memfd >= 0:
             os.close(memfd)

@@ -62,9 +62,11 @@ NotebookClient(
     twice, timeout=100, kernel_name="python3", store_widget_state=False, resources={"metadata": {"path": folder}}
 ).execute()
 text = lambda cell: "".join(output.text for output in cell.outputs if output.output_type == "stream")
+html = lambda cell: "".join(output.data.get("text/html", "") for output in cell.outputs if "data" in output)
 print(json.dumps({
     "worlds": [json.loads(text(cell)) for cell in twice.cells if cell.source == WORLD],
     "texts": [text(cell) for cell in twice.cells if cell.cell_type == "code" and cell.source != WORLD],
+    "shown": {cell.source.split("\\n")[0]: html(cell) for cell in twice.cells if cell.cell_type == "code"},
     "bytes": len(nbformat.writes(twice)),
     "widgets": "widgets" in twice.metadata,
 }))
@@ -238,6 +240,8 @@ def test_twice_in_one_kernel_as_an_ordinary_user(path: Path, limits: str, make_u
     assert after == []  # the notebook ends its labs
     assert said["bytes"] < 4_000_000 and not said["widgets"]
     if path.stem == "01-quickstart":
+        for cell in ("%topology", "%stats --live", "frame = %stats --last 5s", "%container ps"):
+            assert "web" in said["shown"][cell] and "client" in said["shown"][cell], cell
         text = "\n".join(said["texts"])
         if limits == "delegated":
             assert text.count("limits can be set") == 2 and text.count("killed for memory: True") == 2
