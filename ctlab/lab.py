@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import sys
@@ -97,12 +98,17 @@ class Lab:
             self._client = Client(name, seconds)
         except CtlabError as error:
             raise _why(error) from None
-        self._top = rootfs_top()
-        self._client.listen(self._hear)
-        operations = [*network_plan.node()]
-        self._call({"do": "perform", "operations": ops.encode(operations)})
-        self._call({"do": "configure", "operations": ops.encode(rootfs.prepare("system", self._top)), "slots": SLOTS})
-        labs.add(self)
+        try:
+            self._top = rootfs_top()
+            self._client.listen(self._hear)
+            operations = [*network_plan.node()]
+            self._call({"do": "perform", "operations": ops.encode(operations)})
+            slot = ops.encode(rootfs.prepare("system", self._top))
+            self._call({"do": "configure", "operations": slot, "slots": SLOTS})
+            labs.add(self)
+        except BaseException:  # interrupted: nobody has a handle of it yet, so nobody else could stop it
+            self._client.stop()
+            raise
 
     def _give_way(self, exists: str | None) -> None:
         check_exists(exists)
@@ -450,9 +456,11 @@ def _check_platform() -> None:
 
 def _why(error: CtlabError) -> CtlabError:
     """A lab that can't start: what the doctor finds is missing, else what the keeper said."""
-    from .doctor import doctor
-
+    if getattr(error, "number", 0) in (errno.EMFILE, errno.ENFILE):
+        return error  # it says all, and the doctor would trip over the same
     with contextlib.suppress(Exception):
+        from .doctor import doctor
+
         report = doctor()
         if not report.usable:
             return Unsupported(report.why_not)

@@ -29,8 +29,8 @@ def elements(lab: Lab) -> list[dict[str, object]]:
     for container in containers:
         found.append(
             {
-                "id": f"container:{container.name}", "kind": "container", "label": container.name, "parent": "node:host",
-                "state": container.state,
+                "id": f"container:{container.name}", "kind": "container", "label": container.name,
+                "parent": "node:host", "state": container.state,
             }
         )  # fmt: skip
         for endpoint in container.endpoints:

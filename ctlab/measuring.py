@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from .errors import BadInput, LabGone, TimedOut
+from .errors import BadInput, StateError, TimedOut
 
 if TYPE_CHECKING:
     import pandas
@@ -50,7 +50,7 @@ def wait_for_port(container: Container, port: int, timeout_seconds: float) -> No
         if int(port) in container.lab._call({"do": "listening", "id": container.id})["ports"]:
             return
         if container.state not in ("running", "paused"):
-            raise LabGone(f"{container.name} ended (status {container.returncode}) before it listened on port {port}")
+            raise StateError(f"{container.name} ended (status {container.returncode}) before it listened on port {port}")
         if time.monotonic() >= until:
             raise TimedOut(f"nothing listens on port {port} of {container.name} after {timeout_seconds:g} s")
         time.sleep(0.005)

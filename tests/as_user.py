@@ -42,7 +42,8 @@ class User:
         """Run a command as this user; its standard output and error are one text, in order."""
         order = {
             "uid": self.uid, "gid": self.gid, "name": self.name, "home": str(self.home),
-            "cgroups": [str(path) for path in self.cgroups], "show": _needed(), "command": list(command), "env": env or {},
+            "cgroups": [str(path) for path in self.cgroups], "show": _needed(), "command": list(command),
+            "env": env or {},
         }  # fmt: skip
         return subprocess.run(
             [sys.executable, "-B", __file__, json.dumps(order)], cwd="/", stdin=subprocess.DEVNULL,
@@ -88,15 +89,16 @@ def _ranges(path: str, name: str) -> list[tuple[int, int]]:
 def _next_free(path: str) -> int:
     """The first id behind every range of a file, and behind what useradd gives to users."""
     try:
-        lines = [line.split(":") for line in Path(path).read_text(encoding="utf-8").splitlines() if line.count(":") == 2]
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         lines = []
-    return max([200_000, *(int(first) + int(count) for _, first, count in lines)])
+    ranges = [line.split(":") for line in lines if line.count(":") == 2]
+    return max([200_000, *(int(first) + int(count) for _, first, count in ranges)])
 
 
 @contextlib.contextmanager
 def ordinary_user(*, ids: bool, cgroups: bool) -> Iterator[User]:
-    """A user with (`ids`) or without a range in /etc/subuid, with (`cgroups`) or without delegated version 1 folders."""
+    """A user with (`ids`) or without a range in /etc/subuid, with (`cgroups`) or without delegated folders."""
     if os.geteuid() != 0:
         raise PermissionError("only root can make a user")
     name = f"ctlabt{os.getpid() % 100_000}"

@@ -234,7 +234,7 @@ def need_ids(lab: Any) -> None:
         pytest.skip("only one user id is mapped for this user (no range in /etc/subuid)")
 
 
-# -- what was skipped ---------------------------------------------------------------------------------------------------
+# -- what was skipped -------------------------------------------------------------------------------------------------
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """At the end: how many were skipped, for which reasons, how often each."""
     reasons: Counter[str] = Counter()

@@ -124,14 +124,28 @@ def try_v1(folder: str) -> OSError | None:
 
 
 def _bystander() -> int:
-    """A process that does nothing, to be moved about in place of ourselves."""
-    silence = [(os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in (0, 1, 2)]
-    return os.posix_spawnp("sleep", ["sleep", "15"], os.environ, file_actions=silence)
+    """A process that does nothing, to be moved about in place of ourselves; it ends by itself when we are killed."""
+    reading, writing = os.pipe()
+    try:
+        actions = [(os.POSIX_SPAWN_DUP2, reading, 0)]
+        actions += [(os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in (1, 2)]  # type: ignore[misc]
+        pid = os.posix_spawnp("cat", ["cat"], os.environ, file_actions=actions)
+    except OSError:
+        os.close(writing)
+        raise
+    finally:
+        os.close(reading)
+    _leash[pid] = writing
+    return pid
+
+
+_leash: dict[int, int] = {}  # bystander -> our end of its standard input
 
 
 def _end(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
+    os.close(_leash.pop(pid))
 
 
 def _put_in(directory: int, folder: str, subject: int | None, back: str, single_threaded: bool) -> None:
@@ -174,10 +188,14 @@ def try_v2(folder: str, movable: int | None = None, keep: bool = True, subject: 
     """
     path, leaf = os.path.join(folder, _name()), None
     try:
-        os.mkdir(path, 0o755)
+        directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # first: it can fail (EMFILE)
     except OSError as error:
         return Attempt(False, [], f"{folder}: {describe(error)}")
-    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.mkdir(path, 0o755)
+    except OSError as error:
+        os.close(directory)
+        return Attempt(False, [], f"{folder}: {describe(error)}")
     before: list[str] = []
     trouble = ""
     try:

@@ -49,21 +49,18 @@ class Context:
 
     @property
     def lab_or_none(self) -> Lab | None:
-        """The lab that is meant; None if none runs."""
+        """The lab that is meant; None if none runs at all. NotFound for a name among others."""
         name = self.option("lab")
-        return labs.find(name) if name else labs.current_or_none()
+        return labs.find(name) if name and labs.running() else labs.current_or_none()
 
     def lab_to_fill(self) -> Lab:
         """The lab that is meant; if none runs, one is started, and that is said."""
-        name = self.option("lab")
-        found = self.lab_or_none if not name else next((lab for lab in labs.running() if same(lab.name, name)), None)
+        found = self.lab_or_none
         if found is not None:
             return found
-        if name and labs.running():
-            return labs.find(name)  # which names the labs that there are
         from ..lab import Lab
 
-        made = Lab(name or DEFAULT_LAB, interval=self.magics.interval)
+        made = Lab(self.option("lab", DEFAULT_LAB), interval=self.magics.interval)
         print(f"lab '{made.name}' started")
         return made
 

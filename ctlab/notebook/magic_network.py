@@ -15,11 +15,14 @@ def create(context: Context) -> Any:
         if context.option(key) is not None
     }  # fmt: skip
     [name] = context.subjects
-    if context.option("explain"):
+    lab = context.lab_or_none
+    if context.option("explain") or lab is None:
         from ..imagined import explain_network
 
-        options.pop("exists", None)
-        return explain_network(context.lab_or_none, name, **options)
+        # Without a lab, what can't be is said before one is started for it.
+        commands = explain_network(lab, name, **{key: options[key] for key in options if key != "exists"})
+        if context.option("explain"):
+            return commands
     return context.lab_to_fill().network(name, **options)
 
 

@@ -29,7 +29,7 @@ def run(context: Context) -> Any:
     keywords: dict[str, Any] = {key: context.option(key) for key in _SAME if context.option(key) is not None}
     keywords |= {new: context.option(old) for old, new in _KEYWORDS.items() if context.option(old) is not None}
     keywords["image"] = str((context.subjects or ["system"])[0])
-    command = context.parsed.command
+    command = _command(context)
     if context.body is not None:
         keywords["script" if command is None else "stdin"] = context.body
     detached = bool(context.option("detach"))
@@ -44,6 +44,10 @@ def run(context: Context) -> Any:
         raise BadInput(f"--count {keywords['count']} makes several, and a cell shows one: add -d")
     if shown and context.option("wait"):
         raise BadInput("--wait is for a container that goes on: add -d")
+    if context.lab_or_none is None:
+        from ..imagined import explain_run
+
+        explain_run(None, command, keywords)  # what can't be is said before a lab is started for it
     lab = context.lab_to_fill()
     keep = not shown or (bool(keywords.get("name")) and not keywords.pop("rm", False))
     made = lab.run(command, **keywords)
@@ -54,6 +58,17 @@ def run(context: Context) -> Any:
         for container in made if keywords.get("count") else [made]:
             lab.wait_for(container, port, PORT_SECONDS)
     return context.keep(made)
+
+
+def _command(context: Context) -> list[str] | None:
+    """The command; BadInput for an option that stands where it begins, since no program is called `-u`."""
+    command = context.parsed.command
+    if command and command[0].startswith("-") and context.subjects:
+        subject = context.subjects[0]
+        raise BadInput(
+            f"{command[0]!r} stands where the command begins; options come before {subject}, or before a '--'"
+        )
+    return command
 
 
 def _show(context: Context, container: Container, keep: bool) -> Completed:
@@ -75,7 +90,7 @@ def execute(context: Context) -> Any:
     """`%container exec CONTAINER -- COMMAND…`: Completed; with -d a Process."""
     [name] = context.subjects
     container = context.lab[name]
-    command, body = context.parsed.command, context.body
+    command, body = _command(context), context.body
     options = {key: context.option(key) for key in ("env", "env_file", "workdir", "user")}
     if context.option("detach"):
         if command is None:

@@ -139,7 +139,7 @@ class Client:
             package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
             words = [sys.executable, "-I", "-S", "-c", _BOOTSTRAP.format(parent=package_parent)]
             spawn = functools.partial(os.posix_spawn, sys.executable, file_actions=actions, setsid=True)
-            # An interrupt comes between two instructions of Python: one alone puts the pid where `_end_keeper` finds it.
+            # An interrupt comes between two instructions of Python: one puts the pid where `_end_keeper` finds it.
             self._spawned.extend(map(spawn, [words], [_keeper_environment()]))
             self._keeper_pidfd = os.pidfd_open(self._spawned[0])
         self._control, self._events = control, events

@@ -97,7 +97,7 @@ def _order(slot: Slot, orders: dict[str, Any], mounts: list[int]) -> None:
     """Send a first process its orders; if it has died already, raise what it said last."""
     try:
         protocol.send(slot.status, orders, mounts)
-    except BrokenPipeError:
+    except (BrokenPipeError, ConnectionResetError):
         _last_words(slot)
         raise
 

@@ -73,7 +73,12 @@ def receive(connection: socket.socket, flags: int = 0) -> tuple[Message | None, 
 
     The process id is 0 unless SO_PASSCRED is set on `connection`.
     """
-    body, ancillary, _, _ = connection.recvmsg(INLINE_LIMIT + 1000, _ANCILLARY, flags | socket.MSG_CMSG_CLOEXEC)
+    flags |= socket.MSG_CMSG_CLOEXEC
+    try:
+        body, ancillary, _, _ = connection.recvmsg(INLINE_LIMIT + 1000, _ANCILLARY, flags)
+    except ConnectionResetError:
+        # Said once when the other end died with something of ours unread; what it had sent before is still there.
+        body, ancillary, _, _ = connection.recvmsg(INLINE_LIMIT + 1000, _ANCILLARY, flags)
     descriptors: list[int] = []
     process = 0
     for level, kind, data in ancillary:

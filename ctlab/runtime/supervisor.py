@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
@@ -96,6 +97,7 @@ class Supervisor:
         self.executions: dict[int, Runner] = {}
         self.inside: dict[int, int] = {}  # our own children in containers' PID namespaces: pid -> pidfd
         self.watching_orphans = False
+        self._untold: deque[protocol.Message] = deque()  # events that the owner has no room for at present
 
     # -- the loop -------------------------------------------------------------------------------
     def on(self, descriptor: int, handler: Callable[[], None]) -> None:
@@ -186,9 +188,22 @@ class Supervisor:
             call.close_descriptors()
 
     def tell(self, event: protocol.Message) -> None:
-        """Send an event to the owner; one that doesn't listen loses events, not the lab."""
-        with contextlib.suppress(OSError):
-            protocol.send(self.events, event)
+        """Send an event to the owner. One that doesn't listen (a busy notebook) hears it later and holds nobody up."""
+        self._untold.append(event)
+        if len(self._untold) == 1:
+            self._tell()
+
+    def _tell(self) -> None:
+        while self._untold:
+            try:
+                protocol.send(self.events, self._untold[0], flags=socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                self.after(_TELL_AGAIN_SECONDS, self._tell)
+                return
+            except OSError:
+                self._untold.clear()  # nobody is there any more
+                return
+            self._untold.popleft()
 
     def record(self, container_id: str) -> Record:
         """The container of that id."""
@@ -258,6 +273,7 @@ class Supervisor:
             self.connect(socket.socket(fileno=descriptor))
 
 
+_TELL_AGAIN_SECONDS = 0.01
 _OWNER_UID = os.getuid()  # of the keeper, at import
 
 

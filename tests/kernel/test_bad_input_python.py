@@ -44,16 +44,28 @@ CASES: dict[str, Callable[[Any], Any]] = {
     "lab.run(['true'], networks='blu')": lambda lab: lab.run(["true"], networks="blu"),
     "lab.run(['true'], networks=['blue', 'blue'])": lambda lab: lab.run(["true"], networks=["blue", "blue"]),
     "lab.run(['true'], networks=['host', 'blue'])": lambda lab: lab.run(["true"], networks=["host", "blue"]),
-    "lab.run(['true'], networks='container:ended')": lambda lab: lab.run(["true"], name="c", networks="container:ended"),
+    "lab.run(['true'], networks='container:ended')": lambda lab: lab.run(
+        ["true"], name="c", networks="container:ended"
+    ),
     "lab.run(['true'], networks='tiny')": lambda lab: lab.run(["true"], networks="tiny"),
     "lab.run(['true'], networks=['blue', 'tiny'])": lambda lab: lab.run(["true"], networks=["blue", "tiny"]),
-    "lab.run(['true'], networks='blue', ip='10.70.0.2')": lambda lab: lab.run(["true"], networks="blue", ip="10.70.0.2"),
-    "lab.run(['true'], networks='blue', ip='10.70.0.1')": lambda lab: lab.run(["true"], networks="blue", ip="10.70.0.1"),
-    "lab.run(['true'], networks='blue', ip='10.70.0.0')": lambda lab: lab.run(["true"], networks="blue", ip="10.70.0.0"),
+    "lab.run(['true'], networks='blue', ip='10.70.0.2')": lambda lab: lab.run(
+        ["true"], networks="blue", ip="10.70.0.2"
+    ),
+    "lab.run(['true'], networks='blue', ip='10.70.0.1')": lambda lab: lab.run(
+        ["true"], networks="blue", ip="10.70.0.1"
+    ),
+    "lab.run(['true'], networks='blue', ip='10.70.0.0')": lambda lab: lab.run(
+        ["true"], networks="blue", ip="10.70.0.0"
+    ),
     "lab.run(['true'], networks='blue', ip='10.9.0.1')": lambda lab: lab.run(["true"], networks="blue", ip="10.9.0.1"),
-    "lab.run(['true'], networks='blue', ip='10.70.0.300')": lambda lab: lab.run(["true"], networks="blue", ip="10.70.0.300"),
+    "lab.run(['true'], networks='blue', ip='10.70.0.300')": lambda lab: lab.run(
+        ["true"], networks="blue", ip="10.70.0.300"
+    ),
     "lab.run(['true'], networks='blue', ip6='fd00::2')": lambda lab: lab.run(["true"], networks="blue", ip6="fd00::2"),
-    "lab.run(['true'], networks='blue', mac_address='zz')": lambda lab: lab.run(["true"], networks="blue", mac_address="zz"),
+    "lab.run(['true'], networks='blue', mac_address='zz')": lambda lab: lab.run(
+        ["true"], networks="blue", mac_address="zz"
+    ),
     "lab.run(['true'], memory='64')": lambda lab: lab.run(["true"], memory="64"),
     "lab.run(['true'], memory='64Q')": lambda lab: lab.run(["true"], memory="64Q"),
     "lab.run(['true'], cpus='many')": lambda lab: lab.run(["true"], cpus="many"),

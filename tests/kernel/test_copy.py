@@ -25,7 +25,8 @@ def test_a_file_in_and_out(lab: Any, tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == (tmp_path / "in").read_bytes()
     container.copy_in(tmp_path / "in", "/srv")
     container.copy_in(tmp_path / "in", "/srv/new/")
-    assert container.exec(["ls", "/srv", "/srv/new"]).check().stdout.split() == ["/srv:", "deep", "in", "new", "/srv/new:", "in"]
+    listing = container.exec(["ls", "/srv", "/srv/new"]).check().stdout
+    assert listing.split() == ["/srv:", "deep", "in", "new", "/srv/new:", "in"]
 
 
 def test_a_folder_with_links(lab: Any, tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_links_of_the_container_cannot_write_outside_the_destination(lab: Any, t
     outside.mkdir()
     inside.mkdir()
     container.exec(["sh", "-c", f"mkdir /srv/d; ln -s {outside} /srv/d/a; ln -s ../../outside/x /srv/d/b"]).check()
-    with pytest.raises(BadInput, match="nothing outside .* is written"):
+    with pytest.raises(BadInput, match=r"nothing outside .* is written"):
         container.copy_out("/srv/d", inside)
     assert os.listdir(outside) == []
 
@@ -95,9 +96,9 @@ def test_only_of_a_running_container(lab: Any, tmp_path: Path, ended: str) -> No
         container.pause()
     else:
         pytest.skip("no cgroup folder for this user")
-    with pytest.raises(StateError, match="isn't running|is paused"):
+    with pytest.raises(StateError, match=r"isn't running|is paused"):
         container.copy_out("/etc/hostname", tmp_path / "copy")
-    with pytest.raises(StateError, match="isn't running|is paused"):
+    with pytest.raises(StateError, match=r"isn't running|is paused"):
         container.write("/srv/x", "x")
 
 

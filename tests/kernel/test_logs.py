@@ -103,7 +103,8 @@ def test_tail_and_time_stamps(lab: Any) -> None:
     container = lab.run(["sh", "-c", "echo one; echo two; echo three"])
     container.wait(5)
     assert container.logs(tail=2) == "two\nthree\n" and container.logs(tail=0) == ""
-    assert [line[10] + line[29:] for line in container.logs(timestamps=True).splitlines()] == ["TZ one", "TZ two", "TZ three"]
+    stamped = container.logs(timestamps=True).splitlines()
+    assert [line[10] + line[29:] for line in stamped] == ["TZ one", "TZ two", "TZ three"]
     assert container.logs(since="1h") == container.logs() and container.logs(since=1e-9) == ""
 
 
@@ -134,7 +135,8 @@ def test_closed_streams(lab: Any) -> None:
 
 
 def test_a_terminal_of_its_own(lab: Any) -> None:
-    container = lab.run(["python3", "-c", "import sys; print(sys.stdout.isatty(), end='.'); sys.stdin.read()"], tty=True)
+    script = "import sys; print(sys.stdout.isatty(), end='.'); sys.stdin.read()"
+    container = lab.run(["python3", "-c", script], tty=True)
     container.wait(5)
     assert container.logs() == "True."
 

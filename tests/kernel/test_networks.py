@@ -23,7 +23,8 @@ family = socket.AF_INET6 if ":" in server else socket.AF_INET
 asker = socket.socket(family, socket.SOCK_DGRAM)
 asker.settimeout(3)
 question = struct.pack("!HHHHHH", 77, 0x0100, 1, 0, 0, 0)
-question += b"".join(bytes([len(part)]) + part.encode() for part in name.split(".")) + b"\0" + struct.pack("!HH", kind, 1)
+question += b"".join(bytes([len(part)]) + part.encode() for part in name.split(".")) + b"\0"
+question += struct.pack("!HH", kind, 1)
 asker.sendto(question, (server, 53))
 print(asker.recv(4096).hex())
 """
@@ -68,8 +69,8 @@ def default_route(container: Any, family: str = "-4") -> tuple[str, str] | None:
 def listen(lab: Any, port: int = 8000, **options: Any) -> Any:
     """A container that answers each TCP connection with its own name and closes."""
     script = (
-        "import socket; s = socket.create_server(('::', %d), family=socket.AF_INET6, dualstack_ipv6=True)\n"
-        "while True:\n c = s.accept()[0]; c.sendall(socket.gethostname().encode()); c.close()" % port
+        f"import socket; s = socket.create_server(('::', {port}), family=socket.AF_INET6, dualstack_ipv6=True)\n"
+        "while True:\n c = s.accept()[0]; c.sendall(socket.gethostname().encode()); c.close()"
     )
     container = lab.run(["python3", "-c", script], **options)
     lab.wait_for(container, port)
@@ -167,7 +168,8 @@ def test_garbage_does_not_end_the_resolver(lab: Any) -> None:
         "import os, socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
         "for n in range(400): s.sendto(os.urandom(n), (sys.argv[1], 53))\n"
         "head = bytes.fromhex('004d01000001000000000000')\n"
-        "for tail in (b'', b'\\x3f', b'\\xc0\\x0c', b'\\xff' * 90, b'\\x03www' * 200, b'\\0', b'\\0\\0\\1', b'\\1.\\0\\0\\1\\0\\1'):\n"
+        "tails = (b'', b'\\x3f', b'\\xc0\\x0c', b'\\xff' * 90, b'\\x03www' * 200, b'\\0', b'\\0\\0\\1')\n"
+        "for tail in (*tails, b'\\1.\\0\\0\\1\\0\\1'):\n"
         "    s.sendto(head + tail, (sys.argv[1], 53))"
     )
     container.exec(["python3", "-c", script, server]).check()
@@ -177,7 +179,7 @@ def test_garbage_does_not_end_the_resolver(lab: Any) -> None:
 def test_connect_and_disconnect_while_it_runs(lab: Any) -> None:
     blue, green = lab.network("blue", subnet="10.47.0.0/24"), lab.network("green", subnet="10.48.0.0/24")
     container = lab.run(name="web", networks=["blue"])
-    peer = listen(lab, name="peer", networks=["green"])
+    listen(lab, name="peer", networks=["green"])
     assert ask(container, "peer", A) == (NXDOMAIN, [])
     assert green.connect(container) is container
     assert set(interfaces(container)) == {"lo", "eth0", "eth1"}

@@ -26,7 +26,8 @@ for place in places:
         sender = socket.socket(family, socket.SOCK_DGRAM)
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         try:
-            sender.sendto(mark, (place, port) if family == socket.AF_INET else (place, port, 0, 2 if place[0] == "f" else 0))
+            scope = (0, 2) if place[0] == "f" else ()
+            sender.sendto(mark, (place, port, *scope))
         except OSError:
             pass
 """
@@ -107,7 +108,8 @@ def test_the_machine_is_as_it_was(lab: Any) -> None:
         files = ("/proc/net/route", "/proc/net/ipv6_route", "/proc/net/fib_trie", "/proc/sys/net/ipv4/ip_forward")
         found = {file: Path(file).read_text() for file in files if os.path.exists(file)}
         # Counters of routes and caches move by themselves.
-        found["/proc/net/ipv6_route"] = "\n".join(line[:66] for line in found.get("/proc/net/ipv6_route", "").splitlines())
+        six = found.get("/proc/net/ipv6_route", "").splitlines()
+        found["/proc/net/ipv6_route"] = "\n".join(line[:66] for line in six)
         return found | {"interfaces": " ".join(sorted(os.listdir("/sys/class/net")))}
 
     before = state()

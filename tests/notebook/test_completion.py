@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ def found(shell: Any, text: str) -> list[str]:
         return [text[: one.start] + one.text for one in shell.ip.Completer.completions(text, len(text))]
 
 
-@pytest.fixture
-def busy(shell: Any) -> Any:
+@pytest.fixture(scope="module")
+def busy(make_shell: Callable[[], Any], usable: None, runtime_base: Path) -> Iterator[Any]:
     """A shell whose lab has something to name."""
+    shell = make_shell()
+    shell.run("%load_ext ctlab")
     shell.run("%network create blue\n%container run -d --name web --network blue\n%container run -d --name worker")
     shell.run("%container run --name old -- true")
-    return shell
+    yield shell
+    shell.run("%lab stop\n%unload_ext ctlab")
 
 
 @pytest.mark.parametrize(
@@ -97,8 +101,10 @@ def test_where_nothing_of_ours_can_stand(busy: Any) -> None:
 
 
 def test_a_lab_that_is_gone_has_no_names(busy: Any) -> None:
-    busy.run("%lab stop")
-    assert found(busy, "%container exec w") == [] or "web" not in found(busy, "%container exec w")[0]
+    busy.run("%lab start other\n%container run -d --name web-two")
+    assert found(busy, "%container exec we") == ["%container exec web-two"]
+    busy.run("%lab stop other")
+    assert found(busy, "%container exec we") == ["%container exec web"]
 
 
 def test_through_a_kernel(kernel: Any) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
@@ -267,3 +268,22 @@ def test_nothing_is_left_of_a_kernel_that_was_killed(limits: str, make_user: Cal
     # The dead kernel itself waits for the runner, which is its parent.
     runner.communicate("\n", timeout=30)
     assert wait_for(lambda: not user.left()), user.left()
+
+
+def test_make_demo_from_a_clean_clone(tmp_path: Path) -> None:
+    """What a newcomer does. It installs packages, so it takes a minute; what isn't committed isn't in the clone."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make another user")
+    if not (ROOT / ".git").exists():
+        pytest.skip("this isn't a clone")
+    done = subprocess.run(
+        ["sh", str(ROOT / "scripts" / "demo-as-user.sh"), str(tmp_path)],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert "the quickstart ran: " in done.stdout and "nothing of it runs any more" in done.stdout
+    page = (tmp_path / "01-quickstart.html").read_text()
+    assert page.count('class="ctlab ctlab-map"') == 1 and "Hello from web" in page
+    assert (
+        re.findall(r"""(?:src|href)=["']https?:[^"']*|import\("?https?:[^)]*""", page) == []
+    )  # needs no other machine

@@ -53,9 +53,6 @@ def check_program(parsed: Parsed, cell: bool) -> None:
     options = parsed.options
     if "interactive" in options and not cell:
         raise BadInput(NOBODY_TYPES)
-    if parsed.command and parsed.command[0].startswith("-") and parsed.subjects:
-        first, subject = parsed.command[0], parsed.subjects[0]
-        raise BadInput(f"{first!r} stands where the command begins; options come before {subject}, or before a '--'")
     if "tty" in options and "no_tty" in options:
         raise BadInput("-t and -T exclude each other: a terminal or pipes")
     for key in ("expect", "quiet"):
