@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request,
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 60
-CELL_MS = 20_000
+CELL_MS = 40_000
 CHROMIUM = "/usr/bin/chromium"
 CHROMIUM_FLAGS = (
     "--no-sandbox",
