@@ -156,8 +156,9 @@ def let_runners_go(record: Record) -> None:
     runners, record.runners = record.runners, {}
     for runner in runners.values():
         runner.record = None
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(runner.pidfd, signal.SIGKILL)
+        # No SIGKILL: it has told us of the end of its program, and may be about to tell its caller.
+        with contextlib.suppress(OSError):
+            runner.control.shutdown(socket.SHUT_RDWR)
 
 
 def _runner_ended(supervisor: Supervisor, runner: Runner) -> None:

@@ -91,6 +91,12 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
     record.links = message["links"]
     if message["endpoints"]:
         supervisor.services.name(record.name, message["endpoints"])
+    execute = ops.decode(message["inside"][-1:])[0]
+    assert isinstance(execute, ops.Execute)
+    if execute.argv and not execute.init and not execute.tty and not record.fresh_links:
+        # The node's side is done and nothing else has to be asked: it may run as soon as it is ready itself.
+        _collect(supervisor, record, slot)
+        _go(supervisor, record, slot)
 
 
 def _order(slot: Slot, orders: dict[str, Any], mounts: list[int]) -> None:
@@ -184,15 +190,12 @@ def _status(supervisor: Supervisor, record: Record) -> None:
     elif "configured" in message:
         record.marks += [(what, moment) for what, moment in message["marks"]]
         record.mark("configured")
+        if record.go_sent:
+            return
         if message["init"]:
             record.namespaces = namespace_descriptors(slot.pid)
         _go_when_up(supervisor, record, slot, _CARRIER_TRIES)
-        out, err = record.terminals or (slot.out, slot.err)
-        supervisor.services.collect(record, out, err)
-        for descriptor in {out, err, slot.out, slot.err}:
-            os.close(descriptor)
-        slot.out = slot.err = -1
-        record.terminals = []
+        _collect(supervisor, record, slot)
     elif "error" in message:
         starter, record.starter = record.starter, None
         again = record.restarting
@@ -216,6 +219,20 @@ def _go_when_up(supervisor: Supervisor, record: Record, slot: Slot, tries: int) 
         if record.fresh_links:
             supervisor.after(_CARRIER_STEP_SECONDS, lambda: _go_when_up(supervisor, record, slot, tries - 1))
             return
+    _go(supervisor, record, slot)
+
+
+def _collect(supervisor: Supervisor, record: Record, slot: Slot) -> None:
+    """Hand what it will write to the collector."""
+    out, err = record.terminals or (slot.out, slot.err)
+    supervisor.services.collect(record, out, err)
+    for descriptor in {out, err, slot.out, slot.err}:
+        os.close(descriptor)
+    slot.out = slot.err = -1
+    record.terminals = []
+
+
+def _go(supervisor: Supervisor, record: Record, slot: Slot) -> None:
     record.mark("go")
     supervisor.later(supervisor.pool.refill_soon)
     record.go_sent = True
