@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 from typing import TYPE_CHECKING
 
 from ..kernel import syscalls
-from . import protocol
+from . import orphans, protocol
 from .record import Record, Runner
 
 if TYPE_CHECKING:
@@ -174,7 +173,8 @@ def _runner_ended(supervisor: Supervisor, runner: Runner) -> None:
     if runner.record is not None and runner.record.runners.get(runner.identity) is runner:
         del runner.record.runners[runner.identity]
     call, runner.call = runner.call, None
-    if call is not None:  # it was killed, for example with the container it had just entered
+    if call is not None:  # it was killed, for example for the container's memory; its program may live on
+        orphans.watch(supervisor)
         supervisor.executions.pop(call.message["execution"], None)
         call.reply({"error": "StateError", "message": "the program was killed with its container", "errno": 0})
 

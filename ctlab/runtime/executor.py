@@ -39,6 +39,8 @@ class NodeExecutor:
         self.link = link
         self._listen = listen
         self._indices: dict[str, int] = {}
+        self._renames_live = False  # whether this kernel renames a link that is up: known after the first spare
+        self._unnamed: dict[int, ops.MakeVeth] = {}  # spares in use that still have their reserved names
 
     def index(self, name: str) -> int:
         """The index of an interface of the node (bridges are remembered)."""
@@ -49,6 +51,8 @@ class NodeExecutor:
 
     def perform(self, operations: list[Any], peer_pid: int | None = None, spare: Spare | None = None) -> list[Any]:
         """Perform in order. Returns the operations that undo it all, newest first. Raises `Failure`."""
+        if spare is None:
+            self.settle()
         undo: list[Any] = []
         batch: list[tuple[Any, bytes]] = []
         made: set[str] = set()
@@ -125,10 +129,22 @@ class NodeExecutor:
         return undo
 
     def _use_spare(self, spare: Spare, operation: ops.MakeVeth, master: int) -> None:
-        """Rename a spare pair's node end and put it into its bridge; both ends are up already."""
+        """Put a spare pair's node end into its bridge, and rename it; both ends are up already.
+
+        Renaming takes longer than all the rest (sysfs, notifications), and nothing depends on the name: where the
+        kernel renames links that are up, it waits until the program runs (`settle`).
+        """
+        if self._renames_live:
+            try:
+                self.link.run([netlink.set_link(spare.number, master=master, mtu=operation.mtu)])
+            except netlink.NetlinkError as error:
+                raise Failure(operation, error) from error
+            self._unnamed[spare.number] = operation
+            return
         settings = {"name": operation.name, "master": master, "alias": operation.alias, "mtu": operation.mtu}
         try:
             self.link.run([netlink.set_link(spare.number, **settings)])  # type: ignore[arg-type]
+            self._renames_live = True
         except netlink.NetlinkError as error:
             if error.errno != errno.EBUSY:
                 raise Failure(operation, error) from error
@@ -140,8 +156,16 @@ class NodeExecutor:
             except netlink.NetlinkError as again:
                 raise Failure(operation, again) from again
 
+    def settle(self) -> None:
+        """Give links the names that they are known by; one that is gone already needs none."""
+        while self._unnamed:
+            number, operation = self._unnamed.popitem()
+            with contextlib.suppress(OSError):
+                self.link.run([netlink.set_link(number, name=operation.name, alias=operation.alias)])
+
     def undo(self, operations: list[Any]) -> None:
         """Take back what was done; that something is gone already is no error."""
+        self.settle()
         for operation in operations:
             with contextlib.suppress(OSError):
                 self._indices.pop(operation.name, None)

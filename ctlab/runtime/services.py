@@ -166,6 +166,7 @@ class Services:
     def sample_links(self, record: Record) -> None:
         """The container's endpoints have changed."""
         links = []
+        self._supervisor.node.settle()
         for key, veth in record.links:
             with contextlib.suppress(OSError):
                 links.append([key, self._supervisor.node_link.index(veth)])
