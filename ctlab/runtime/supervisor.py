@@ -52,7 +52,12 @@ class Call:
     def reply(self, answer: protocol.Message, descriptors: list[int] | None = None, process: int | None = None) -> None:
         """Answer; that the caller is gone is no error."""
         with contextlib.suppress(OSError):
-            protocol.send(self.connection, answer, descriptors or (), process=process)
+            if process is not None:
+                # A program that was quicker than this answer is reaped already, and its number nobody's.
+                with contextlib.suppress(ProcessLookupError):
+                    protocol.send(self.connection, answer, descriptors or (), process=process)
+                    return
+            protocol.send(self.connection, answer, descriptors or ())
 
     def fail(self, error: BaseException) -> None:
         """Answer with an error."""
