@@ -17,7 +17,7 @@ from typing import Any
 PAUSE_SECONDS = 0.020
 """Idling before each run of the paced variant: people and schedulers pause, tight loops hide the largest cost."""
 
-SETTLE_SECONDS = 0.050
+SETTLE_SECONDS = 0.4  # a lab fills its slots again after a burst: that must not fall into the next side's turn
 """Between two sides' turns, so that what one does in the background isn't charged to the other."""
 
 

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from .supervisor import Supervisor
 
 RUNNERS = 4  # kept waiting for `exec`
-_REFILL_AFTER_SECONDS = 0.005
+MOST_SLOTS = 24  # what bursts can make of the number asked for
+_AT_ONCE = 2  # slots being made at a time
+_QUIET_SECONDS = 0.01  # after a start, before the pool is filled again
+_SHRINK_SECONDS = 20.0  # after a burst, before the pool is as small as before
 
 
 class Pool:
@@ -33,7 +36,9 @@ class Pool:
         self._wanted = 0
         self._coming = 0
         self._next = 0
-        self._ordered = False  # a refill is on its way
+        self._goal = 0  # how many slots to have at present, at least `_wanted`
+        self._busy_until = 0.0
+        self._timer_set = self._shrink_set = False
         self._runners: list[Runner] = []
         self._runners_coming = 0
         folders, single_id = supervisor.folders, supervisor.single_id
@@ -46,30 +51,55 @@ class Pool:
     def configure(self, operations: list[list[Any]], wanted: int) -> None:
         """What makes a slot (encoded), and how many to keep."""
         self.operations = ops.decode(operations)
-        self._wanted = wanted
+        self._wanted = self._goal = wanted
         protocol.send(self._nursery, {"operations": operations})
         while len(self._ready) > wanted:
             self.discard(self._ready.pop())
         self.refill()
 
     def refill(self) -> None:
-        """Order what is missing."""
-        self._ordered = False
-        while len(self._ready) + self._coming < self._wanted:
-            self._coming += 1
-            protocol.send(self._nursery, {"make": self.number()})
-        while self._wanted and len(self._runners) + self._runners_coming < RUNNERS:
+        """Order what is missing, a few at a time, while nobody starts anything.
+
+        Making a slot takes both CPUs of a small machine for some milliseconds; whoever starts containers one after
+        the other wants them now. Only when the last slot is gone the next is ordered at once.
+        """
+        self._timer_set = False
+        if self._supervisor.now() < self._busy_until and self._ready:
+            self.refill_soon()
+            return
+        for _ in range(_AT_ONCE - self._coming):
+            if len(self._ready) + self._coming < self._goal:
+                self._coming += 1
+                protocol.send(self._nursery, {"make": self.number()})
+        while self._goal and len(self._runners) + self._runners_coming < RUNNERS:
             self._runners_coming += 1
             protocol.send(self._nursery, {"runner": True})
 
     def refill_soon(self) -> None:
-        """Order what is missing, a moment later while there is enough: whoever starts something wants the CPUs now."""
-        low = len(self._ready) + self._coming <= self._wanted // 2
-        if low or len(self._runners) + self._runners_coming <= RUNNERS // 2:
+        """Look a moment later whether something is missing; at once if nothing is left."""
+        if not self._ready and not self._coming or not self._runners and not self._runners_coming:
             self.refill()
-        elif not self._ordered:
-            self._ordered = True
-            self._supervisor.after(_REFILL_AFTER_SECONDS, self.refill)
+        elif not self._timer_set:
+            self._timer_set = True
+            self._supervisor.after(_QUIET_SECONDS, self.refill)
+
+    def _used(self) -> None:
+        """A slot was taken. A burst that nearly empties the pool makes it larger for the next one, for a while."""
+        self._busy_until = self._supervisor.now() + _QUIET_SECONDS
+        if len(self._ready) <= 1 and self._wanted:
+            self._goal = min(max(MOST_SLOTS, self._wanted), self._goal * 2)
+            if not self._shrink_set:
+                self._shrink_set = True
+                self._supervisor.after(_SHRINK_SECONDS, self._shrink)
+
+    def _shrink(self) -> None:
+        if self._supervisor.now() < self._busy_until + _SHRINK_SECONDS / 2:
+            self._supervisor.after(_SHRINK_SECONDS, self._shrink)
+            return
+        self._shrink_set = False
+        self._goal = self._wanted
+        while len(self._ready) > self._goal:
+            self.discard(self._ready.pop())
 
     def take_runner(self) -> Runner:
         """A process ready to run something in a container; made here and now if none is waiting."""
@@ -88,7 +118,7 @@ class Pool:
         message, descriptors, _ = protocol.receive(self._nursery)
         if message is None:
             self._supervisor.off(self._nursery.fileno())
-            self._wanted = self._coming = 0  # it died: containers are made when asked for
+            self._wanted = self._goal = self._coming = 0  # it died: containers are made when asked for
             return
         if "runner" in message:
             self._runners_coming -= 1
@@ -99,7 +129,7 @@ class Pool:
             return
         self._coming -= 1
         if "failed" in message:
-            self._wanted = 0  # the machine is full: containers are made when asked for, and say so themselves
+            self._wanted = self._goal = 0  # the machine is full: containers are made when asked for, and say so themselves
             return
         made = Slot(message["made"], message["made"])
         made.pid = message["pid"]
@@ -109,12 +139,15 @@ class Pool:
         if self._supervisor.folders is not None:
             made.cgroup = self._supervisor.folders.adopt(f"c{made.serial}")
         self._ready.append(made)
+        if len(self._ready) + self._coming < self._goal:
+            self.refill_soon()
 
     def take(self) -> Slot | None:
         """A ready slot, oldest first."""
         while self._ready:
             found = self._ready.pop(0)
             if os.waitid(os.P_PIDFD, found.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                self._used()
                 return found
             self.discard(found)
         return None

@@ -136,6 +136,11 @@ class Supervisor:
         """Do something when nothing is waiting: housekeeping that no caller should pay for."""
         self._later.append(action)
 
+    @staticmethod
+    def now() -> float:
+        """Seconds of the monotonic clock."""
+        return time.monotonic()
+
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         """Do something after a time."""
         self._timers.append((time.monotonic() + seconds, action))
