@@ -145,6 +145,9 @@ def _rehearse(root: inside.Root) -> None:
     program.resolve_user("0")
     with contextlib.suppress(program.ProgramError):
         program.find("/", "/")
+    for path in program.LOADED_BY_ALL:  # an overlay is slow at the first look only
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            file.read(1)
 
 
 def _become(
