@@ -193,15 +193,14 @@ def lab(module_lab: _Kept) -> Iterator[Any]:
 
 
 def _inside(lab: Any) -> list[str]:
-    """Interfaces and cgroup folders that belong to no slot."""
-    from ctlab.lab import SLOTS
-
+    """Interfaces and cgroup folders of an empty lab that belong to no slot (a first process that waits for orders)."""
     left = [link["name"] for link in lab.nodes["host"].links() if link["name"] != "lo"]
     for path in lab._client.facts["cgroup_paths"]:
-        folders = [name for name in os.listdir(path) if name.startswith("c") and os.path.isdir(f"{path}/{name}")]
-        folders = [name for name in folders if name[1:].isdigit()]
-        if len(folders) > SLOTS:
-            left.append(f"{path}: {sorted(folders)}")
+        for folder in Path(path).glob("c[0-9]*"):
+            with contextlib.suppress(OSError):  # it has gone meanwhile
+                names = [_what(int(pid)) for pid in (folder / "cgroup.procs").read_text().split()]
+                if not names or not all(name.startswith("ctlab-init") for name in names):
+                    left.append(f"{folder}: {names}")
     return left
 
 

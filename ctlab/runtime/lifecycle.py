@@ -567,7 +567,7 @@ def _remove(supervisor: Supervisor, record: Record) -> None:
     os.close(record.ring)
     record.ring = -1
     if record.private >= 0:
-        supervisor.later(lambda: supervisor.tree.remove_private(record.private))
+        supervisor.later(lambda: supervisor.pool.clear_away(record.private))
 
 
 def start_many(supervisor: Supervisor, call: Call) -> None:

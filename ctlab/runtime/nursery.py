@@ -16,6 +16,7 @@ from ..errors import KernelError
 from ..kernel import cgroup, netlink, syscalls, title
 from ..plan import ops
 from . import birth, protocol, runner
+from .tree import Tree
 
 
 def main(control: socket.socket, folders: cgroup.LabFolders | None, *, single_id: bool) -> NoReturn:
@@ -29,6 +30,8 @@ def main(control: socket.socket, folders: cgroup.LabFolders | None, *, single_id
         if "bury" in message:
             for descriptor in given:
                 os.close(descriptor)  # the last reference: the mounts of an ended container go here
+            if message["bury"] >= 0:
+                Tree.remove_private(message["bury"])
             continue
         if "operations" in message:
             operations = ops.decode(message["operations"])

@@ -167,8 +167,15 @@ class Pool:
     def bury(self, mount_namespace: int) -> None:
         """Let the nursery take the mounts of an ended container down."""
         with contextlib.suppress(OSError):
-            protocol.send(self._nursery, {"bury": True}, [mount_namespace])
+            protocol.send(self._nursery, {"bury": -1}, [mount_namespace])
         os.close(mount_namespace)
+
+    def clear_away(self, private: int) -> None:
+        """Let the nursery remove the private folder of a container that is gone for good."""
+        try:
+            protocol.send(self._nursery, {"bury": private})
+        except OSError:
+            self._supervisor.tree.remove_private(private)
 
     def discard(self, unused: Slot) -> None:
         """End a slot and remove what was made for it."""
