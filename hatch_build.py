@@ -97,9 +97,7 @@ def node() -> str:
     except ImportError:
         found = shutil.which("node")
         if found is None:
-            raise BuildError(
-                f"building {OUTPUT} needs Node.js: pip install {NODE.split('>', maxsplit=1)[0]}"
-            ) from None
+            raise BuildError(f"building {OUTPUT} needs Node.js: pip install {NODE.split('>', maxsplit=1)[0]}") from None
         return found
     root = Path(executable.ROOT_DIR)
     return str(root / "node.exe" if sys.platform == "win32" else root / "bin" / "node")

@@ -53,7 +53,8 @@ def create(lab: Lab, names: list[str], argv: list[str], keywords: dict[str, Any]
             kept.append(old)
         elif exists == "error" or (exists is None and ticks.same(old.tick)):
             raise NameInUse(
-                f"container '{spec.name}' exists ({old.state}); remove it first, choose another name, or exists='replace'"
+                f"container '{spec.name}' exists ({old.state}); "
+                "remove it first, choose another name, or exists='replace'"
             )
         else:
             replaced[spec.name] = old

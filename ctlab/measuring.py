@@ -50,7 +50,9 @@ def wait_for_port(container: Container, port: int, timeout_seconds: float) -> No
         if int(port) in container.lab._call({"do": "listening", "id": container.id})["ports"]:
             return
         if container.state not in ("running", "paused"):
-            raise StateError(f"{container.name} ended (status {container.returncode}) before it listened on port {port}")
+            raise StateError(
+                f"{container.name} ended (status {container.returncode}) before it listened on port {port}"
+            )
         if time.monotonic() >= until:
             raise TimedOut(f"nothing listens on port {port} of {container.name} after {timeout_seconds:g} s")
         time.sleep(0.005)

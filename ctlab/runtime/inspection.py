@@ -51,7 +51,7 @@ def processes(record: Record) -> list[dict[str, Any]]:
 
 
 def _members(record: Record) -> list[int]:
-    """The processes of a container: those in its cgroup, else those in its PID namespace that let themselves be asked."""
+    """The processes of a container: those in its cgroup, else those of its PID namespace that can be asked."""
     assert record.slot is not None
     if record.slot.cgroup is not None:
         return record.slot.cgroup.pids()

@@ -249,7 +249,7 @@ def _carries(name: str) -> bool:
 
 
 def namespace_descriptors(pid: int) -> dict[str, int]:
-    """The namespaces of a process that will hide itself (an init of ours isn't dumpable, and a pidfd is refused then)."""
+    """The namespaces of a process that will hide itself: an init of ours isn't dumpable, so a pidfd won't do."""
     return {
         kind: os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
         for kind in ("mnt", "pid", "net", "uts", "ipc", "cgroup")

@@ -77,7 +77,7 @@ class Pool:
 
     def refill_soon(self) -> None:
         """Look a moment later whether something is missing; at once if nothing is left."""
-        if not self._ready and not self._coming or not self._runners and not self._runners_coming:
+        if (not self._ready and not self._coming) or (not self._runners and not self._runners_coming):
             self.refill()
         elif not self._timer_set:
             self._timer_set = True
@@ -129,7 +129,9 @@ class Pool:
             return
         self._coming -= 1
         if "failed" in message:
-            self._wanted = self._goal = 0  # the machine is full: containers are made when asked for, and say so themselves
+            self._wanted = self._goal = (
+                0  # the machine is full: containers are made when asked for, and say so themselves
+            )
             return
         made = Slot(message["made"], message["made"])
         made.pid = message["pid"]

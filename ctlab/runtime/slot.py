@@ -146,8 +146,8 @@ def _rehearse(root: inside.Root) -> None:
     with contextlib.suppress(program.ProgramError):
         program.find("/", "/")
     for path in program.LOADED_BY_ALL:  # an overlay is slow at the first look only
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            file.read(1)
+        with contextlib.suppress(OSError), open(path, "rb") as opened:
+            opened.read(1)
 
 
 def _become(

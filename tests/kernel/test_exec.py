@@ -194,9 +194,11 @@ def test_output_comes_while_it_runs(lab: Any) -> None:
     begun = time.monotonic()
     container.exec(
         ["sh", "-c", "echo a; while [ ! -e /tmp/go ]; do sleep 0.01; done; echo b"],
-        sink=lambda _, text: (seen.append((time.monotonic() - begun, text)), container.write("/tmp/go", ""))
-        if text == "a\n"
-        else seen.append((0, text)),
+        sink=lambda _, text: (
+            (seen.append((time.monotonic() - begun, text)), container.write("/tmp/go", ""))
+            if text == "a\n"
+            else seen.append((0, text))
+        ),
     )
     assert [text for _, text in seen] == ["a\n", "b\n"]
 

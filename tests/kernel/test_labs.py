@@ -180,7 +180,9 @@ syscalls.unshare(syscalls.CLONE_NEWUSER)
 os.write(ready[1], b"x")
 os.read(go[0], 1)
 """
-NAMESPACE_QUOTA = WITHIN + """
+NAMESPACE_QUOTA = (
+    WITHIN
+    + """
 kind, number = sys.argv[1], sys.argv[2]
 def limit(value):
     with open(f"/proc/sys/user/max_{kind}_namespaces", "w") as file: file.write(str(value))
@@ -204,6 +206,7 @@ with ctlab.Lab("quota") as lab:
         container.remove()
     assert lab.run(["true"]).wait(5) == 0
 """
+)
 
 
 @pytest.mark.parametrize("kind", ["net", "mnt", "pid"])

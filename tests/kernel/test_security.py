@@ -36,11 +36,11 @@ def ways(lab: Any) -> dict[str, dict[int, str]]:
         "init": descriptors(init.logs()),
         "exec": descriptors(idle.exec(python).stdout),
         "stdin": descriptors(idle.exec(python, stdin="x").stdout),
-        "script": descriptors(idle.script(f"exec python3 -c \"{listing}\"").stdout),
+        "script": descriptors(idle.script(f'exec python3 -c "{listing}"').stdout),
         "terminal": descriptors(idle.exec(python, tty=True).stdout),
-        "first process": {
-            int(d): os.readlink(f"/proc/{idle.pid}/fd/{d}") for d in os.listdir(f"/proc/{idle.pid}/fd")
-        } if os.geteuid() == 0 else {},
+        "first process": {int(d): os.readlink(f"/proc/{idle.pid}/fd/{d}") for d in os.listdir(f"/proc/{idle.pid}/fd")}
+        if os.geteuid() == 0
+        else {},
     }
 
 

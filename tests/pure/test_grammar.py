@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from ctlab.errors import CtlabError
 from ctlab.notebook.commands.kinds import READERS, is_expected, parse_expect
 from ctlab.notebook.grammar import NOUNS, Parsed, help_text, parse
-from ctlab.words import join
 from ctlab.units import format_size, parse_size
+from ctlab.words import join
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "grammar"
 NAMESPACE: dict[str, object] = {

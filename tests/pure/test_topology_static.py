@@ -113,9 +113,7 @@ def test_a_new_container_stands_beside_its_network() -> None:
     before = place(elements)
     after = place([*elements, container("new"), endpoint("new", "green")], before)
     x, y = after["container:new"]
-    to_green, to_blue = (
-        abs(x - at[0]) + abs(y - at[1]) for at in (before["network:green"], before["network:blue"])
-    )
+    to_green, to_blue = (abs(x - at[0]) + abs(y - at[1]) for at in (before["network:green"], before["network:blue"]))
     assert to_green < to_blue
 
 
@@ -123,9 +121,7 @@ def test_a_router_stands_between_its_networks() -> None:
     router = [container("router"), endpoint("router", "blue"), endpoint("router", "green")]
     elements = [*star(4), network("green"), *router]
     places = place(elements)
-    (left, height), (x, y), (right, _) = (
-        places[key] for key in ("network:blue", "container:router", "network:green")
-    )
+    (left, height), (x, y), (right, _) = (places[key] for key in ("network:blue", "container:router", "network:green"))
     assert left < x < right
     assert y == height
 
