@@ -155,7 +155,7 @@ def golden() -> dict[str, str]:
 
 
 def test_every_case_says_exactly_this_and_changes_nothing(world: Any) -> None:
-    from conftest import wait_until
+    from kernel_help import wait_until
 
     before = state(world)
     said = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import need_controller, wait_until
+from kernel_help import need_controller, wait_until
 
 from ctlab.errors import BadInput, LimitRefused
 

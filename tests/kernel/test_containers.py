@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import need_freezer, need_ids, wait_until
+from kernel_help import need_freezer, need_ids, wait_until
 
 from ctlab.errors import BadInput, KernelError, NameInUse, NotFound, ProgramNotFound, StateError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import wait_until
+from kernel_help import wait_until
 
 from ctlab.errors import BadInput, CtlabError, NotFound, StateError
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import need_controller, need_ids
+from kernel_help import need_controller, need_ids
 
 from ctlab.kernel import netlink, syscalls
 from ctlab.plan import network, ops

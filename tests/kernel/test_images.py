@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import need_ids
+from kernel_help import need_ids
 
 from ctlab.errors import BadInput, CtlabError, NotFound, ProgramNotFound, Unsupported
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import wait_until
+from kernel_help import wait_until
 
 import ctlab
 from ctlab.errors import BadInput, CtlabError, LabGone, NameInUse, NotFound, Unsupported

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import need_freezer, wait_until
+from kernel_help import need_freezer, wait_until
 
 from ctlab.errors import StateError
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from conftest import wait_until
+from kernel_help import wait_until
 
 from ctlab.errors import AddressError, BadInput, NotFound, StateError
 

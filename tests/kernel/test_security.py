@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import need_ids
+from kernel_help import need_ids
 
 from ctlab.errors import Unsupported
 from ctlab.kernel.capabilities import DEFAULT, mask
