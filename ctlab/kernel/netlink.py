@@ -149,9 +149,10 @@ def set_link(
     return _message(RTM_SETLINK, 0, body)
 
 
-def delete_link(name: str) -> bytes:
-    """RTM_DELLINK by name."""
-    return _message(RTM_DELLINK, 0, _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _text(IFLA_IFNAME, name))
+def delete_link(name: str, index: int = 0) -> bytes:
+    """RTM_DELLINK, by index where it is given, else by name."""
+    body = _IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, 0)
+    return _message(RTM_DELLINK, 0, body if index else body + _text(IFLA_IFNAME, name))
 
 
 def _address(kind: int, flags: int, index: int, address: str) -> bytes:
@@ -250,10 +251,10 @@ class Netlink:
         if failed:
             raise failed
 
-    def delete_if_there(self, name: str) -> None:
+    def delete_if_there(self, name: str, index: int = 0) -> None:
         """Delete a link; that it is gone already is no error."""
         try:
-            self.run([delete_link(name)])
+            self.run([delete_link(name, index)])
         except NetlinkError as error:
             if error.errno != errno.ENODEV:
                 raise

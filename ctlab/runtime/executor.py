@@ -35,12 +35,14 @@ class Failure(Exception):
 class NodeExecutor:
     """One node's network namespace."""
 
-    def __init__(self, link: netlink.Netlink, listen: Callable[[str], None]) -> None:
+    def __init__(
+        self, link: netlink.Netlink, listen: Callable[[str], None], rename: Callable[[int, str, str], None]
+    ) -> None:
         self.link = link
         self._listen = listen
+        self._rename = rename
         self._indices: dict[str, int] = {}
         self._renames_live = False  # whether this kernel renames a link that is up: known after the first spare
-        self._unnamed: dict[int, ops.MakeVeth] = {}  # spares in use that still have their reserved names
 
     def index(self, name: str) -> int:
         """The index of an interface of the node (bridges are remembered)."""
@@ -51,8 +53,6 @@ class NodeExecutor:
 
     def perform(self, operations: list[Any], peer_pid: int | None = None, spare: Spare | None = None) -> list[Any]:
         """Perform in order. Returns the operations that undo it all, newest first. Raises `Failure`."""
-        if spare is None:
-            self.settle()
         undo: list[Any] = []
         batch: list[tuple[Any, bytes]] = []
         made: set[str] = set()
@@ -109,8 +109,7 @@ class NodeExecutor:
                     )
                 elif isinstance(operation, ops.DeleteLink):
                     flush()
-                    self._indices.pop(operation.name, None)
-                    self.link.delete_if_there(operation.name)
+                    self._delete(operation.name)
                 elif isinstance(operation, ops.WriteSysctl):
                     flush()
                     _write_sysctl(operation)
@@ -132,14 +131,15 @@ class NodeExecutor:
         """Put a spare pair's node end into its bridge, and rename it; both ends are up already.
 
         Renaming takes longer than all the rest (sysfs, notifications), and nothing depends on the name: where the
-        kernel renames links that are up, it waits until the program runs (`settle`).
+        kernel renames links that are up, somebody else does it meanwhile; here the link is known by its index.
         """
         if self._renames_live:
             try:
                 self.link.run([netlink.set_link(spare.number, master=master, mtu=operation.mtu)])
             except netlink.NetlinkError as error:
                 raise Failure(operation, error) from error
-            self._unnamed[spare.number] = operation
+            self._indices[operation.name] = spare.number
+            self._rename(spare.number, operation.name, operation.alias)
             return
         settings = {"name": operation.name, "master": master, "alias": operation.alias, "mtu": operation.mtu}
         try:
@@ -156,20 +156,16 @@ class NodeExecutor:
             except netlink.NetlinkError as again:
                 raise Failure(operation, again) from again
 
-    def settle(self) -> None:
-        """Give links the names that they are known by; one that is gone already needs none."""
-        while self._unnamed:
-            number, operation = self._unnamed.popitem()
-            with contextlib.suppress(OSError):
-                self.link.run([netlink.set_link(number, name=operation.name, alias=operation.alias)])
+    def _delete(self, name: str) -> None:
+        """Delete a link, by its index where that is known: a spare may not have its name yet."""
+        number = self._indices.pop(name, None)
+        self.link.delete_if_there(name, number or 0)
 
     def undo(self, operations: list[Any]) -> None:
         """Take back what was done; that something is gone already is no error."""
-        self.settle()
         for operation in operations:
             with contextlib.suppress(OSError):
-                self._indices.pop(operation.name, None)
-                self.link.delete_if_there(operation.name)
+                self._delete(operation.name)
 
 
 def _write_sysctl(operation: ops.WriteSysctl) -> None:

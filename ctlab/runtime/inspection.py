@@ -126,7 +126,6 @@ def costs(supervisor: Supervisor, call: Call) -> None:
 def netlink_socket(supervisor: Supervisor, call: Call) -> None:
     """A routing netlink socket made in a container's network namespace, or in the node's."""
     container_id = call.message["id"]
-    supervisor.node.settle()
     if container_id is None:
         link = netlink.Netlink()
     else:

@@ -266,7 +266,6 @@ def _running(supervisor: Supervisor, record: Record) -> None:
     slot = record.slot
     # A program that is gone by then leaves no sample; nobody who starts many short ones pays for the sampler.
     supervisor.after(_SAMPLE_AFTER_SECONDS, lambda: _sample(supervisor, record, slot))
-    supervisor.later(supervisor.node.settle)
     supervisor.tell({"event": "started", "id": record.id})
     if record.slot.cgroup is not None:
         with contextlib.suppress(OSError):

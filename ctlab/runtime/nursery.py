@@ -7,6 +7,7 @@ The first processes are cloned with CLONE_PARENT: they are the supervisor's chil
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -32,6 +33,10 @@ def main(control: socket.socket, folders: cgroup.LabFolders | None, *, single_id
                 os.close(descriptor)  # the last reference: the mounts of an ended container go here
             if message["bury"] >= 0:
                 Tree.remove_private(message["bury"])
+            continue
+        if "rename" in message:
+            with contextlib.suppress(OSError):  # gone already
+                link.run([netlink.set_link(message["rename"], name=message["name"], alias=message["alias"])])
             continue
         if "operations" in message:
             operations = ops.decode(message["operations"])

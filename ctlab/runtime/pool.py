@@ -172,6 +172,11 @@ class Pool:
             protocol.send(self._nursery, {"bury": -1}, [mount_namespace])
         os.close(mount_namespace)
 
+    def rename(self, number: int, name: str, alias: str) -> None:
+        """Let the nursery give a link its name."""
+        with contextlib.suppress(OSError):
+            protocol.send(self._nursery, {"rename": number, "name": name, "alias": alias})
+
     def clear_away(self, private: int) -> None:
         """Let the nursery remove the private folder of a container that is gone for good."""
         try:

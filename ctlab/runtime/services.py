@@ -166,10 +166,9 @@ class Services:
     def sample_links(self, record: Record) -> None:
         """The container's endpoints have changed."""
         links = []
-        self._supervisor.node.settle()
         for key, veth in record.links:
             with contextlib.suppress(OSError):
-                links.append([key, self._supervisor.node_link.index(veth)])
+                links.append([key, self._supervisor.node.index(veth)])
         with contextlib.suppress(OSError):
             protocol.send(self._sampler, {"do": "endpoints", "key": record.key, "links": links, "node": "host"})
 

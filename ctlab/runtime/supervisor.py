@@ -24,6 +24,8 @@ from ..plan import ops
 from . import archive, execution, executor, inspection, lifecycle, pool, protocol, services, slot, tree
 from .record import Record, Runner
 
+_RENAME_AFTER_SECONDS = 0.004
+
 
 class Start(NamedTuple):
     """What the keeper hands over."""
@@ -268,11 +270,15 @@ class Supervisor:
         gc.collect()
         gc.freeze()  # what was imported is never looked at again, so its pages stay shared with the children
         self.services = services.Services(self)
-        self.node = executor.NodeExecutor(self.node_link, self.services.listen)
+        self.node = executor.NodeExecutor(self.node_link, self.services.listen, self._rename)
         self.pool = pool.Pool(self)
         calls = socket.socket(fileno=self.start.calls)
         self.connect(calls)
         self.on(self.events.fileno(), self._owner_says)
+
+    def _rename(self, number: int, name: str, alias: str) -> None:
+        """Let the nursery rename a link, once its start no longer needs the kernel's network lock."""
+        self.after(_RENAME_AFTER_SECONDS, lambda: self.pool.rename(number, name, alias))
 
     def _owner_says(self) -> None:
         """The owner sends one thing on the event socket: the far end of one more call connection."""
