@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..kernel import syscalls
 from . import execution, protocol
+from .calls import Call
 
 if TYPE_CHECKING:
-    from .supervisor import Call, Supervisor
+    from .supervisor import Supervisor
 
 _ENTRY_LIMIT = 1_000_000
 # What unpacking meets when entries contradict each other, for example a file below a link that leads nowhere.

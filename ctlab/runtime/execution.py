@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from ..kernel import syscalls
 from . import orphans, protocol
+from .calls import Call, Refused
 from .record import Record, Runner
 
 if TYPE_CHECKING:
-    from .supervisor import Call, Supervisor
+    from .supervisor import Supervisor
 
 _NAMESPACES = (
     syscalls.CLONE_NEWNS
@@ -35,8 +36,6 @@ _IDLE_SECONDS = 1.5  # how long a runner stays in its container after a program
 
 def running(supervisor: Supervisor, container_id: str, verb: str) -> Record:
     """The record of a container that runs and isn't paused."""
-    from .supervisor import Refused
-
     record = supervisor.record(container_id)
     if record.slot is None:
         raise Refused("StateError", f"container {record.name} isn't running: start it first")

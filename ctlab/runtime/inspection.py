@@ -6,11 +6,12 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ..kernel import netlink, syscalls
-from . import lifecycle
+from . import changes
+from .calls import Call, Refused
 from .record import Record
 
 if TYPE_CHECKING:
-    from .supervisor import Call, Supervisor
+    from .supervisor import Supervisor
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -131,10 +132,8 @@ def netlink_socket(supervisor: Supervisor, call: Call) -> None:
     else:
         record = supervisor.record(container_id)
         if record.slot is None:
-            from .supervisor import Refused
-
             raise Refused("StateError", f"container {record.name} isn't running")
-        lifecycle.enter_network(record)
+        changes.enter_network(record)
         try:
             link = netlink.Netlink()
         finally:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..kernel import cgroup
 
 if TYPE_CHECKING:
-    from .supervisor import Call
+    from .calls import Call
 
 
 class Slot:

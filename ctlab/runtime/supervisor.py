@@ -1,8 +1,9 @@
 """The supervisor: PID 1 of a lab's PID namespace. One thread, one loop, never blocks, standard library only.
 
 It is cloned (not exec'ed) by the keeper, so everything it needs is imported before the lab's user namespace
-exists, where the interpreter's own files may be out of reach. Calls come over SEQPACKET sockets and are
-served by the verbs of `lifecycle`, `execution` and `inspection`; what happens by itself goes out as events.
+exists, where the interpreter's own files may be out of reach. Calls come over SEQPACKET sockets and are served by
+the verbs of `starts`, `ends`, `changes`, `execution`, `inspection` and `archive`; what happens by itself goes out as
+events.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import NamedTuple, NoReturn
 
 from ..kernel import cgroup, netlink, syscalls, title
 from ..plan import ops
-from . import archive, execution, executor, inspection, lifecycle, pool, protocol, services, slot, tree
+from . import archive, changes, ends, execution, executor, inspection, pool, protocol, services, slot, starts, tree
+from .calls import Call, Refused
 from .record import Record, Runner
 
 _RENAME_AFTER_SECONDS = 0.004
@@ -41,49 +43,15 @@ class Start(NamedTuple):
     name: str
 
 
-class Call:
-    """A request that is still to be answered, once."""
-
-    __slots__ = ("connection", "descriptors", "message")
-
-    def __init__(self, connection: socket.socket, message: protocol.Message, descriptors: list[int]) -> None:
-        self.connection = connection
-        self.message = message
-        self.descriptors = descriptors
-
-    def reply(self, answer: protocol.Message, descriptors: list[int] | None = None, process: int | None = None) -> None:
-        """Answer; that the caller is gone is no error."""
-        with contextlib.suppress(OSError):
-            if process is not None:
-                # A program that was quicker than this answer is reaped already, and its number nobody's.
-                with contextlib.suppress(ProcessLookupError):
-                    protocol.send(self.connection, answer, descriptors or (), process=process)
-                    return
-            protocol.send(self.connection, answer, descriptors or ())
-
-    def fail(self, error: BaseException) -> None:
-        """Answer with an error."""
-        self.reply(protocol.failure(error))
-
-    def close_descriptors(self) -> None:
-        """Close what came with the request."""
-        for descriptor in self.descriptors:
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
-        self.descriptors = []
-
-
-class Refused(Exception):
-    """A call that can't be served; `kind` is the error class that the owner raises."""
-
-    def __init__(self, kind: str, message: str, number: int = 0) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.errno = number
-
-
 Verb = Callable[["Supervisor", Call], None]
-VERBS: dict[str, Verb] = {**lifecycle.VERBS, **execution.VERBS, **inspection.VERBS, **archive.VERBS}
+VERBS: dict[str, Verb] = {
+    **starts.VERBS,
+    **ends.VERBS,
+    **changes.VERBS,
+    **execution.VERBS,
+    **inspection.VERBS,
+    **archive.VERBS,
+}
 
 
 class Supervisor:

@@ -1,0 +1,50 @@
+"""A call to the supervisor, and the refusal of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+
+from . import protocol
+
+
+class Call:
+    """A request that is still to be answered, once."""
+
+    __slots__ = ("connection", "descriptors", "message")
+
+    def __init__(self, connection: socket.socket, message: protocol.Message, descriptors: list[int]) -> None:
+        self.connection = connection
+        self.message = message
+        self.descriptors = descriptors
+
+    def reply(self, answer: protocol.Message, descriptors: list[int] | None = None, process: int | None = None) -> None:
+        """Answer; that the caller is gone is no error."""
+        with contextlib.suppress(OSError):
+            if process is not None:
+                # A program that was quicker than this answer is reaped already, and its number nobody's.
+                with contextlib.suppress(ProcessLookupError):
+                    protocol.send(self.connection, answer, descriptors or (), process=process)
+                    return
+            protocol.send(self.connection, answer, descriptors or ())
+
+    def fail(self, error: BaseException) -> None:
+        """Answer with an error."""
+        self.reply(protocol.failure(error))
+
+    def close_descriptors(self) -> None:
+        """Close what came with the request."""
+        for descriptor in self.descriptors:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        self.descriptors = []
+
+
+class Refused(Exception):
+    """A call that can't be served; `kind` is the error class that the owner raises."""
+
+    def __init__(self, kind: str, message: str, number: int = 0) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.errno = number

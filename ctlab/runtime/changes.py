@@ -1,0 +1,148 @@
+"""Verbs that change a container while it runs: pause, limits, endpoints, name."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from typing import TYPE_CHECKING, Any
+
+from ..kernel import netlink, syscalls
+from ..plan import ops
+from . import inside
+from .calls import Call, Refused
+from .record import Record
+
+if TYPE_CHECKING:
+    from .supervisor import Supervisor
+
+
+def pause(supervisor: Supervisor, call: Call) -> None:
+    """Freeze or thaw all processes of a container."""
+    record = supervisor.record(call.message["id"])
+    slot = record.slot
+    if slot is None:
+        raise Refused("StateError", f"container {record.name} isn't running")
+    if slot.cgroup is None:
+        raise Refused(
+            "Unsupported", "pause needs a cgroup of the container's own, and this lab has none (see %lab doctor)"
+        )
+    if call.message["frozen"]:
+        slot.cgroup.freeze()
+        record.state = "paused"
+    else:
+        slot.cgroup.thaw()
+        record.state = "running"
+    call.reply({"state": record.state})
+    supervisor.tell({"event": record.state, "id": record.id})
+
+
+def limits(supervisor: Supervisor, call: Call) -> None:
+    """Change limits while it runs; a refused write takes the earlier ones back."""
+    record = supervisor.record(call.message["id"])
+    slot = record.slot
+    if slot is None:
+        call.reply({"ok": True})  # they hold from the next start on
+        return
+    if slot.cgroup is None:
+        raise Refused("LimitRefused", "this lab has no cgroup")
+    memory = call.message.get("memory_bytes")
+    if memory is not None:
+        usage = slot.cgroup.squeeze(memory)
+        if usage is not None and usage > memory:
+            call.reply({"error": "LimitRefused", "message": "usage", "errno": errno.EBUSY, "usage_bytes": usage})
+            return
+    done = 0
+    try:
+        for controller, file, value, optional in call.message["writes"]:
+            try:
+                slot.cgroup.write(controller, file, value)
+            except OSError as error:
+                if not (optional and error.errno == errno.ENOENT):
+                    raise
+            done += 1
+    except OSError as error:
+        for controller, file, value, _ in call.message["undo"]:
+            with contextlib.suppress(OSError):
+                slot.cgroup.write(controller, file, value)
+        call.reply(
+            {
+                "error": "LimitRefused", "message": "write", "errno": error.errno or 0, "write": done,
+                "usage_bytes": slot.cgroup.usage_bytes(),
+            }
+        )  # fmt: skip
+        return
+    call.reply({"ok": True})
+
+
+def enter_network(record: Record) -> None:
+    """Move this process into the container's network namespace; the caller moves it back."""
+    if record.namespaces:
+        syscalls.setns(record.namespaces["net"], syscalls.CLONE_NEWNET)
+    else:
+        syscalls.setns(record.pidfd, syscalls.CLONE_NEWNET)
+
+
+def _inside_network(supervisor: Supervisor, record: Record) -> netlink.Netlink:
+    """A netlink socket in the container's network namespace."""
+    enter_network(record)
+    try:
+        return netlink.Netlink()
+    finally:
+        syscalls.setns(supervisor.own_network, syscalls.CLONE_NEWNET)
+
+
+def attach(supervisor: Supervisor, call: Call) -> None:
+    """Give a running container one more endpoint."""
+    message = call.message
+    record = supervisor.record(message["id"])
+    if record.slot is not None:
+        undo = supervisor.node.perform(ops.decode(message["node_operations"]), peer_pid=record.pid)
+        try:
+            link = _inside_network(supervisor, record)
+            try:
+                inside.configure_network(link, ops.decode(message["inside"]))
+            finally:
+                link.close()
+        except OSError:
+            supervisor.node.undo(undo)
+            raise
+        record.node_undo += undo
+    _rewire(supervisor, record, message)
+    call.reply({"ok": True})
+
+
+def detach(supervisor: Supervisor, call: Call) -> None:
+    """Take an endpoint away."""
+    message = call.message
+    record = supervisor.record(message["id"])
+    if record.slot is not None:
+        supervisor.node.perform(ops.decode(message["node_operations"]))
+        if message["inside"]:  # the default route moves to what is left
+            link = _inside_network(supervisor, record)
+            try:
+                with contextlib.suppress(OSError):
+                    inside.configure_network(link, ops.decode(message["inside"]))
+            finally:
+                link.close()
+    _rewire(supervisor, record, message)
+    call.reply({"ok": True})
+
+
+def _rewire(supervisor: Supervisor, record: Record, message: dict[str, Any]) -> None:
+    record.links = message["links"]
+    if record.slot is not None:
+        supervisor.services.name(record.name, message["endpoints"])
+        supervisor.services.sample_links(record)
+
+
+def rename(supervisor: Supervisor, call: Call) -> None:
+    """The container is called otherwise from now on."""
+    record = supervisor.record(call.message["id"])
+    supervisor.services.name(record.name, [])
+    record.name = call.message["name"]
+    if record.slot is not None:
+        supervisor.services.name(record.name, call.message["endpoints"])
+    call.reply({"ok": True})
+
+
+VERBS = {"pause": pause, "limits": limits, "attach": attach, "detach": detach, "rename": rename}

@@ -1,0 +1,185 @@
+"""How containers end: by themselves, by a signal, by a failed start, by removal; and who waits for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from . import execution, orphans
+from .calls import Call, Refused
+from .record import Record, returncode
+
+if TYPE_CHECKING:
+    from .supervisor import Supervisor
+
+
+def ended(supervisor: Supervisor, record: Record, hear: Callable[[Supervisor, Record], None]) -> None:
+    """The first process has ended, and with it everything in its PID namespace.
+
+    `hear` reads what it still had to say of its start.
+    """
+    slot = record.slot
+    if slot is None:
+        return
+    status = os.waitid(os.P_PIDFD, slot.pidfd, os.WEXITED | os.WNOHANG)
+    if status is None:
+        return
+    if record.starter is not None:
+        # Ended before we heard of the exec: either it failed (its message is waiting) or it was that quick.
+        while record.slot is not None and record.starter is not None and slot.status.fileno() >= 0:
+            hear(supervisor, record)
+        if record.slot is None:
+            return
+        if record.starter is not None:
+            starter, record.starter = record.starter, None
+            forget_slot(supervisor, record)
+            unmake(supervisor, record, record.restarting)
+            starter.reply({"error": "CtlabError", "message": "the container ended before its program ran", "errno": 0})
+            return
+    record.returncode = returncode(status)
+    record.state = "exited"
+    if slot.cgroup is not None:
+        with contextlib.suppress(OSError):
+            record.oom_killed = (slot.cgroup.oom_kills() or 0) > record.oom_before
+    answer = exit_message(record)
+    waiters, record.waiters = record.waiters, []
+    for waiter in waiters:  # first: whoever waits should not pay for the clearing away
+        waiter.reply(answer)
+    supervisor.services.name(record.name, [])
+    forget_slot(supervisor, record)
+    supervisor.tell({"event": "exited", "id": record.id, **answer})
+    if record.remove_at_exit:
+        forget(supervisor, record)
+
+
+def exit_message(record: Record) -> dict[str, Any]:
+    """What `wait` answers."""
+    return {
+        "returncode": record.returncode,
+        "oom_killed": record.oom_killed,
+        "state": record.state,
+        "start": record.start_number,
+    }
+
+
+def kill_slot(supervisor: Supervisor, record: Record) -> None:
+    slot = record.slot
+    if slot is None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(slot.pidfd, signal.SIGKILL)
+    orphans.wait_for(supervisor, slot)
+    forget_slot(supervisor, record)
+
+
+def forget_slot(supervisor: Supervisor, record: Record) -> None:
+    """The processes are gone: close what belonged to them; the folders go when nobody waits."""
+    slot, record.slot = record.slot, None
+    if slot is None:
+        return
+    execution.let_runners_go(record)
+    supervisor.off(slot.pidfd)
+    os.close(slot.pidfd)
+    if slot.status.fileno() >= 0:
+        supervisor.off(slot.status.fileno())
+        slot.status.close()
+    for descriptor in (slot.out, slot.err, *record.terminals, *record.namespaces.values()):
+        if descriptor >= 0:
+            os.close(descriptor)
+    record.terminals, record.namespaces = [], {}
+
+    def clear() -> None:
+        supervisor.services.sample_no_more(record)
+        if slot.mount_namespace >= 0:
+            supervisor.pool.bury(slot.mount_namespace)
+        folder = slot.cgroup
+        if folder is not None and not folder.remove(0.0):
+            supervisor.after(0.02, lambda: _remove_folder(supervisor, folder, 50))
+
+    supervisor.later(clear)
+
+
+def _remove_folder(supervisor: Supervisor, folder: Any, tries: int) -> None:
+    if not folder.remove(0.0) and tries:
+        supervisor.after(0.02, lambda: _remove_folder(supervisor, folder, tries - 1))
+
+
+def unmake(supervisor: Supervisor, record: Record, again: bool) -> None:
+    """A start failed: take back the node's side, and forget the container if it is new."""
+    if record.slot is not None:
+        kill_slot(supervisor, record)
+    supervisor.node.undo(record.node_undo)
+    record.node_undo = []
+    supervisor.services.name(record.name, [])
+    record.starter = None
+    if again:
+        record.state = "exited"
+    else:
+        forget(supervisor, record)
+
+
+def wait(supervisor: Supervisor, call: Call) -> None:
+    """Answer when the container has exited."""
+    record = supervisor.record(call.message["id"])
+    if record.slot is None:
+        call.reply(exit_message(record))
+    else:
+        record.waiters.append(call)
+
+
+def send_signal(supervisor: Supervisor, call: Call) -> None:
+    """Send a signal to the first process. Answers whether that process would see it at all."""
+    record = supervisor.record(call.message["id"])
+    if record.slot is None:
+        raise Refused("StateError", f"container {record.name} isn't running")
+    number = call.message["signal"]
+    seen = number in (signal.SIGKILL, signal.SIGSTOP) or catches(record.pid, number)
+    if seen or not call.message.get("only_if_seen"):
+        if number == signal.SIGKILL and record.state == "paused" and record.slot.cgroup is not None:
+            record.slot.cgroup.thaw()
+        signal.pidfd_send_signal(record.pidfd, number)
+    call.reply({"seen": seen})
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal: PID 1 of a namespace sees no other (pid_namespaces(7))."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            for line in file:
+                if line.startswith("SigCgt:"):
+                    return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    except OSError:
+        pass
+    return False
+
+
+def remove(supervisor: Supervisor, call: Call) -> None:
+    """Kill if it runs, then forget the container and all it wrote."""
+    record = supervisor.record(call.message["id"])
+    if record.slot is not None:
+        if record.state == "paused" and record.slot.cgroup is not None:
+            with contextlib.suppress(OSError):
+                record.slot.cgroup.thaw()
+        kill_slot(supervisor, record)
+        supervisor.services.name(record.name, [])
+        record.returncode, record.state = 128 + signal.SIGKILL, "removed"
+        for waiter in record.waiters:
+            waiter.reply(exit_message(record))
+        record.waiters = []
+    forget(supervisor, record)
+    call.reply({"ok": True})
+
+
+def forget(supervisor: Supervisor, record: Record) -> None:
+    supervisor.records.pop(record.id, None)
+    supervisor.services.forget_output(record)
+    os.close(record.ring)
+    record.ring = -1
+    if record.private >= 0:
+        supervisor.later(lambda: supervisor.pool.clear_away(record.private))
+
+
+VERBS = {"wait": wait, "signal": send_signal, "remove": remove}

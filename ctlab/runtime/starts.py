@@ -1,0 +1,317 @@
+"""Verbs that start containers: a slot, its limits, its links, its orders, and the word to go."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from typing import TYPE_CHECKING, Any
+
+from ..kernel import capabilities
+from ..plan import ops
+from . import ends, executor, pool, protocol
+from .calls import Call, Refused
+from .log_ring import LogRing
+from .record import Record, Slot
+
+if TYPE_CHECKING:
+    from .supervisor import Supervisor
+
+
+def start(supervisor: Supervisor, call: Call) -> None:
+    """Start a container, new or again; the answer comes once its program has been exec'ed."""
+    message = call.message
+    record = supervisor.records.get(message["id"])
+    if record is not None and record.slot is not None:
+        raise Refused("StateError", f"container {message['name']} is running already")
+    again = record is not None
+    if record is None:
+        record = Record(message["id"], message["key"], message["name"], LogRing.create())
+        supervisor.records[record.id] = record
+    try:
+        _start(supervisor, call, record, again)
+    except BaseException:
+        ends.unmake(supervisor, record, again)
+        raise
+
+
+def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> None:
+    message = call.message
+    record.marks = []
+    record.mark("received")
+    operations = ops.decode(message["node_operations"])
+    first = next((operation for operation in operations if isinstance(operation, ops.MakeVeth)), None)
+    slot = None
+    if message["prepare"] is None and not again and first is not None and first.peer == "eth0":
+        slot = supervisor.pool.take()
+    if slot is None:
+        slot = _make_slot(supervisor, message, record, again)
+    record.mark("slot")
+    record.slot, record.private = slot, slot.private
+    record.starter, record.go_sent, record.state = call, False, "starting"
+    record.returncode, record.oom_killed = None, False
+    record.restarting, record.remove_at_exit = again, message["remove_at_exit"]
+    record.start_number = message["start"]
+    record.terminals = []
+    supervisor.on(slot.pidfd, lambda: ends.ended(supervisor, record, _status))
+    supervisor.on(slot.status.fileno(), lambda: _status(supervisor, record))
+    _limit(slot, message["limits"])
+    record.mark("limits")
+    mounts = [supervisor.detached_mount(path, message["idmap"]) for path in message["mounts"]]
+    hardware = [[first.peer, first.peer_mac, first.mtu]] if slot.spare is not None and first is not None else []
+    orders = {"operations": message["inside"], "hardware": hardware, "body": message["body"]}
+    sent = [*mounts, *call.descriptors]
+    try:
+        # With one link, which is there already, the inside is configured while we do the node's side.
+        early = slot.spare is not None and sum(isinstance(operation, ops.MakeVeth) for operation in operations) == 1
+        if early:
+            _order(slot, orders, sent)
+        try:
+            record.node_undo = supervisor.node.perform(operations, peer_pid=slot.pid, spare=slot.spare)
+        except executor.Failure as error:
+            if error.errno == errno.ESRCH:  # the first process is dead: what it said is the reason
+                _last_words(slot)
+            raise
+        if not early:
+            _order(slot, orders, sent)
+    finally:
+        for mount in mounts:
+            os.close(mount)
+    call.close_descriptors()
+    record.mark("node")
+    made = [operation.name for operation in operations if isinstance(operation, ops.MakeVeth)]
+    record.fresh_links = made[1:] if slot.spare is not None else made
+    slot.spare = None
+    record.links = message["links"]
+    if message["endpoints"]:
+        supervisor.services.name(record.name, message["endpoints"])
+    execute = ops.decode(message["inside"][-1:])[0]
+    assert isinstance(execute, ops.Execute)
+    if execute.argv and not execute.init and not execute.tty and not record.fresh_links:
+        # The node's side is done and nothing else has to be asked: it may run as soon as it is ready itself.
+        _collect(supervisor, record, slot)
+        _go(supervisor, record, slot)
+
+
+def _order(slot: Slot, orders: dict[str, Any], mounts: list[int]) -> None:
+    """Send a first process its orders; if it has died already, raise what it said last."""
+    try:
+        protocol.send(slot.status, orders, mounts)
+    except (BrokenPipeError, ConnectionResetError):
+        _last_words(slot)
+        raise
+
+
+def _last_words(slot: Slot) -> None:
+    """Raise what a dead first process gave as the reason, if it gave one."""
+    said, _, _ = protocol.receive(slot.status)
+    if said is not None and "error" in said:
+        raise Refused(said["error"], _with_quota(said)["message"], said["errno"]) from None
+
+
+def _with_quota(said: dict[str, Any]) -> dict[str, Any]:
+    """What a first process died of, with the quota named where it is one."""
+    if said["errno"] == errno.ENOSPC and not said["message"].startswith(("WriteFile", "Folder", "write")):
+        # Not a full file system: detached mounts are counted as mount namespaces, too.
+        return said | {"message": no_room(said["message"], errno.ENOSPC)}
+    return said
+
+
+# Where an encoded Execute has its capabilities: behind its own name.
+_CAPABILITIES = 1 + ops.Execute._fields.index("capabilities")
+
+
+def _make_slot(supervisor: Supervisor, message: dict[str, Any], record: Record, again: bool) -> Slot:
+    given = message["prepare"] or message["prepare_again"]
+    operations = ops.decode(given) if given else supervisor.pool.operations
+    network = message["network"]
+    joined = -1
+    if network != "own":
+        operations = pool.without_network(operations)
+        if network != "node":
+            other = supervisor.record(network)
+            joined = other.namespaces.get("net", other.pidfd)
+            if joined < 0:
+                raise Refused("StateError", "the container whose network is to be shared isn't running")
+    try:
+        return supervisor.pool.make(
+            operations,
+            capabilities.mask(message["inside"][-1][_CAPABILITIES]),
+            private=record.private if again else None,
+            network_of=joined,
+        )
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EAGAIN, errno.ENOMEM):
+            raise Refused("KernelError", no_room(error.strerror or "", error.errno), error.errno) from None
+        raise
+
+
+def no_room(what: str, number: int) -> str:
+    """The message for a quota of the machine that is used up: `what` is the call that the kernel refused."""
+    call = what.partition("(")[0].partition(":")[0]
+    return (
+        f"the kernel has no room for another container: {call} gave {errno.errorcode[number]}; a quota is used up: "
+        "/proc/sys/user/max_*_namespaces, a cgroup's pids.max or cgroup.max.descendants"
+    )
+
+
+def _limit(slot: Slot, writes: list[list[Any]]) -> None:
+    for controller, file, value, optional in writes:
+        if slot.cgroup is None:
+            raise Refused("LimitRefused", f"no cgroup here to write {file} to")
+        try:
+            slot.cgroup.write(controller, file, value)
+        except OSError as error:
+            if optional and error.errno == errno.ENOENT:
+                continue
+            raise Refused("LimitRefused", f"{controller}\t{file}\t{value}", error.errno or 0) from error
+
+
+def _status(supervisor: Supervisor, record: Record) -> None:
+    """The first process says how far it is; its end of file means that the program has been exec'ed."""
+    slot = record.slot
+    if slot is None:
+        return
+    message, descriptors, _ = protocol.receive(slot.status)
+    if message is None:
+        supervisor.off(slot.status.fileno())
+        slot.status.close()
+        if record.go_sent and record.starter is not None:
+            _running(supervisor, record)
+        return
+    if "terminals" in message:
+        record.terminals = descriptors
+    elif "configured" in message:
+        record.marks += [(what, moment) for what, moment in message["marks"]]
+        record.mark("configured")
+        if record.go_sent:
+            return
+        if message["init"]:
+            record.namespaces = namespace_descriptors(slot.pid)
+        _go_when_up(supervisor, record, slot, _CARRIER_TRIES)
+        _collect(supervisor, record, slot)
+    elif "error" in message:
+        starter, record.starter = record.starter, None
+        again = record.restarting
+        ends.kill_slot(supervisor, record)
+        ends.unmake(supervisor, record, again)
+        if starter is not None:
+            starter.reply(_with_quota(message))
+
+
+_SAMPLE_AFTER_SECONDS = 0.005
+_CARRIER_TRIES = 100
+_CARRIER_STEP_SECONDS = 0.001
+
+
+def _go_when_up(supervisor: Supervisor, record: Record, slot: Slot, tries: int) -> None:
+    """Let the program run once its links carry packets: a pair made just now needs the kernel's link watch first."""
+    if record.slot is not slot:
+        return
+    if record.fresh_links and tries:
+        record.fresh_links = [name for name in record.fresh_links if not _carries(name)]
+        if record.fresh_links:
+            supervisor.after(_CARRIER_STEP_SECONDS, lambda: _go_when_up(supervisor, record, slot, tries - 1))
+            return
+    _go(supervisor, record, slot)
+
+
+def _collect(supervisor: Supervisor, record: Record, slot: Slot) -> None:
+    """Hand what it will write to the collector."""
+    out, err = record.terminals or (slot.out, slot.err)
+    supervisor.services.collect(record, out, err)
+    for descriptor in {out, err, slot.out, slot.err}:
+        os.close(descriptor)
+    slot.out = slot.err = -1
+    record.terminals = []
+
+
+def _go(supervisor: Supervisor, record: Record, slot: Slot) -> None:
+    record.mark("go")
+    supervisor.later(supervisor.pool.refill_soon)
+    record.go_sent = True
+    with contextlib.suppress(OSError):  # it has died: its pidfd says so
+        protocol.send(slot.status, {"go": True})
+
+
+def _carries(name: str) -> bool:
+    try:
+        with open(f"/sys/class/net/{name}/operstate", encoding="ascii") as file:
+            return file.read().strip() == "up"
+    except OSError:
+        return True
+
+
+def namespace_descriptors(pid: int) -> dict[str, int]:
+    """The namespaces of a process that will hide itself: an init of ours isn't dumpable, so a pidfd won't do."""
+    return {
+        kind: os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+        for kind in ("mnt", "pid", "net", "uts", "ipc", "cgroup")
+    }
+
+
+def _running(supervisor: Supervisor, record: Record) -> None:
+    starter, record.starter = record.starter, None
+    record.state = "running"
+    record.mark("executed")
+    assert record.slot is not None
+    if starter is not None:
+        starter.reply({"id": record.id, "state": "running", "marks": record.marks}, process=record.slot.pid)
+    slot = record.slot
+    # A program that is gone by then leaves no sample; nobody who starts many short ones pays for the sampler.
+    supervisor.after(_SAMPLE_AFTER_SECONDS, lambda: _sample(supervisor, record, slot))
+    supervisor.tell({"event": "started", "id": record.id})
+    if record.slot.cgroup is not None:
+        with contextlib.suppress(OSError):
+            record.oom_before = record.slot.cgroup.oom_kills() or 0
+
+
+def _sample(supervisor: Supervisor, record: Record, slot: Slot) -> None:
+    if record.slot is slot:
+        supervisor.services.sample(record)
+
+
+def start_many(supervisor: Supervisor, call: Call) -> None:
+    """A batch of starts with one answer: the ids that run, or the first error (and none is left)."""
+
+    class Part(Call):
+        __slots__ = ()
+
+        def reply(self, answer: Any, descriptors: Any = None, process: int | None = None) -> None:
+            batch.done(self, answer)
+
+    class Batch:
+        def __init__(self) -> None:
+            self.waiting = len(call.message["starts"])
+            self.failed: dict[str, Any] | None = None
+
+        def done(self, part: Part, answer: dict[str, Any]) -> None:
+            self.waiting -= 1
+            if "error" in answer and self.failed is None:
+                self.failed = {**answer, "name": part.message["name"]}
+            if not self.waiting:
+                self.finish()
+
+        def finish(self) -> None:
+            if self.failed is not None:
+                for one in call.message["starts"]:
+                    record = supervisor.records.get(one["id"])
+                    if record is not None:
+                        ends.kill_slot(supervisor, record)
+                        supervisor.services.name(record.name, [])
+                        ends.forget(supervisor, record)
+                call.reply(self.failed)
+                return
+            call.reply({"ok": True})
+
+    batch = Batch()
+    for message in call.message["starts"]:
+        part = Part(call.connection, message, [])
+        try:
+            start(supervisor, part)
+        except Exception as error:
+            kind = getattr(error, "kind", "KernelError")
+            part.reply({"error": kind, "message": str(error), "errno": getattr(error, "errno", 0) or 0})
+
+
+VERBS = {"start": start, "start_many": start_many}
