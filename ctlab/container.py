@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from .kernel.capabilities import DEFAULT
 from .names import key, nearest, parse_signal
 from .plan import limits as limits_plan
 from .request import SCRIPT_DESCRIPTOR, environment, limits_of, several
+from .runtime.client import readable, readable_of
 from .runtime.program import DEFAULT_PATH
 from .spec import ContainerSpec, EndpointSpec
 from .words_of_command import split_command
@@ -219,7 +219,7 @@ class Container:
         connection = client.connection()
         try:
             connection.send({"do": "wait", "id": self.id})
-            if timeout is not None and not select.select([connection.socket], [], [], timeout)[0]:
+            if timeout is not None and not readable(timeout, connection.socket.fileno()):
                 raise TimedOut(f"container {self.name} still runs after {timeout:g} s")
             reply = connection.receive()
         except StateError:
@@ -388,14 +388,14 @@ class Container:
                     if reply is not None and not going_on:
                         break
                     timeout = interrupts.timeout_ms()
-                    watched: list[Any] = [follower.fileno()] + ([connection.socket] if reply is None else [])
+                    watched = [follower.fileno()] + ([connection.socket.fileno()] if reply is None else [])
                     wait_seconds = None if timeout < 0 else timeout / 1000
                     if reply is not None:
                         wait_seconds = 0.2
-                    ready = select.select(watched, [], [], wait_seconds)[0]
+                    ready = readable_of(wait_seconds, watched)
                     if reply is not None and not ready:
                         break  # it has ended; a descendant outside its PID namespace can't be, so nothing comes
-                    if connection.socket in ready:
+                    if connection.socket.fileno() in ready:
                         reply = connection.receive()
         client.give_back(connection)
         self._exited(reply.message)

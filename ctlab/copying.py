@@ -76,6 +76,8 @@ def copy_out(container: Container, source: str, destination: str | os.PathLike[s
                 top = len(members[0].name)
                 for member in members:
                     member.name = place.name + member.name[top:]
+                    if member.islnk():  # to another member, which has just been renamed too
+                        member.linkname = place.name + member.linkname[top:]
                     try:
                         tarfile.data_filter(member, str(place.parent))
                     except tarfile.FilterError as error:

@@ -5,6 +5,7 @@ Specs are checked, addresses taken, the order sent; whatever fails gives everyth
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import secrets
@@ -86,6 +87,11 @@ def create(lab: Lab, names: list[str], argv: list[str], keywords: dict[str, Any]
     except BaseException:
         for attachment in attachments:
             attachment.give_back()
+        for container in made:
+            if container._gone or lab.gone:
+                continue
+            with contextlib.suppress(CtlabError):  # interrupted, it may have started after all
+                lab._call({"do": "remove", "id": container.id})
         for container in made:
             container._gone = "it never ran"
             lab._containers.pop(key(container.name), None)

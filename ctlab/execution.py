@@ -36,6 +36,7 @@ class Execution:
         self.number = next(_numbers)
         self.returncode: int | None = None
         self._ended = threading.Event()
+        self._answered = False  # nothing is to come any more on the connection
 
     def _message(self, *, tty: bool, detached: bool) -> dict[str, Any]:
         return {
@@ -53,19 +54,16 @@ class Execution:
         began = time.monotonic()
         client = self._container.lab._client
         connection = client.connection()
-        clean = False
         pipes = _Pipes(stdin, tty)
         try:
             connection.send(self._message(tty=tty, detached=False), [*pipes.theirs, *extra])
             pipes.close_theirs()
             reply = self._communicate(connection, pipes, sink)
-            clean = True
         except LabGone:
-            raise
-        except CtlabError:
-            clean = True
+            self._answered = False
             raise
         finally:
+            clean = self._answered
             pipes.close()
             if clean:
                 client.give_back(connection)
@@ -101,12 +99,17 @@ class Execution:
                     break
                 for descriptor, _ in events:
                     if descriptor == connection.socket.fileno():
-                        answer = connection.receive()
+                        try:
+                            answer = connection.receive()
+                        except CtlabError:
+                            self._answered = True
+                            raise
                         if "started" in answer.message:
                             for master in pipes.adopt(answer.descriptors):
                                 poll.register(master, select.POLLIN)
                         else:
                             reply = answer
+                            self._answered = True
                             poll.unregister(connection.socket)
                     elif descriptor == pipes.writable:
                         if not pipes.feed():

@@ -6,13 +6,13 @@ import codecs
 import contextlib
 import itertools
 import os
-import select
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from .completed import Logs
 from .errors import CtlabError, LabGone
+from .runtime.client import readable
 from .runtime.log_ring import RECORD_BYTES, LogRing, Record
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Follower:
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
                 return
-            select.select([self._event], [], [], 1.0 if left is None else min(1.0, left))
+            readable(1.0 if left is None else min(1.0, left), self._event)
 
     def close(self) -> None:
         """Stop following."""

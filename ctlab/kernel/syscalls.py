@@ -187,6 +187,18 @@ def close_all_but(keep: Iterable[int]) -> None:
     close_range(previous + 1)
 
 
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+_SYS_KEYCTL = 250 if _X86 else 219
+
+
+def leave_keyring() -> None:
+    """Join a new, empty session keyring: the one inherited holds the keys of the person who started us.
+
+    A kernel without keys has none to lose.
+    """
+    _libc.syscall(ctypes.c_long(_SYS_KEYCTL), ctypes.c_int(_KEYCTL_JOIN_SESSION_KEYRING), None)
+
+
 class _CloneArgs(ctypes.Structure):
     _fields_ = tuple(
         (name, ctypes.c_uint64)
@@ -289,9 +301,11 @@ class _MountAttr(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd"))
 
 
-def mount_setattr(descriptor: int, attr_set: int, *, recursive: bool = False, userns: int = -1) -> None:
-    """mount_setattr(2) on a mount descriptor."""
-    attributes = _MountAttr(attr_set, 0, 0, max(userns, 0))
+def mount_setattr(
+    descriptor: int, attr_set: int, *, recursive: bool = False, userns: int = -1, propagation: int = 0
+) -> None:
+    """mount_setattr(2) on a mount descriptor; `propagation` is MS_PRIVATE or another of its kind, 0 leaves it."""
+    attributes = _MountAttr(attr_set, 0, propagation, max(userns, 0))
     _check(
         _libc.syscall(
             ctypes.c_long(_SYS_MOUNT_SETATTR),

@@ -274,7 +274,9 @@ class Sampler:
 
     def _remove(self, key: int) -> None:
         """Take a last sample if the counters can still be read, then forget the container."""
-        container = self._containers.pop(key)
+        container = self._containers.pop(key, None)
+        if container is None:
+            return  # it ended before it was worth reading
         rows, endpoint_rows = self._sample([container], math.inf)
         self._rings[0].append_rows(rows)
         self._rings[1].append_rows(endpoint_rows)

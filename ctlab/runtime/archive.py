@@ -59,7 +59,10 @@ def _in_child(
     else:
         pid, pidfd = syscalls.clone3_python(0)
     if pid == 0:
-        _work(theirs, work)
+        keep = {theirs.fileno(), *call.descriptors}
+        if record is not None:
+            keep |= {record.pidfd, *record.namespaces.values()}
+        _work(theirs, work, keep)
     if record is not None:
         supervisor.inside[pid] = pidfd
     theirs.close()
@@ -90,9 +93,10 @@ def _in_child(
     supervisor.on(pidfd, ended)
 
 
-def _work(status: socket.socket, work: Any) -> NoReturn:
+def _work(status: socket.socket, work: Any, keep: set[int]) -> NoReturn:
     try:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+        syscalls.close_all_but(keep)  # nothing of the lab may be found by a link that a container plants
         answer = work()
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, "")

@@ -21,13 +21,19 @@ class Call:
 
     def reply(self, answer: protocol.Message, descriptors: list[int] | None = None, process: int | None = None) -> None:
         """Answer; that the caller is gone is no error."""
-        with contextlib.suppress(OSError):
+        try:
             if process is not None:
                 # A program that was quicker than this answer is reaped already, and its number nobody's.
                 with contextlib.suppress(ProcessLookupError):
                     protocol.send(self.connection, answer, descriptors or (), process=process)
                     return
             protocol.send(self.connection, answer, descriptors or ())
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        except OSError as error:  # it couldn't be sent as it is (descriptors used up): that has to be said at least
+            with contextlib.suppress(OSError):
+                text = f"the answer couldn't be sent: {error.strerror}"
+                protocol.send(self.connection, {"error": "KernelError", "message": text, "errno": error.errno or 0})
 
     def fail(self, error: BaseException) -> None:
         """Answer with an error."""

@@ -149,7 +149,7 @@ class Client:
             )
         message = None
         with contextlib.suppress(ConnectionResetError):  # it was killed with our message unread
-            message = protocol.receive(control)[0] if _readable(_START_SECONDS, control.fileno()) else None
+            message = protocol.receive(control)[0] if readable(_START_SECONDS, control.fileno()) else None
         if message is None:
             said = os.pread(errors.fileno(), 4000, 0).decode(errors="replace").strip().splitlines()
             raise CtlabError(f"the lab's keeper ended at start: {said[-1] if said else 'no reason given'}")
@@ -170,9 +170,9 @@ class Client:
                 if self._keeper_pidfd < 0:
                     self._keeper_pidfd = os.pidfd_open(self._spawned[0])
                 signal.pidfd_send_signal(self._keeper_pidfd, signal.SIGCONT)  # it may have been stopped
-                if not _readable(_STOP_SECONDS, self._keeper_pidfd):
+                if not readable(_STOP_SECONDS, self._keeper_pidfd):
                     signal.pidfd_send_signal(self._keeper_pidfd, signal.SIGKILL)
-                    _readable(_STOP_SECONDS, self._keeper_pidfd)
+                    readable(_STOP_SECONDS, self._keeper_pidfd)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(self._spawned.pop(), os.WNOHANG)
             if self._keeper_pidfd >= 0:
@@ -299,11 +299,19 @@ class Client:
         self._events.close()
 
 
-def _readable(seconds: float, descriptor: int) -> bool:
+def readable(seconds: float, descriptor: int) -> bool:
     """Wait for a descriptor (of any number: select stops at 1024); False when the time is over."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
+
+
+def readable_of(seconds: float | None, descriptors: Sequence[int]) -> list[int]:
+    """Those that are readable, once one is or the time is over; None: no time limit."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in poll.poll(None if seconds is None else seconds * 1000)]
 
 
 def _memfile() -> BinaryIO:

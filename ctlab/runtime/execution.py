@@ -56,15 +56,17 @@ def clone_inside(supervisor: Supervisor, record: Record, *, python: bool = False
     if folder is not None and folder.clone_fd is not None:
         clone_into = folder.clone_fd
     syscalls.setns(record.namespaces.get("pid", record.pidfd), syscalls.CLONE_NEWPID)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # born so: nobody in the container can look into the child at any time
+    pid = -1
     try:
         clone = syscalls.clone3_python if python else syscalls.clone3
         pid, pidfd = clone(0, clone_into)
-    except OSError:
-        syscalls.setns(supervisor.own_pidfd, syscalls.CLONE_NEWPID)
-        raise
+    finally:
+        if pid != 0:
+            syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+            syscalls.setns(supervisor.own_pidfd, syscalls.CLONE_NEWPID)
     if pid == 0:
         return 0, -1
-    syscalls.setns(supervisor.own_pidfd, syscalls.CLONE_NEWPID)
     if folder is not None:
         folder.close()
     return pid, pidfd
@@ -111,6 +113,10 @@ def execute(supervisor: Supervisor, call: Call) -> None:
     supervisor.executions[message["execution"]] = runner
     try:
         protocol.send(runner.control, order, [*handed, *call.descriptors])
+    except OSError:  # it has just died; the caller hears of it from whoever called us, and once
+        runner.call = None
+        supervisor.executions.pop(message["execution"], None)
+        raise
     finally:
         call.close_descriptors()
         if folder is not None:

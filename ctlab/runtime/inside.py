@@ -147,7 +147,7 @@ class Root:
         os.close(parent)
 
     def write_file(self, operation: ops.WriteFile) -> None:
-        flags = os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe is replaced
         try:
             file = self.open(operation.path, flags)
         except OSError:

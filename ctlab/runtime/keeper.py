@@ -152,9 +152,13 @@ class Keeper:
                 -100, message["path"], syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE
             )  # -100: AT_FDCWD
             try:
+                # Shared with the machine's mount it would be unmounted there when it is unmounted here.
+                syscalls.mount_setattr(descriptor, 0, recursive=True, propagation=syscalls.MS_PRIVATE)
                 if message.get("idmap"):
                     with contextlib.suppress(OSError):  # a file system without idmapped mounts: owners show as nobody
-                        syscalls.mount_setattr(descriptor, syscalls.MOUNT_ATTR_IDMAP, userns=self.user_namespace)
+                        syscalls.mount_setattr(
+                            descriptor, syscalls.MOUNT_ATTR_IDMAP, recursive=True, userns=self.user_namespace
+                        )
                 protocol.send(self.channel, {"ok": True}, [descriptor])
             finally:
                 os.close(descriptor)

@@ -23,6 +23,7 @@ RUNNERS = 4  # kept waiting for `exec`
 MOST_SLOTS = 24  # what bursts can make of the number asked for
 _AT_ONCE = 2  # slots being made at a time
 _QUIET_SECONDS = 0.01  # after a start, before the pool is filled again
+_FULL_SECONDS = 5.0  # after a slot that could not be made
 _SHRINK_SECONDS = 20.0  # after a burst, before the pool is as small as before
 
 
@@ -92,6 +93,12 @@ class Pool:
                 self._shrink_set = True
                 self._supervisor.after(_SHRINK_SECONDS, self._shrink)
 
+    def _again(self, wanted: int) -> None:
+        """Try again after a failure."""
+        if not self._goal and self._wanted == wanted:
+            self._goal = wanted
+            self.refill()
+
     def _shrink(self) -> None:
         if self._supervisor.now() < self._busy_until + _SHRINK_SECONDS / 2:
             self._supervisor.after(_SHRINK_SECONDS, self._shrink)
@@ -129,9 +136,10 @@ class Pool:
             return
         self._coming -= 1
         if "failed" in message:
-            self._wanted = self._goal = (
-                0  # the machine is full: containers are made when asked for, and say so themselves
-            )
+            # The machine is full, for now: meanwhile containers are made when asked for, and say so themselves.
+            self._supervisor.tell({"event": "note", "text": f"no slot could be made: {message['message']}"})
+            wanted, self._goal = self._wanted, 0
+            self._supervisor.after(_FULL_SECONDS, lambda: self._again(wanted))
             return
         made = Slot(message["made"], message["made"])
         made.pid = message["pid"]

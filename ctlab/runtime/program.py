@@ -27,7 +27,7 @@ def _loaded_by_all() -> tuple[str, ...]:
 
 
 LOADED_BY_ALL = _loaded_by_all()  # read at import, outside the lab
-_SIGNALS = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
+_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
 
 
 class ProgramError(Exception):
@@ -74,12 +74,24 @@ def _check_executable(path: str) -> None:
         raise ProgramError("ProgramNotFound", f"{path} isn't executable (EACCES)", errno.EACCES)
 
 
+_ACCOUNTS_BYTES = 1 << 20  # of /etc/passwd and /etc/group are read
+
+
 def _lines(path: str) -> list[list[str]]:
+    """The entries of a file that is the container's to write: no pipe is waited for, no endless file is read."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return [line.rstrip("\n").split(":") for line in file]
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return []
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return []
+        text = os.read(descriptor, _ACCOUNTS_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return []
+    finally:
+        os.close(descriptor)
+    return [line.split(":") for line in text.splitlines()]
 
 
 def resolve_user(user: str) -> tuple[int, int, list[int], str]:

@@ -44,6 +44,7 @@ class _Place:
 def main(control: socket.socket, folders: cgroup.LabFolders | None, *, single_id: bool) -> NoReturn:
     """Serve orders for one container (the first one's) and one user, until the end of file."""
     capabilities.drop_bounding(capabilities.mask(capabilities.GRANTABLE))
+    syscalls.leave_keyring()
     _rehearse()
     place = _Place()
     while True:

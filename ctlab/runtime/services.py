@@ -92,7 +92,11 @@ class Services:
         """Call `then` once everything that was written by now has been collected."""
         self._sync_number += 1
         self._syncing[self._sync_number] = then
-        protocol.send(self._collector, {"do": "sync", "key": record.key, "sync": self._sync_number})
+        try:
+            protocol.send(self._collector, {"do": "sync", "key": record.key, "sync": self._sync_number})
+        except OSError:
+            del self._syncing[self._sync_number]
+            raise
 
     def follow(self, record: Record, follower: int, eventfd: int) -> None:
         """Tell `eventfd` whenever there is more."""

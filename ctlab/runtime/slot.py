@@ -75,6 +75,7 @@ def _live(birth: Birth) -> None:
     syscalls.unshare(syscalls.CLONE_NEWCGROUP)
     syscalls.close_all_but({birth.status.fileno(), *birth.streams})
     os.setsid()
+    syscalls.leave_keyring()
     title.set_title("ctlab-init")
     root = inside.Root(f"/work/{birth.number}")
     unshare, *mounts = birth.operations
@@ -180,8 +181,10 @@ def _become(
     program.set_up_streams((stdin, out, err))
     if body[0] == "script":
         os.dup2(body[1], SCRIPT_DESCRIPTOR, inheritable=True)
+        os.set_inheritable(SCRIPT_DESCRIPTOR, True)  # dup2 onto itself changes nothing
     if execute.init and execute.argv:
-        # The program is a child; this process stays as the init that reaps.
+        # The program is a child; this process stays as the init that reaps, and that nobody inside may look into.
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
         child = os.fork()
         if child:
             _be_init(birth, execute, keep, child)

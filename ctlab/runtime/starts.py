@@ -49,7 +49,7 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
     record.mark("slot")
     record.slot, record.private = slot, slot.private
     record.starter, record.go_sent, record.state = call, False, "starting"
-    record.returncode, record.oom_killed = None, False
+    record.returncode, record.oom_killed, record.oom_before = None, False, 0  # each start has a fresh cgroup
     record.restarting, record.remove_at_exit = again, message["remove_at_exit"]
     record.start_number = message["start"]
     record.terminals = []
@@ -57,11 +57,13 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
     supervisor.on(slot.status.fileno(), lambda: _status(supervisor, record))
     _limit(slot, message["limits"])
     record.mark("limits")
-    mounts = [supervisor.detached_mount(path, message["idmap"]) for path in message["mounts"]]
+    mounts: list[int] = []
     hardware = [[first.peer, first.peer_mac, first.mtu]] if slot.spare is not None and first is not None else []
     orders = {"operations": message["inside"], "hardware": hardware, "body": message["body"]}
-    sent = [*mounts, *call.descriptors]
     try:
+        for path in message["mounts"]:
+            mounts.append(supervisor.detached_mount(path, message["idmap"]))
+        sent = [*mounts, *call.descriptors]
         # With one link, which is there already, the inside is configured while we do the node's side.
         early = slot.spare is not None and sum(isinstance(operation, ops.MakeVeth) for operation in operations) == 1
         if early:
@@ -261,9 +263,6 @@ def _running(supervisor: Supervisor, record: Record) -> None:
     # A program that is gone by then leaves no sample; nobody who starts many short ones pays for the sampler.
     supervisor.after(_SAMPLE_AFTER_SECONDS, lambda: _sample(supervisor, record, slot))
     supervisor.tell({"event": "started", "id": record.id})
-    if record.slot.cgroup is not None:
-        with contextlib.suppress(OSError):
-            record.oom_before = record.slot.cgroup.oom_kills() or 0
 
 
 def _sample(supervisor: Supervisor, record: Record, slot: Slot) -> None:

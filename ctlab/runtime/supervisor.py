@@ -67,6 +67,7 @@ class Supervisor:
         self.folders = cgroup.LabFolders(start.cgroup_folders, start.cgroup_version) if start.cgroup_folders else None
         self._poll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
+        self._fresh: set[int] = set()  # registered since the last poll
         self._later: list[Callable[[], None]] = []
         self._timers: list[tuple[float, Callable[[], None]]] = []
         self.executions: dict[int, Runner] = {}
@@ -78,6 +79,7 @@ class Supervisor:
     def on(self, descriptor: int, handler: Callable[[], None]) -> None:
         """Call `handler` when `descriptor` is readable."""
         self._handlers[descriptor] = handler
+        self._fresh.add(descriptor)
         self._poll.register(descriptor, select.EPOLLIN)
 
     def off(self, descriptor: int) -> None:
@@ -124,10 +126,12 @@ class Supervisor:
                 timeout = 0.0
             elif self._timers:
                 timeout = max(0.0, self._timers[0][0] - time.monotonic())
+            self._fresh.clear()
             ready = self._poll.poll(timeout)
             for descriptor, _ in ready:
                 handler = self._handlers.get(descriptor)
-                if handler is not None:
+                # A number that was closed and given to something new meanwhile: the event is not the new one's.
+                if handler is not None and descriptor not in self._fresh:
                     self._do(handler)
             while self._timers and self._timers[0][0] <= time.monotonic():
                 self._do(self._timers.pop(0)[1])

@@ -79,7 +79,9 @@ class Tree:
         """A detached copy of the mount at a host path, fetched from our slave copy of the machine's mounts."""
         syscalls.setns(self.host_namespace, syscalls.CLONE_NEWNS)
         try:
-            return syscalls.open_tree(_AT_FDCWD, path, syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE)
+            descriptor = syscalls.open_tree(_AT_FDCWD, path, syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE)
+            syscalls.mount_setattr(descriptor, 0, recursive=True, propagation=syscalls.MS_PRIVATE)
+            return descriptor
         finally:
             syscalls.setns(self._own_namespace, syscalls.CLONE_NEWNS)
 
