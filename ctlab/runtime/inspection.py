@@ -128,6 +128,7 @@ def netlink_socket(supervisor: Supervisor, call: Call) -> None:
     """A routing netlink socket made in a container's network namespace, or in the node's."""
     container_id = call.message["id"]
     if container_id is None:
+        supervisor.settle_names()
         link = netlink.Netlink()
     else:
         record = supervisor.record(container_id)

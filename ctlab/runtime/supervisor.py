@@ -27,6 +27,7 @@ from .calls import Call, Refused
 from .record import Record, Runner
 
 _RENAME_AFTER_SECONDS = 0.004
+_RENAMED_SECONDS = 0.25  # by then the nursery has done it
 
 
 class Start(NamedTuple):
@@ -67,6 +68,7 @@ class Supervisor:
         self.folders = cgroup.LabFolders(start.cgroup_folders, start.cgroup_version) if start.cgroup_folders else None
         self._poll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
+        self._renames: dict[int, tuple[str, str]] = {}  # links in use that may not have their names yet
         self._fresh: set[int] = set()  # registered since the last poll
         self._later: list[Callable[[], None]] = []
         self._timers: list[tuple[float, Callable[[], None]]] = []
@@ -250,7 +252,19 @@ class Supervisor:
 
     def _rename(self, number: int, name: str, alias: str) -> None:
         """Let the nursery rename a link, once its start no longer needs the kernel's network lock."""
+        self._renames[number] = (name, alias)
         self.after(_RENAME_AFTER_SECONDS, lambda: self.pool.rename(number, name, alias))
+        self.after(_RENAMED_SECONDS, lambda: self._named(number))
+
+    def _named(self, number: int) -> None:
+        self._renames.pop(number, None)
+
+    def settle_names(self) -> None:
+        """Somebody is about to look at the node's links: those that may still wait for their names get them now."""
+        for number, (name, alias) in self._renames.items():
+            with contextlib.suppress(OSError):  # gone already
+                self.node_link.run([netlink.set_link(number, name=name, alias=alias)])
+        self._renames.clear()
 
     def _owner_says(self) -> None:
         """The owner sends one thing on the event socket: the far end of one more call connection."""

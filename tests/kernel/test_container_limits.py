@@ -88,7 +88,7 @@ def test_pids_limit(lab: Any) -> None:
     need_controller(lab, "pids")
     container = lab.run(["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do sleep 60 & done; wait"], pids_limit=4)
     assert wait_until(lambda: "ork" in container.logs().stderr or container.state == "exited"), container.logs()
-    assert setting(container, "pids", "pids.max") == "4" if container.state == "running" else True
+    assert setting(lab.run(["sleep", "60"], pids_limit=4), "pids", "pids.max") == "4"
 
 
 def test_cpus_throttle(lab: Any) -> None:
