@@ -62,7 +62,6 @@ def connect(lab: Lab, net: Network, container: Container, ip: Any, ip6: Any, mac
             )
         asked = {"ip": ip, "ip6": ip6, "mac_address": mac}
         attachment = creating.attach(lab, container, net.name, 0, asked, {})
-        number = max(container._endpoints)
         number = next(n for n, e in container._endpoints.items() if e.network == net.name)
         try:
             lab._call(attach_message(container, number))

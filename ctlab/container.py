@@ -340,8 +340,6 @@ class Container:
     # -- what it wrote ------------------------------------------------------------------------------
     def logs(self, *, tail: int | None = None, since: str | float | None = None, timestamps: bool = False) -> Logs:
         """What it wrote to stdout and stderr, as far as it is kept."""
-        if self._gone and not self._gone.startswith("replaced"):
-            self._alive()
         self._alive()
         seconds = units.parse_duration(since) if since is not None else None
         return output.logs(self, tail=tail, since_seconds=seconds, timestamps=timestamps)

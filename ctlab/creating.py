@@ -228,8 +228,6 @@ def find_image(lab: Lab, text: str, command: tuple[str, ...]) -> reference.Refer
             finally:
                 os.close(descriptor)
         lab._images.add(image.key)
-    if image.kind != "system" and not command and image.kind == "archive":
-        pass  # a tar file carries no command of its own: the container idles
     return image
 
 

@@ -21,7 +21,6 @@ from .ipam import (
 )
 from .names import check_name
 from .plan import network as network_plan
-from .plan import ops
 from .request import several
 from .spec import EndpointSpec, NetworkSpec
 
@@ -83,7 +82,7 @@ class Network:
         return connecting.disconnect(self.lab, self, self.lab._container(container))
 
     def remove(self) -> None:
-        """Remove it; AddressError names who is still attached."""
+        """Remove it; StateError names who is still attached."""
         from . import connecting
 
         connecting.remove_network(self.lab, self)
@@ -229,8 +228,3 @@ def release(network: Network, endpoint: EndpointSpec) -> None:
         for pool in network.pools:
             if address.version == pool.subnet.version:
                 pool.release(address)
-
-
-def operations(network: Network) -> list[ops.Operation]:
-    """What makes it."""
-    return network_plan.create(network.spec)

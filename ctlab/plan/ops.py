@@ -154,7 +154,7 @@ class Mount(NamedTuple):
 
 
 class Mask(NamedTuple):
-    """Hide a path: /dev/null over a file, an empty read-only tmpfs over a folder. Absent is fine."""
+    """Hide a path: /dev/null over a file, an empty read-only folder over a folder. Absent is fine."""
 
     path: str
 

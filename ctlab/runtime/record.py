@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import time
 from typing import TYPE_CHECKING, Any
@@ -34,7 +33,7 @@ class Slot:
 
 
 class Runner:
-    """A process that waits to run one program in a container (see `runner`)."""
+    """A process that runs programs in a container, one after the other (see `runner`)."""
 
     __slots__ = ("call", "control", "identity", "pidfd", "record", "used")
 
@@ -74,7 +73,6 @@ class Record:
         self.namespaces: dict[str, int] = {}  # descriptors, where the first process can't be asked for them
         self.terminals: list[int] = []
         self.waiters: list[Call] = []
-        self.last_usage: dict[str, int] = {}
 
     def mark(self, what: str) -> None:
         """Note the time at which a step of the start was done."""
@@ -96,11 +94,3 @@ def returncode(status: os.waitid_result) -> int:
     if status.si_code == os.CLD_EXITED:
         return status.si_status
     return 128 + status.si_status
-
-
-def signal_number(name: str | int) -> int:
-    """``TERM``, ``SIGTERM`` or ``15`` as a number; ValueError otherwise."""
-    if isinstance(name, int) or name.isdigit():
-        return int(signal.Signals(int(name))) if int(name) else 0
-    full = name.upper() if name.upper().startswith("SIG") else "SIG" + name.upper()
-    return int(signal.Signals[full])

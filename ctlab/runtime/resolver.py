@@ -30,7 +30,6 @@ class Names:
     def __init__(self) -> None:
         self._addresses: dict[str, dict[str, list[str]]] = {}  # name -> network -> addresses
         self._networks_of: dict[str, set[str]] = {}  # address of an asker -> the networks it is on
-        self._aliases: dict[str, str] = {}
 
     def set(self, name: str, endpoints: list[tuple[str, list[str]]]) -> None:
         """Give `name` its addresses, replacing what it had; none: the name goes."""
