@@ -118,6 +118,7 @@ class World:
 
     # -- set-up ---------------------------------------------------------------------------------
     def _set_up_files(self) -> None:
+        self.shown = {str(ROOT), sys.prefix, str(Path(sys.executable).resolve().parent)}
         needed = {str(ROOT): os.open(ROOT, os.O_PATH)}
         for path in (sys.prefix, str(Path(sys.executable).resolve().parent)):
             needed[path] = os.open(path, os.O_PATH)
@@ -200,13 +201,7 @@ class World:
             "namespace": namespaces(pids),
             "interface": {name for _, name in socket.if_nameindex()},
             "cgroup": {root for path in self.parents.values() for root, _, _ in os.walk(path)},
-            "file": {
-                os.path.join(root, name)
-                for path in (*WATCHED, self.home)
-                for root, folders, files in os.walk(path)
-                for name in (*folders, *files)
-                if root != f"{self.home}/out"
-            },
+            "file": self._files(),
             "half-written": {str(path) for path in (ROOT / "ctlab").rglob("*.pyc.*")},
             "mount": set(),
         }
@@ -220,6 +215,16 @@ class World:
                     for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
                         seen["mount"].add(f"{namespace} {line.split(' ', 2)[2]}")
         return seen
+
+    def _files(self) -> set[str]:
+        """All files of the watched folders, without a checkout that lies there: it has thousands, and none is a lab's."""
+        found = set()
+        for path in (*WATCHED, self.home):
+            for root, folders, files in os.walk(path):
+                folders[:] = [name for name in folders if os.path.join(root, name) not in self.shown]
+                if root != f"{self.home}/out":
+                    found |= {os.path.join(root, name) for name in (*folders, *files)}
+        return found
 
     def reap(self) -> None:
         """Collect what has no other parent than us."""
