@@ -217,7 +217,7 @@ class World:
         return seen
 
     def _files(self) -> set[str]:
-        """All files of the watched folders, without a checkout that lies there: it has thousands, and none is a lab's."""
+        """All files of the watched folders, without a checkout that lies there (none is a lab's)."""
         found = set()
         for path in (*WATCHED, self.home):
             for root, folders, files in os.walk(path):
