@@ -21,6 +21,12 @@ import pytest
 from kernel_help import children, wait_until
 
 TEST_SECONDS = 60
+
+# A run that was started in the background of a shell ignores interrupts, and so would everything it starts: the tests
+# of interrupts would then test nothing.
+for _number in (signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 _cgroup_folders: set[str] = set()  # of every lab that this process has started
 
 
