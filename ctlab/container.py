@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from . import copying, output, ticks, units
 from .completed import Completed, Logs, Process, signal_of
 from .errors import BadInput, CtlabError, LabGone, NotFound, ProgramNotFound, StateError, TimedOut
-from .execution import Execution, Interrupts, Kept, Sink
+from .execution import Execution, Kept, Sink
+from .interrupts import Interrupts
 from .kernel.capabilities import DEFAULT
 from .names import key, nearest, parse_signal
 from .plan import limits as limits_plan
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     import pandas
 
     from .lab import Lab
+
+# How long the last of its output may take to get here on a busy machine; the end of its streams is told.
+_LAST_OUTPUT_SECONDS = 5.0
 
 
 class Container:
@@ -373,31 +377,31 @@ class Container:
         The `Completed` holds what was seen, at most 64 MB a stream, also where the lab keeps less; `dropped_bytes`
         is what was written faster than it could be read here.
         """
-        interrupts = Interrupts(lambda name: self._interrupt(name))
         client = self.lab._client
         connection = client.connection()
         connection.send({"do": "wait", "id": self.id})
         reply = None
         seen = Kept(sink)
-        with output.Follower(self) as follower:
+        with output.Follower(self) as follower, Interrupts(self._interrupt) as interrupts:
             while True:
-                with interrupts:
-                    going_on = follower.read(seen)
-                    if reply is not None and not going_on:
-                        break
-                    timeout = interrupts.timeout_ms()
-                    watched = [follower.fileno()] + ([connection.socket.fileno()] if reply is None else [])
-                    wait_seconds = None if timeout < 0 else timeout / 1000
-                    if reply is not None:
-                        wait_seconds = 0.2
-                    ready = readable_of(wait_seconds, watched)
-                    if reply is not None and not ready:
-                        break  # it has ended; a descendant outside its PID namespace can't be, so nothing comes
-                    if connection.socket.fileno() in ready:
-                        reply = connection.receive()
-        client.give_back(connection)
-        self._exited(reply.message)
-        interrupts.reraise()
+                interrupts.step()
+                going_on = follower.read(seen)
+                if reply is not None and not going_on:
+                    break
+                wait_seconds = interrupts.timeout_seconds()
+                watched = [follower.fileno(), interrupts.fileno()]
+                if reply is None:
+                    watched.append(connection.socket.fileno())
+                else:
+                    wait_seconds = _LAST_OUTPUT_SECONDS
+                ready = readable_of(wait_seconds, watched)
+                if reply is not None and not ready:
+                    break
+                if connection.socket.fileno() in ready:
+                    reply = connection.receive()
+            client.give_back(connection)
+            self._exited(reply.message)
+            interrupts.reraise()
         return Completed(
             int(reply["returncode"]), seen.text(1), seen.text(2),
             (self.finished_at or time.time()) - (self.started_at or self.created_at), self.name, self.command,

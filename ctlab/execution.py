@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import itertools
 import os
 import select
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .completed import Completed
 from .errors import CtlabError, LabGone, TimedOut
+from .interrupts import Interrupts
 from .names import parse_signal
 from .runtime.client import Connection, Reply
 
@@ -24,6 +24,7 @@ Sink = Callable[[int, str], None]
 KEPT_BYTES = 64 << 20  # what `Completed` holds at most of each stream
 _numbers = itertools.count(1)
 _CHUNK = 65536
+_LEFT_RUNNING_SECONDS = 0.2  # after its end: something that it left running may hold its streams for ever
 
 
 class Execution:
@@ -88,16 +89,19 @@ class Execution:
         if pipes.writable >= 0:
             poll.register(pipes.writable, select.POLLOUT)
         reply: Reply | None = None
-        interrupts = Interrupts(self.signal)
-        while reply is None or pipes.readable:
-            with interrupts:
-                timeout = interrupts.timeout_ms()
+        with Interrupts(self.signal) as interrupts:
+            poll.register(interrupts, select.POLLIN)
+            while reply is None or pipes.readable:
+                interrupts.step()
+                wait_seconds = interrupts.timeout_seconds()
                 if reply is not None:
-                    timeout = 200  # the program has ended; something it left running may hold its streams for ever
-                events = poll.poll(timeout)
+                    wait_seconds = _LEFT_RUNNING_SECONDS
+                events = poll.poll(None if wait_seconds is None else wait_seconds * 1000 + 1)
                 if reply is not None and not events:
                     break
                 for descriptor, _ in events:
+                    if descriptor == interrupts.fileno():
+                        continue
                     if descriptor == connection.socket.fileno():
                         try:
                             answer = connection.receive()
@@ -118,7 +122,7 @@ class Execution:
                     elif not pipes.read(descriptor, sink):
                         poll.unregister(descriptor)
                         pipes.forget(descriptor)
-        interrupts.reraise()
+            interrupts.reraise()
         return reply
 
     def start(self, descriptors: Sequence[int] = ()) -> None:
@@ -146,51 +150,6 @@ class Execution:
     def signal(self, signal: str | int) -> None:
         """Send it a signal."""
         self._container.lab._call({"do": "signal_execution", "execution": self.number, "signal": parse_signal(signal)})
-
-
-class Interrupts:
-    """Turns KeyboardInterrupt inside its ``with`` into SIGINT, SIGTERM, SIGKILL for a program, 2 s apart."""
-
-    _STEPS = ("SIGINT", "SIGTERM", "SIGKILL")
-    _STEP_SECONDS = 2.0
-
-    def __init__(self, send: Callable[[str], None]) -> None:
-        self._send = send
-        self._next = 0
-        self._due: float | None = None
-        self.interrupted = False
-
-    def __enter__(self) -> Interrupts:
-        if self._due is not None and time.monotonic() >= self._due:
-            self._escalate()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        if kind is None or not issubclass(kind, KeyboardInterrupt):
-            return False
-        self.interrupted = True
-        self._escalate()
-        return True
-
-    def _escalate(self) -> None:
-        if self._next >= len(self._STEPS):
-            self._due = None
-            return
-        with contextlib.suppress(CtlabError):
-            self._send(self._STEPS[self._next])
-        self._next += 1
-        self._due = time.monotonic() + self._STEP_SECONDS
-
-    def timeout_ms(self) -> int:
-        """How long to wait at most before the next step; -1 without one."""
-        if self._due is None:
-            return -1
-        return max(0, int((self._due - time.monotonic()) * 1000) + 1)
-
-    def reraise(self) -> None:
-        """KeyboardInterrupt, if there was one: the cell was interrupted, whatever the program did with it."""
-        if self.interrupted:
-            raise KeyboardInterrupt(f"interrupted; the program was sent {self._STEPS[min(self._next, 3) - 1]}")
 
 
 class Kept:

@@ -44,8 +44,9 @@ def test_stderr_goes_to_stderr(kernel: Any) -> None:
 def test_interrupting_run_stops_the_program_and_not_the_lab(kernel: Any, named: str) -> None:
     kernel.good("%container run -d --name other")
     kernel.start(
-        f"%%container run {named}-- python3 -\nimport time, signal\n"
-        "signal.signal(signal.SIGINT, lambda *_: (print('got it'), exit(7)))\nprint('ready')\ntime.sleep(60)"
+        f"%%container run {named}-- python3 -\nimport os, time, signal\n"
+        # os.write, since the interrupt may come while print('ready') hasn't returned yet, and print isn't reentrant
+        "signal.signal(signal.SIGINT, lambda *_: (os.write(1, b'got it'), exit(7)))\nprint('ready')\ntime.sleep(60)"
     )
     kernel.until("ready")
     kernel.interrupt()
