@@ -17,8 +17,10 @@ class Interrupts:
     """Within it, SIGINT to this process becomes SIGINT, SIGTERM, SIGKILL for a program, 2 s apart.
 
     The signal only marks a descriptor (`fileno`) that the caller's loop waits for, so no step of that loop is cut
-    in two as a KeyboardInterrupt would. After SIGKILL the next SIGINT raises KeyboardInterrupt again. In another
-    thread than the main one, or where somebody handles SIGINT in their own way, nothing is changed.
+    in two as a KeyboardInterrupt would. It is the interpreter's wake-up descriptor, written by its C handler: one
+    written in Python runs between two instructions, and would come too late for a wait that is just being entered.
+    After SIGKILL the next SIGINT raises KeyboardInterrupt again. In another thread than the main one, or where
+    somebody handles SIGINT in their own way, nothing is changed.
     """
 
     STEPS = ("SIGINT", "SIGTERM", "SIGKILL")
@@ -29,36 +31,51 @@ class Interrupts:
         self._sent = 0  # steps taken
         self._due: float | None = None
         self._installed = False
-        self._event = -1
+        self._earlier = -1  # somebody else's wake-up descriptor
+        self._read_end = self._write_end = -1
 
     def __enter__(self) -> Interrupts:
-        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._read_end, self._write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         main = threading.current_thread() is threading.main_thread()
         if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._interrupted)
             self._installed = True
-            signal.signal(signal.SIGINT, self._mark)
+            self._earlier = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         if self._installed:
+            signal.set_wakeup_fd(self._earlier)
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.close(self._event)
+        late = self._marked()
+        os.close(self._read_end)
+        os.close(self._write_end)
+        if late and kind is None:
+            raise KeyboardInterrupt
 
     def fileno(self) -> int:
         """Readable once there was an interrupt."""
-        return self._event
+        return self._read_end
 
-    def _mark(self, number: int, frame: Any) -> None:
+    def _interrupted(self, number: int, frame: Any) -> None:
         if self._sent == len(self.STEPS):
             signal.default_int_handler(number, frame)
-        os.eventfd_write(self._event, 1)
+
+    def _marked(self) -> bool:
+        """Whether there was an interrupt; what belongs to an earlier owner of the descriptor goes on to it."""
+        try:
+            signals = os.read(self._read_end, 4096)
+        except BlockingIOError:
+            return False
+        others = bytes(number for number in signals if number != signal.SIGINT)
+        if others and self._earlier >= 0:
+            with contextlib.suppress(OSError):
+                os.write(self._earlier, others)
+        return len(others) < len(signals)
 
     def step(self) -> None:
         """Send what is due: the next signal after an interrupt, and 2 s after the one before."""
-        marked = False
-        with contextlib.suppress(BlockingIOError):
-            marked = os.eventfd_read(self._event) > 0
-        if not marked and (self._due is None or time.monotonic() < self._due):
+        if not self._marked() and (self._due is None or time.monotonic() < self._due):
             return
         if self._sent == len(self.STEPS):
             self._due = None

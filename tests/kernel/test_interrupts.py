@@ -1,0 +1,79 @@
+"""Interrupts of a foreground program, at moments chosen badly, and the signals of other people."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from ctlab.interrupts import Interrupts
+
+pytestmark = pytest.mark.kernel
+
+
+def test_an_interrupt_at_any_moment_reaches_the_program(lab: Any) -> None:
+    """Each comes within 0.8 ms of a line of output, while other threads want the interpreter too."""
+    web = lab.run(name="web")
+    seen, over = threading.Event(), threading.Event()
+
+    def interrupt() -> None:
+        while seen.wait() and not over.is_set():
+            seen.clear()
+            time.sleep(random.random() * 0.0008)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def compute() -> None:
+        while not over.is_set():
+            sum(range(1000))
+
+    threads = [threading.Thread(target=work) for work in (interrupt, compute)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(100):
+            began = time.monotonic()
+            with pytest.raises(KeyboardInterrupt, match="the program was sent SIGINT"):
+                web.exec(["sh", "-c", "echo ready; exec sleep 60"], sink=lambda stream, text: seen.set())
+            assert time.monotonic() - began < Interrupts.STEP_SECONDS  # the first signal was enough
+    finally:
+        over.set()
+        seen.set()
+        for thread in threads:
+            thread.join()
+    assert web.exec(["echo", "still here"]).stdout == "still here\n"
+
+
+def test_other_signals_reach_who_waits_for_them() -> None:
+    """An event loop (the notebook's kernel is one) hears of its signals by the descriptor that is borrowed here."""
+    theirs, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    caught: list[int] = []
+    earlier = signal.signal(signal.SIGUSR1, lambda number, _: caught.append(number))
+    before = signal.set_wakeup_fd(wakeup)
+    try:
+        with Interrupts(lambda name: None) as interrupts:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            interrupts.step()
+        assert signal.set_wakeup_fd(wakeup) == wakeup
+        assert caught == [signal.SIGUSR1] and os.read(theirs, 10) == bytes([signal.SIGUSR1])
+    finally:
+        signal.set_wakeup_fd(before)
+        signal.signal(signal.SIGUSR1, earlier)
+        os.close(theirs)
+        os.close(wakeup)
+
+
+def test_after_sigkill_the_next_interrupt_is_the_cells_own() -> None:
+    sent: list[str] = []
+    with pytest.raises(KeyboardInterrupt), Interrupts(sent.append) as interrupts:
+        for _ in Interrupts.STEPS:
+            os.kill(os.getpid(), signal.SIGINT)
+            interrupts.step()
+        assert sent == list(Interrupts.STEPS)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
