@@ -14,7 +14,6 @@ Nothing heavy is imported here: names are loaded when they are first used.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -40,7 +39,10 @@ _WHERE = {
     "doctor": "doctor",
 }
 
+TYPE_CHECKING = False  # the lab's inside imports this package too, and not `typing`: see `kernel.lean`
 if TYPE_CHECKING:
+    from typing import Any
+
     from .completed import Completed as Completed
     from .container import Container as Container
     from .doctor import doctor as doctor

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from . import creating, network
 from .container import Container
-from .errors import LabGone, NameInUse
+from .errors import CtlabError, NameInUse
 from .names import check_name, key
 from .network import Attachment
 from .plan import limits as limits_plan
-from .runtime import protocol
 from .runtime.client import raise_failure
 from .starting import name_endpoints
+from .whole import whole
 
 if TYPE_CHECKING:
     from .lab import Lab
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 def rename(lab: Lab, container: Container, name: str) -> None:
     check_name("container", name)
-    with lab._lock:
+    with whole(lab):
         other = lab._containers.get(key(name))
         if other is not None and other is not container:
             raise NameInUse(f"container '{name}' exists ({other.state})")
         spec = dataclasses.replace(container.spec, name=name)
-        lab._call({"do": "rename", "id": container.id, "name": name, "endpoints": name_endpoints(container)})
+        order = {"do": "rename", "id": container.id, "endpoints": name_endpoints(container)}
+        lab._call(order | {"name": name}, undo=[order | {"name": container.name}])
         del lab._containers[key(container.name)]
         container._spec = spec
         lab._containers[key(name)] = container
@@ -37,15 +38,11 @@ def rename(lab: Lab, container: Container, name: str) -> None:
         for endpoint in container.endpoints:
             net = lab._networks[key(endpoint.network)]
             network.release(net, endpoint)
-            attachment = Attachment(net, name)
-            four = next((a.partition("/")[0] for a in endpoint.addresses if ":" not in a), None)
-            six = next((a.partition("/")[0] for a in endpoint.addresses if ":" in a), None)
-            attachment.take(four, six)
-    lab._changed()
+            Attachment(net, name).take_again(endpoint)
 
 
 def update(lab: Lab, container: Container, wanted: limits_plan.Limits) -> None:
-    with lab._lock:
+    with whole(lab):
         spec = dataclasses.replace(container.spec, limits=wanted)
         creating.check_limits(lab, spec)
         version = lab._client.facts["cgroup"]
@@ -55,21 +52,20 @@ def update(lab: Lab, container: Container, wanted: limits_plan.Limits) -> None:
             lower = wanted.memory_bytes if wanted.memory_bytes != container.limits.memory_bytes else None
             write_limits(lab, container, writes, undo, lower)
         container._spec = spec
-    lab._changed()
 
 
 def write_limits(lab: Lab, container: Container, writes: list[Any], undo: list[Any], memory: int | None) -> None:
-    connection = lab._client.connection()
-    connection.send(
-        {
-            "do": "limits", "id": container.id, "writes": [list(w) for w in writes], "undo": [list(w) for w in undo],
-            "memory_bytes": memory,
-        }
-    )  # fmt: skip
-    message, _, _ = protocol.receive(connection.socket)
-    lab._client.give_back(connection)
-    if message is None:
-        raise LabGone(f"lab '{lab.name}' is gone")
+    back = [list(write) for write in undo]
+    order = {"do": "limits", "id": container.id, "writes": [list(write) for write in writes], "undo": back}
+    with lab._client.borrow() as connection:
+        try:
+            connection.send(order | {"memory_bytes": memory})
+            message = connection.answer().message
+        except (CtlabError, OSError):
+            raise
+        except BaseException:
+            connection.send_only([order | {"writes": back}])
+            raise
     if message.get("error") == "LimitRefused" and "usage_bytes" in message:
         if message["message"] == "usage" and memory is not None:
             raise limits_plan.below_usage(memory, message["usage_bytes"])

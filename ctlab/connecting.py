@@ -4,19 +4,42 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import creating, network, ticks
+from . import creating, ending, network, sampled_names, ticks
 from .container import Container
-from .errors import NameInUse, StateError
+from .errors import CtlabError, NameInUse, StateError
 from .names import key
-from .network import Network
+from .network import Attachment, Network, plan_network
 from .plan import network as network_plan
 from .plan import ops
 from .request import check_exists
 from .spec import NetworkSpec
-from .starting import attach_message, detach_message
+from .starting import attach_message, detach_message, links, name_endpoints
+from .whole import whole
 
 if TYPE_CHECKING:
     from .lab import Lab
+
+
+def create_network(lab: Lab, name: str, exists: str | None, options: dict[str, Any]) -> Network:
+    lab._alive()
+    with whole(lab):
+        old = lab._networks.get(key(name))
+        others = [net for net in lab._networks.values() if net is not old]
+        spec, pools = plan_network(name, others, lab_id=lab._client.id, **options)
+        if old is not None:
+            kept = existing_network(lab, old, spec, options["subnet"] is None, exists)
+            if kept is not None:
+                return kept
+        make = {"do": "perform", "operations": ops.encode(network_plan.create(spec))}
+        lab._call(make, undo=[_removal(spec)])
+        made = Network(lab, spec, pools)
+        lab._networks[key(name)] = made
+    return made
+
+
+def _removal(spec: NetworkSpec) -> dict[str, Any]:
+    deaf = [text.partition("/")[0] for text in spec.gateways]
+    return {"do": "perform", "operations": ops.encode(network_plan.remove(spec)), "deaf": deaf}
 
 
 def existing_network(lab: Lab, old: Network, spec: Any, any_subnet: bool, exists: str | None) -> Network | None:
@@ -38,7 +61,7 @@ def existing_network(lab: Lab, old: Network, spec: Any, any_subnet: bool, exists
             f"{'hang' if len(hanging) > 1 else 'hangs'} on it; remove {'them' if len(hanging) > 1 else 'it'} first"
         )
     for container in old.containers:
-        lab._remove(container)
+        ending.remove(lab, container, "it was removed")
     remove_network(lab, old)
     lab.say(f"replaced network {old.name} ({old.cell})")
     return None
@@ -53,7 +76,7 @@ def _alike(old: NetworkSpec, new: NetworkSpec) -> bool:
 def connect(lab: Lab, net: Network, container: Container, ip: Any, ip6: Any, mac: Any) -> Container:
     lab._alive()
     container._alive()
-    with lab._lock:
+    with whole(lab):
         if any(e.network == net.name for e in container.endpoints):
             raise StateError(f"container {container.name} is on network '{net.name}' already")
         if container.spec.network_mode != "bridge":
@@ -61,50 +84,59 @@ def connect(lab: Lab, net: Network, container: Container, ip: Any, ip6: Any, mac
                 f"container {container.name} has network {container.spec.network_mode}: it can't be connected"
             )
         asked = {"ip": ip, "ip6": ip6, "mac_address": mac}
+        before = {"endpoints": name_endpoints(container), "links": links(container)}
         attachment = creating.attach(lab, container, net.name, 0, asked, {})
         number = next(n for n, e in container._endpoints.items() if e.network == net.name)
+        away = network_plan.detach(container._instance, container._endpoints[number])
+        undo = {"do": "detach", "id": container.id, "node_operations": ops.encode(away), "inside": [], **before}
         try:
-            lab._call(attach_message(container, number))
+            lab._call(attach_message(container, number), undo=[undo])
         except BaseException:
             attachment.give_back()
             del container._endpoints[number]
-            container._endpoint_keys.pop(number, None)
+            container._requested.discard(number)
+            sampled_names.removed(lab, (), [container._endpoint_keys.pop(number)])
             raise
-    lab._changed()
     return container
 
 
 def disconnect(lab: Lab, net: Network, container: Container) -> Container:
     lab._alive()
     container._alive()
-    with lab._lock:
+    with whole(lab):
         number = next((n for n, e in container._endpoints.items() if e.network == net.name), None)
         if number is None:
             raise StateError(f"container {container.name} isn't on network '{net.name}'")
+        before = dict(container._endpoints)
         endpoint = container._endpoints.pop(number)
-        endpoint_key = container._endpoint_keys.pop(number, 0)
+        endpoint_key = container._endpoint_keys.pop(number)
         message = detach_message(container, endpoint, lab)
+        network.release(net, endpoint)
         try:
             lab._call(message)
-        except BaseException:
-            container._endpoints[number] = endpoint
-            container._endpoint_keys[number] = endpoint_key
+        except CtlabError:
+            Attachment(net, container.name).take_again(endpoint)
+            container._endpoints, container._endpoint_keys[number] = before, endpoint_key
             raise
-        network.release(net, endpoint)
-        container._requested.discard(number)
-    lab._changed()
+        finally:  # also after an interrupt that waited long enough: the supervisor has the order
+            if number not in container._endpoints:
+                container._requested.discard(number)
+                sampled_names.removed(lab, (), [endpoint_key])
     return container
 
 
 def remove_network(lab: Lab, net: Network) -> None:
     lab._alive()
-    with lab._lock:
+    with whole(lab):
         attached = [c.name for c in net.containers]
         if attached:
             raise StateError(
                 f"network '{net.name}' has containers on it: {', '.join(attached)}; disconnect or remove them"
             )
-        deaf = [text.partition("/")[0] for text in net.gateways]
-        lab._call({"do": "perform", "operations": ops.encode(network_plan.remove(net.spec)), "deaf": deaf})
-        lab._networks.pop(key(net.name), None)
-    lab._changed()
+        if lab._networks.pop(key(net.name), None) is None:
+            return
+        try:
+            lab._call(_removal(net.spec))
+        except CtlabError:
+            lab._networks[key(net.name)] = net
+            raise

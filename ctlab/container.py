@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import copying, output, ticks, units
+from . import copying, ending, executing, following, output, ticks, units
 from .completed import Completed, Logs, Process, signal_of
-from .errors import BadInput, CtlabError, LabGone, NotFound, ProgramNotFound, StateError, TimedOut
-from .execution import Execution, Kept, Sink
-from .interrupts import Interrupts
-from .kernel.capabilities import DEFAULT
-from .names import key, nearest, parse_signal
+from .errors import LabGone, NotFound, StateError
+from .execution import Sink
+from .names import key, nearest
 from .plan import limits as limits_plan
-from .request import SCRIPT_DESCRIPTOR, environment, limits_of, several
-from .runtime.client import readable, readable_of
-from .runtime.program import DEFAULT_PATH
+from .request import limits_of
 from .spec import ContainerSpec, EndpointSpec
 from .words_of_command import split_command
 
@@ -29,9 +23,6 @@ if TYPE_CHECKING:
     import pandas
 
     from .lab import Lab
-
-# How long the last of its output may take to get here on a busy machine; the end of its streams is told.
-_LAST_OUTPUT_SECONDS = 5.0
 
 
 class Container:
@@ -148,39 +139,14 @@ class Container:
         self._alive()
         if self.state == "paused":
             self.unpause()
-        if self.state != "running":
-            return self
-        number = parse_signal(self._spec.stop_signal)
-        try:
-            seen = self.lab._call({"do": "signal", "id": self.id, "signal": number, "only_if_seen": True})["seen"]
-            if seen:
-                grace = self._spec.stop_timeout_seconds if timeout is None else timeout
-                with contextlib.suppress(TimeoutError):
-                    self.wait(grace)
-                    return self
-            else:
-                self.lab.say(
-                    f"{self.name}: its first process doesn't catch {self._spec.stop_signal}, and PID 1 of a namespace "
-                    "never sees a signal that it doesn't catch: killed at once"
-                )
-            self.lab._call({"do": "signal", "id": self.id, "signal": 9})
-        except StateError:
-            if self.lab.gone:
-                raise
-        self.wait()
+        if self.state == "running":
+            ending.stop(self, timeout)
         return self
 
     def kill(self, signal: str | int = "SIGKILL") -> Container:
         """Send a signal to its first process."""
         self._alive()
-        number = parse_signal(signal)
-        reply = self.lab._call({"do": "signal", "id": self.id, "signal": number})
-        if not reply["seen"]:
-            self.lab.say(
-                f"{self.name}: its first process doesn't catch {signal}; as PID 1 of its namespace it never sees it"
-            )
-        if number == 9:
-            self.wait()
+        ending.kill(self, signal)
         return self
 
     def restart(self, timeout: float | None = None) -> Container:
@@ -190,7 +156,7 @@ class Container:
     def pause(self) -> Container:
         """Freeze all its processes."""
         self._alive()
-        self._set_state(self.lab._call({"do": "pause", "id": self.id, "frozen": True})["state"])
+        ending.freeze(self, True)
         return self
 
     def unpause(self) -> Container:
@@ -198,13 +164,13 @@ class Container:
         self._alive()
         if self.state != "paused":
             raise StateError(f"container {self.name} isn't paused, it is {self.state}")
-        self._set_state(self.lab._call({"do": "pause", "id": self.id, "frozen": False})["state"])
+        ending.freeze(self, False)
         return self
 
-    def remove(self, force: bool = True) -> None:
+    def remove(self) -> None:
         """Kill it if it runs, then forget it and all it wrote."""
         self._alive()
-        self.lab._remove(self)
+        ending.remove(self.lab, self, "it was removed")
 
     def rename(self, name: str) -> Container:
         """Call it otherwise; its address stays, the old name no longer resolves."""
@@ -216,30 +182,7 @@ class Container:
 
     def wait(self, timeout: float | None = None) -> int:
         """Its status once it has ended. TimeoutError after `timeout` seconds; the container goes on then."""
-        if self._returncode is not None and self._state in ("exited", "removed"):
-            return self._returncode
-        self._alive()
-        client = self.lab._client
-        connection = client.connection()
-        try:
-            connection.send({"do": "wait", "id": self.id})
-            if timeout is not None and not readable(timeout, connection.socket.fileno()):
-                raise TimedOut(f"container {self.name} still runs after {timeout:g} s")
-            reply = connection.receive()
-        except StateError:
-            connection.close()
-            raise
-        except NotFound:
-            client.give_back(connection)
-            if self._returncode is not None:
-                return self._returncode
-            raise
-        except BaseException:
-            connection.close()
-            raise
-        client.give_back(connection)
-        self._exited(reply.message)
-        return int(reply["returncode"])
+        return ending.wait(self, timeout)
 
     def update(self, **keywords: Any) -> Container:
         """Change limits while it runs: cpus, cpu_shares, cpuset_cpus, memory, pids_limit. A failure changes nothing."""
@@ -274,24 +217,10 @@ class Container:
         `command`: a list is argv; a str is split into words (quotes work, no shell).
         Raises ProgramNotFound, StateError (not running, paused).
         """
-        argv = split_command(command)
-        execution = Execution(self, argv, self._exec_options(env, workdir, user, env_file=env_file, tty=tty))
-        self._alive()
-        if self.state == "created":
-            raise StateError(f"container {self.name} isn't running: start it first")
-        data = stdin.encode() if isinstance(stdin, str) else stdin
-        try:
-            if not detach:
-                return execution.run(data, tty=tty, sink=sink)
-            descriptors = [] if data is None else [body_descriptor(data)]
-            try:
-                execution.start(descriptors)
-            finally:
-                for descriptor in descriptors:
-                    os.close(descriptor)
-        except (ProgramNotFound, NotFound) as error:
-            raise in_container(error, self.name, argv) from None
-        return Process(execution)
+        return executing.execute(
+            self, split_command(command), stdin=stdin, env=env, env_file=env_file, workdir=workdir, user=user, tty=tty,
+            detach=detach, sink=sink,
+        )  # fmt: skip
 
     def script(
         self,
@@ -306,40 +235,10 @@ class Container:
         sink: Sink | None = None,
     ) -> Completed | Process:
         """Let the container's /bin/sh read a script from a descriptor of its own; its stdin is /dev/null."""
-        self._alive()
-        descriptor = body_descriptor(text)
-        try:
-            settings = self._exec_options(env, workdir, user, env_file=env_file, tty=tty)
-            argv = ["/bin/sh", f"/dev/fd/{SCRIPT_DESCRIPTOR}"]
-            execution = Execution(self, argv, settings | {"script_descriptor": SCRIPT_DESCRIPTOR})
-            if detach:
-                null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-                try:
-                    execution.start([null, null, null, descriptor])
-                finally:
-                    os.close(null)
-                return Process(execution)
-            return execution.run(None, tty=tty, sink=sink, extra=[descriptor])
-        finally:
-            os.close(descriptor)
-
-    def _exec_options(
-        self,
-        env: Mapping[str, Any] | Iterable[str] | None,
-        workdir: str | None,
-        user: str | None,
-        *,
-        env_file: str | Iterable[str] | None = None,
-        tty: bool = False,
-    ) -> dict[str, Any]:
-        own = dict(environment(env, several(env_file)))
-        pairs = dict(default_environment(self._spec, tty=tty)) | dict(self._spec.env) | own
-        return {
-            "environment": [f"{name}={value}" for name, value in pairs.items()],
-            "workdir": workdir or self._spec.workdir,
-            "user": user or self._spec.user,
-            "capabilities": list(DEFAULT if self._spec.capabilities is None else self._spec.capabilities),
-        }
+        return executing.execute(
+            self, [], script=text, env=env, env_file=env_file, workdir=workdir, user=user, tty=tty, detach=detach,
+            sink=sink,
+        )  # fmt: skip
 
     # -- what it wrote ------------------------------------------------------------------------------
     def logs(self, *, tail: int | None = None, since: str | float | None = None, timestamps: bool = False) -> Logs:
@@ -362,14 +261,7 @@ class Container:
         `from_start`, `tail` (lines), `since` (a time ago): how much of what it wrote before comes first.
         """
         self._alive()
-        seconds = units.parse_duration(since) if since is not None else None
-        with output.Follower(self, timestamps=timestamps) as follower:
-            if not from_start:
-                follower.skip(follower.head)
-            elif tail is not None or seconds is not None:
-                follower.give_earlier(sink, tail, seconds)
-            for stream, text in follower.pieces():
-                sink(stream, text)
+        following.follow(self, sink, from_start=from_start, tail=tail, since=since, timestamps=timestamps)
 
     def stream_until_end(self, sink: Sink) -> Completed:
         """Show its output while it runs (a foreground run); an interrupt goes to the program.
@@ -377,42 +269,7 @@ class Container:
         The `Completed` holds what was seen, at most 64 MB a stream, also where the lab keeps less; `dropped_bytes`
         is what was written faster than it could be read here.
         """
-        client = self.lab._client
-        connection = client.connection()
-        connection.send({"do": "wait", "id": self.id})
-        reply = None
-        seen = Kept(sink)
-        with output.Follower(self) as follower, Interrupts(self._interrupt) as interrupts:
-            while True:
-                interrupts.step()
-                going_on = follower.read(seen)
-                if reply is not None and not going_on:
-                    break
-                wait_seconds = interrupts.timeout_seconds()
-                watched = [follower.fileno(), interrupts.fileno()]
-                if reply is None:
-                    watched.append(connection.socket.fileno())
-                else:
-                    wait_seconds = _LAST_OUTPUT_SECONDS
-                ready = readable_of(wait_seconds, watched)
-                if reply is not None and not ready:
-                    break
-                if connection.socket.fileno() in ready:
-                    reply = connection.receive()
-            client.give_back(connection)
-            self._exited(reply.message)
-            interrupts.reraise()
-        return Completed(
-            int(reply["returncode"]), seen.text(1), seen.text(2),
-            (self.finished_at or time.time()) - (self.started_at or self.created_at), self.name, self.command,
-            seen.dropped_bytes + follower.missed_bytes, self._oom_killed,
-        )  # fmt: skip
-
-    def _interrupt(self, name: str) -> None:
-        number = parse_signal(name)
-        reply = self.lab._call({"do": "signal", "id": self.id, "signal": number})
-        if not reply["seen"]:
-            self.lab._call({"do": "signal", "id": self.id, "signal": 9})
+        return following.stream_until_end(self, sink)
 
     # -- files --------------------------------------------------------------------------------------
     def copy_out(self, source: str, destination: str | os.PathLike[str]) -> Path:
@@ -463,10 +320,6 @@ class Container:
         return Commands(self.lab._explain(self))
 
     # -- kept by the lab ------------------------------------------------------------------------------
-    def _set_state(self, state: str) -> None:
-        self._state = state
-        self.lab._changed()
-
     def _exited(self, message: Mapping[str, Any]) -> None:
         if self._state in ("exited", "removed") or message["start"] != self._instance:
             return  # told already, or of an earlier start
@@ -474,16 +327,12 @@ class Container:
         self._oom_killed = bool(message["oom_killed"])
         self._pid = None
         self.finished_at = time.time()
-        self._set_state("exited")
+        self._state = "exited"
+        self.lab._changed()
 
     def failure(self) -> Completed:
         """The last run as a `Completed`, with what is kept of its output."""
-        text = self.logs()
-        return Completed(
-            self._returncode if self._returncode is not None else -1, text.stdout, text.stderr,
-            (self.finished_at or time.time()) - (self.started_at or self.created_at), self.name, self.command,
-            text.dropped_bytes, self._oom_killed,
-        )  # fmt: skip
+        return following.last_run(self)
 
     def __repr__(self) -> str:
         status = self.state
@@ -501,42 +350,9 @@ class Container:
         return container_card(self)
 
 
-def in_container(error: CtlabError, name: str, command: Sequence[str]) -> CtlabError:
-    """The same error, with the container's name; a program that is hidden inside is named with the way to show it."""
-    text = f"container {name}: {error}"
-    if isinstance(error, ProgramNotFound) and "no program" in text and command and "/" not in command[0]:
-        path = shutil.which(command[0])
-        if path is not None:
-            place = f"/mnt/{command[0]}"  # /usr belongs to nobody inside, and nothing new can be made there
-            text += f"; this machine has one that is hidden inside: -v {path}:{place}:ro shows it as {place}"
-    made = type(error).__new__(type(error))
-    made.__dict__.update(error.__dict__)
-    made.args = (text,)
-    return made
-
-
-def body_descriptor(body: str | bytes) -> int:
-    """A descriptor from which a program reads `body`."""
-    data = memoryview(body.encode() if isinstance(body, str) else body)
-    descriptor = os.memfd_create("body", os.MFD_CLOEXEC)
-    while data:
-        data = data[os.write(descriptor, data) :]
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
-
-
-def default_environment(spec: ContainerSpec, *, tty: bool = False) -> tuple[tuple[str, str], ...]:
-    """What every program in a container gets: nothing of the notebook's own environment."""
-    terminal = "dumb" if spec.tty or tty else "xterm"
-    return (("PATH", DEFAULT_PATH), ("TERM", terminal), ("HOSTNAME", spec.hostname), ("HOME", ""))
-
-
 def unknown(name: str, known: Iterable[str]) -> NotFound:
     """The error for a container that isn't there."""
     names = list(known)
     near = nearest(name, names)
     tail = f"; did you mean '{near}'?" if near else f"; there are: {', '.join(names)}" if names else "; there are none"
     return NotFound(f"no container '{name}'{tail}")
-
-
-__all__ = ["BadInput", "Container", "default_environment", "unknown"]

@@ -13,9 +13,10 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from . import ticks, units
-from .container import Container, body_descriptor, in_container
+from . import ending, sampled_names, ticks, units
+from .container import Container
 from .errors import AddressError, BadInput, CtlabError, LimitRefused, NameInUse, NotFound
+from .executing import body_descriptor, in_container
 from .images import reference
 from .names import key
 from .network import Attachment, Network
@@ -24,6 +25,7 @@ from .request import check_exists, container_spec, several
 from .runtime.client import Reply
 from .spec import ContainerSpec
 from .starting import start_message
+from .whole import Deferred, whole
 
 if TYPE_CHECKING:
     from .lab import Lab
@@ -63,6 +65,20 @@ def create(lab: Lab, names: list[str], argv: list[str], keywords: dict[str, Any]
         if len(specs) > 1:
             raise BadInput("exists='keep' doesn't go with count")
         return kept
+    with whole(lab) as deferred:
+        return _make(lab, specs, replaced, addresses, body, image, deferred)
+
+
+def _make(
+    lab: Lab,
+    specs: list[ContainerSpec],
+    replaced: Mapping[str, Container],
+    addresses: Mapping[str, Any],
+    body: list[tuple[str, Any]],
+    image: reference.Reference,
+    deferred: Deferred,
+) -> list[Container]:
+    """Checked specs become containers that run. What fails or is interrupted leaves none, nor a network for them."""
     new_network: Network | None = None
     if DEFAULT_NETWORK not in lab._networks and any(DEFAULT_NETWORK in spec.networks for spec in specs):
         new_network = lab.network(DEFAULT_NETWORK)
@@ -70,37 +86,40 @@ def create(lab: Lab, names: list[str], argv: list[str], keywords: dict[str, Any]
     for old in replaced.values():
         ran = units.format_duration(max(0.0, time.time() - (old.started_at or old.created_at)), 2)
         lab.say(f"replaced {old.name} ({old.cell + ', ' if old.cell else ''}ran {ran})")
-        lab._remove(old, gone=f"replaced in {ticks.cell() or 'a later call'}: take lab['{old.name}']")
+        ending.remove(lab, old, f"replaced in {ticks.cell() or 'a later call'}: take lab['{old.name}']")
     made: list[Container] = []
     attachments: list[Attachment] = []
     try:
         for spec in specs:
             container = Container(lab, secrets.token_hex(6), next(lab._numbers), spec)
+            made.append(container)
             container._body = next(((word, text) for word, text in body if text is not None), None)
             wanted = before.get(spec.name, {})
             for position, network_name in enumerate(spec.networks):
                 attachments.append(attach(lab, container, network_name, position, addresses, wanted))
-            made.append(container)
         messages = [order(lab, container, image) for container in made]
         announce(lab, made)
         replies = start_all(lab, made, messages)
+        deferred.check()
     except BaseException:
-        for attachment in attachments:
-            attachment.give_back()
-        for container in made:
-            if container._gone or lab.gone:
-                continue
-            with contextlib.suppress(CtlabError):  # interrupted, it may have started after all
-                lab._call({"do": "remove", "id": container.id})
-        for container in made:
-            container._gone = "it never ran"
-            lab._containers.pop(key(container.name), None)
+        try:
+            for container in made:
+                if not lab.gone:
+                    with contextlib.suppress(CtlabError):  # interrupted, it may have started after all
+                        lab._call({"do": "remove", "id": container.id})
+        finally:
+            for attachment in attachments:
+                attachment.give_back()
+            for container in made:
+                container._gone = "it never ran"
+                if lab._containers.get(key(container.name)) is container:
+                    del lab._containers[key(container.name)]
+                sampled_names.removed(lab, [container._number], container._endpoint_keys.values())
         if new_network is not None and not new_network.containers and not lab.gone:
             new_network.remove()
         raise
     for container, reply in zip(made, replies, strict=True):
         started(lab, container, reply)
-    lab._changed()
     return made
 
 
@@ -113,9 +132,10 @@ def announce(lab: Lab, made: list[Container]) -> None:
 
 def start_all(lab: Lab, made: list[Container], messages: list[dict[str, Any]]) -> list[Reply | None]:
     if len(made) == 1:
-        return [call_start(lab, made[0], messages[0])]
+        return [call_start(lab, made[0], messages[0], undo={"do": "remove", "id": made[0].id})]
+    undo = [{"do": "remove", "id": container.id} for container in made]
     try:
-        reply = lab._call({"do": "start_many", "starts": messages})
+        reply = lab._call({"do": "start_many", "starts": messages}, undo=undo)
     except CtlabError as error:
         raise type(error)(f"of {len(made)} containers none was left running: {error}") from None
     return replies_of_batch(lab, made, reply)
@@ -137,10 +157,10 @@ def replies_of_batch(lab: Lab, made: list[Container], reply: Reply) -> list[Repl
     return [Reply(reply.message, [], max(0, pids.get(container.id, 0))) for container in made]
 
 
-def call_start(lab: Lab, container: Container, message: dict[str, Any]) -> Reply:
+def call_start(lab: Lab, container: Container, message: dict[str, Any], undo: dict[str, Any]) -> Reply:
     descriptors = [body_descriptor(container._body[1])] if container._body else []
     try:
-        return lab._call(message, descriptors)
+        return lab._call(message, descriptors, undo=[undo])
     except LimitRefused as error:
         parts = str(error).split("\t")
         if len(parts) == 3:
@@ -250,12 +270,17 @@ def start(lab: Lab, container: Container) -> None:
     with lab._lock:
         image = find_image(lab, container.image, container.command)
         check_limits(lab, container.spec)
-        container._state, container._returncode, container._oom_killed = "created", None, False
-        message = order(lab, container, image)
-        try:
-            reply = call_start(lab, container, message)
-        except BaseException:
-            container._state = "exited"
-            raise
-        started(lab, container, reply)
-    lab._changed()
+        with whole(lab):
+            container._alive()
+            if container.state in ("running", "paused"):
+                return  # another thread was quicker
+            before = container._state, container._returncode, container._oom_killed
+            container._state, container._returncode, container._oom_killed = "created", None, False
+            message = order(lab, container, image)
+            undo = {"do": "signal", "id": container.id, "signal": 9}
+            try:
+                reply = call_start(lab, container, message, undo)
+            except BaseException:
+                container._state, container._returncode, container._oom_killed = before
+                raise
+            started(lab, container, reply)

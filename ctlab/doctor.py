@@ -26,6 +26,7 @@ _WORDS = {True: "works", False: "missing", None: "not tried"}
 _MARKS = {True: "✓", False: "✗", None: "·"}
 _IDS = {
     "root": "started by root, with a range of ids",
+    "nested": "started by root of a user namespace, with its ids",
     "range": "started by a user, with a range of ids",
     "single": "one id only: no files of other owners, no su, no apt inside",
 }
@@ -97,7 +98,7 @@ class Report(Sequence[Probe]):
 
     @property
     def ids(self) -> str:
-        """The ids that a lab has here: root, range or single; "" where it can't start."""
+        """The ids that a lab has here: root, nested, range or single; "" where it can't start."""
         return self._ids
 
     @property

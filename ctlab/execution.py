@@ -130,21 +130,23 @@ class Execution:
         lab = self._container.lab
         lab._executions[self.number] = self
         try:
-            lab._call(self._message(tty=False, detached=True), descriptors)
+            undo = {"do": "signal_execution", "execution": self.number, "signal": 9}
+            lab._call(self._message(tty=False, detached=True), descriptors, undo=[undo])
         except BaseException:
             lab._executions.pop(self.number, None)
             raise
 
-    def ended(self, returncode: int) -> None:
-        """The supervisor says that it has ended."""
+    def ended(self, returncode: int | None) -> None:
+        """The supervisor says that it has ended; None: the lab has, and nobody knows how it ended."""
         self.returncode = returncode
         self._ended.set()
 
     def wait(self, timeout: float | None) -> int:
-        """The status of a started one; TimeoutError."""
+        """The status of a started one; TimeoutError, LabGone."""
         if not self._ended.wait(timeout):
             raise TimedOut(f"{' '.join(self.command)} in {self._container.name} still runs after {timeout:g} s")
-        assert self.returncode is not None
+        if self.returncode is None:
+            raise LabGone(f"{' '.join(self.command)} in {self._container.name} has ended with its lab")
         return self.returncode
 
     def signal(self, signal: str | int) -> None:

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import os
-import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import connecting, creating, labs, network, ticks, units
+from . import connecting, creating, labs, opening, sampled_names, ticks, units
 from .container import Container, unknown
-from .errors import (
-    BadInput,
-    CtlabError,
-    LabGone,
-    NameInUse,
-    NotFound,
-    Unsupported,
-)
+from .errors import CtlabError, LabGone, NotFound
 from .handles import Handles
-from .names import auto_name, check_name, did_you_mean, expand_pattern, key
-from .network import Network, plan_network
+from .hearing import hear
+from .names import auto_name, did_you_mean, expand_pattern, key
+from .network import Network
 from .plan import network as network_plan
 from .plan import ops, rootfs
-from .request import KEYWORDS, check_body, check_exists, unknown_keyword
+from .request import KEYWORDS, check_body, unknown_keyword
 from .runtime.client import Client, Reply
 from .words_of_command import split_command
 
@@ -37,8 +30,8 @@ if TYPE_CHECKING:
     from .execution import Execution
     from .notebook.topology import Topology
 
-DEFAULT_NETWORK = "bridge"
 SLOTS = 6
+NOTES_KEPT = 1000
 
 
 class Lab:
@@ -58,20 +51,7 @@ class Lab:
         uplink: bool = False,
         exists: str | None = None,
     ) -> None:
-        check_name("lab", name)
-        if engine not in ("auto", "native"):
-            raise (
-                Unsupported(f"engine '{engine}' isn't in this version; there is: native")
-                if engine == "vm"
-                else BadInput(
-                    f"no engine '{engine}'{did_you_mean(engine, ['auto', 'native', 'vm'])}; there are: auto, native"
-                )
-            )
-        if uplink:
-            raise Unsupported("uplink isn't in this version: a lab's packets stay inside it")
-        seconds = units.parse_duration(interval)
-        if not 0.01 <= seconds <= 60:
-            raise BadInput(f"interval {interval}: from 10 ms to 60 s")
+        seconds = opening.check_options(name, interval, engine, uplink)
         self.name = name
         self.tick, self.cell = ticks.now(), ticks.cell()
         self._lock = threading.RLock()
@@ -82,6 +62,10 @@ class Lab:
         self._endpoint_numbers = itertools.count(1)
         self._names: dict[int, str] = {}  # the sampler's container key -> name
         self._endpoint_names: dict[int, tuple[str, str, str]] = {}
+        self._removed = (
+            sampled_names.Removed(self._names, "container_key"),
+            sampled_names.Removed(self._endpoint_names, "endpoint_key"),
+        )
         self._images: set[str] = set()
         self._listeners: list[Callable[[], None]] = []
         self.changes = 0  # how often something has changed
@@ -89,18 +73,19 @@ class Lab:
         self._rings: Any = None
         self._stopped = False
         self.notes: list[str] = []
+        self._doubts: list[str] = []  # of the counters, to be said when they are asked for
         self.started_at = time.time()
         self.interval_seconds = seconds
-        self._give_way(exists)
-        _check_platform()
-        self._prune()
+        opening.replace_earlier(self, exists)
+        opening.check_platform()
+        opening.prune(self)
         try:
             self._client = Client(name, seconds)
         except CtlabError as error:
-            raise _why(error) from None
+            raise opening.why(error) from None
         try:
             self._top = rootfs_top()
-            self._client.listen(self._hear)
+            self._client.listen(lambda event: hear(self, event))
             operations = [*network_plan.node()]
             self._call({"do": "perform", "operations": ops.encode(operations)})
             slot = ops.encode(rootfs.prepare("system", self._top))
@@ -109,24 +94,6 @@ class Lab:
         except BaseException:  # interrupted: nobody has a handle of it yet, so nobody else could stop it
             self._client.stop()
             raise
-
-    def _give_way(self, exists: str | None) -> None:
-        check_exists(exists)
-        for other in labs.running():
-            if key(other.name) == key(self.name):
-                if exists == "error" or (exists is None and ticks.same(other.tick)):
-                    raise NameInUse(f"lab '{self.name}' runs already; stop it first, or exists='replace'")
-                if exists == "keep":
-                    raise BadInput("exists='keep' makes no new lab: take ctlab.labs.find(name)")
-                other.stop()
-                self.notes.append(f"replaced lab {self.name} ({other.cell})")
-
-    def _prune(self) -> None:
-        from .runtime import prune
-
-        with contextlib.suppress(OSError):
-            for line in prune.prune():
-                self.say(line)
 
     # -- listings -----------------------------------------------------------------------------------
     def __getitem__(self, name: str) -> Container:
@@ -178,29 +145,15 @@ class Lab:
         mtu: int | None = None,
         internal: bool = False,
         exists: str | None = None,
-        explain: bool = False,
     ) -> Network:
         """Create a network (bridge driver). Without `subnet`, a free IPv4 /24; with `ipv6`, a free /64 as well.
 
         Raises NameInUse, AddressError (overlap, gateway outside), BadInput, Unsupported (driver).
         """
-        self._alive()
         options = {
             "subnet": subnet, "driver": driver, "gateway": gateway, "ipv6": ipv6, "mtu": mtu, "internal": internal,
         }  # fmt: skip
-        with self._lock:
-            old = self._networks.get(key(name))
-            others = [n for n in self._networks.values() if n is not old]
-            spec, pools = plan_network(name, others, lab_id=self._client.id, **options)  # type: ignore[arg-type]
-            if old is not None:
-                kept = connecting.existing_network(self, old, spec, subnet is None, exists)
-                if kept is not None:
-                    return kept
-            self._call({"do": "perform", "operations": ops.encode(network_plan.create(spec))})
-            made = Network(self, spec, pools)
-            self._networks[key(name)] = made
-        self._changed()
-        return made
+        return connecting.create_network(self, name, exists, options)
 
     def run(self, command: str | Sequence[str] | None = None, **keywords: Any) -> Any:
         """Start a container; returns once its program has been exec'ed.
@@ -236,24 +189,6 @@ class Lab:
         return auto_name("c", [c.name for c in self._containers.values()]) if name is None else name
 
     # -- what handles ask for -------------------------------------------------------------------------
-    def _remove(self, container: Container, gone: str = "") -> None:
-        with self._lock:
-            if container._gone:
-                return
-            with contextlib.suppress(NotFound):
-                self._call({"do": "remove", "id": container.id})
-            self._forget(container, gone or "it was removed")
-        self._changed()
-
-    def _forget(self, container: Container, gone: str) -> None:
-        for endpoint in container.endpoints:
-            net = self._networks.get(key(endpoint.network))
-            if net is not None:
-                network.release(net, endpoint)
-        container._gone, container._state, container._pid = gone, "removed", None
-        if self._containers.get(key(container.name)) is container:
-            del self._containers[key(container.name)]
-
     def _container(self, name: str | Container) -> Container:
         if isinstance(name, Container):
             return name
@@ -293,35 +228,26 @@ class Lab:
         if self.gone:
             raise LabGone(f"lab '{self.name}' was stopped" if self._stopped else f"lab '{self.name}' died")
 
-    def _call(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> Reply:
-        return self._client.call(message, descriptors)
+    def _call(
+        self, message: dict[str, Any], descriptors: Sequence[int] = (), undo: Sequence[dict[str, Any]] = ()
+    ) -> Reply:
+        return self._client.call(message, descriptors, undo)
 
     def say(self, line: str) -> None:
         """A line for the person: kept, and printed where somebody reads along."""
-        self.notes.append(line)
+        self._note(line)
         if ticks.now() is not None:
             print(line)
 
-    def _hear(self, event: dict[str, Any]) -> None:
-        kind = event["event"]
-        if kind == "execution-ended":
-            execution = self._executions.pop(event["execution"], None)
-            if execution is not None:
-                execution.ended(event["returncode"])
-        elif kind == "exited":
-            container = next((c for c in list(self._containers.values()) if c.id == event["id"]), None)
-            if container is not None:
-                container._exited(event)
-                if container.spec.rm:
-                    with self._lock:
-                        self._forget(container, "it was removed when it ended (--rm)")
-                    self._changed()
-        elif kind == "note":
-            self.notes.append(event["text"])
-        elif kind in ("gone", "helper-died"):
-            if kind == "helper-died":
-                self.notes.append(f"the lab's {event['helper']} died (status {event['status']})")
-            self._changed()
+    def _note(self, line: str) -> None:
+        self.notes.append(line)
+        del self.notes[:-NOTES_KEPT]
+
+    def _doubt(self, line: str) -> None:
+        """A note on the counters, which is also said with the next frame."""
+        if line not in self._doubts:
+            self._doubts.append(line)
+            self._note(line)
 
     def on_change(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback`, from any thread, whenever something may have changed; returns what ends that."""
@@ -339,12 +265,19 @@ class Lab:
         """The sampled counters as a DataFrame: since, rates, resample, by; see docs/surface.md, Frames."""
         from .measuring import stats
 
+        doubts, self._doubts = self._doubts, []
+        for line in doubts:
+            warnings.warn(line, RuntimeWarning, stacklevel=2)
         return stats(self, containers=containers, metrics=metrics, last=last, **options)
 
-    def topology(self) -> Topology:
-        """The live map."""
+    def topology(self, *, keep: bool = False) -> Topology:
+        """The live map. The lab's earlier one becomes static, unless `keep`."""
         from .notebook.topology import Topology
 
+        if not keep:
+            for view in [view for view in self.views if isinstance(view, Topology)]:
+                view.freeze()
+                self.views.remove(view)
         made = Topology(self)
         self.views.append(made)
         return made
@@ -445,23 +378,3 @@ def rootfs_top() -> dict[str, str]:
         for entry in entries:
             top[entry.name] = os.readlink(entry.path) if entry.is_symlink() else "folder" if entry.is_dir() else "file"
     return top
-
-
-def _check_platform() -> None:
-    if not sys.platform.startswith("linux"):
-        from .doctor import doctor
-
-        raise Unsupported(doctor().why_not)
-
-
-def _why(error: CtlabError) -> CtlabError:
-    """A lab that can't start: what the doctor finds is missing, else what the keeper said."""
-    if getattr(error, "number", 0) in (errno.EMFILE, errno.ENFILE):
-        return error  # it says all, and the doctor would trip over the same
-    with contextlib.suppress(Exception):
-        from .doctor import doctor
-
-        report = doctor()
-        if not report.usable:
-            return Unsupported(report.why_not)
-    return error

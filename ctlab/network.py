@@ -199,6 +199,11 @@ class Attachment:
                     pool.release(address)
         self.addresses = []
 
+    def take_again(self, endpoint: EndpointSpec) -> None:
+        """The addresses that an endpoint has, which were just given back."""
+        texts = [text.partition("/")[0] for text in endpoint.addresses]
+        self.take(next((t for t in texts if ":" not in t), None), next((t for t in texts if ":" in t), None))
+
     def endpoint(self, number: int, identity: str, mac: str | None, default: bool) -> EndpointSpec:
         """The endpoint with these addresses. The MAC follows from the IPv4 address, else from the identity."""
         first = next((address for address in self.addresses if address.version == 4), None)

@@ -100,7 +100,7 @@ def limits_of(keywords: Mapping[str, Any], base: Limits | None = None) -> Limits
     cpuset = keywords.get("cpuset_cpus")
     if cpuset is not None:
         values["cpuset_cpus"] = None if cpuset == "none" else units.format_cpuset(units.parse_cpuset(cpuset))
-    return Limits(**values)  # type: ignore[arg-type]
+    return Limits(**values)  # type: ignore[arg-type]  # each was read as its field's type above
 
 
 def _whole(name: str, value: Any) -> int:

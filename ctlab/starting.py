@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from .container import default_environment
+from .executing import default_environment
 from .images.reference import Reference
 from .kernel.capabilities import DEFAULT
 from .plan import limits as limits_plan
@@ -149,8 +150,6 @@ def detach_message(container: Container, endpoint: EndpointSpec, lab: Lab) -> di
             if net.spec.internal:
                 continue
             gateways = tuple(text.partition("/")[0] for text in net.gateways)
-            import dataclasses
-
             container._endpoints[number] = dataclasses.replace(other, default_gateways=gateways)
             inside = [ops.AddRoute(other.interface, "::/0" if ":" in g else "default", g) for g in gateways]
             break

@@ -8,12 +8,14 @@ parses back to the same value; with `digits` they give a short text for a table 
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
+from typing import TypeVar
 
 from .errors import BadInput
 
@@ -21,6 +23,8 @@ SIZE_UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 RATE_UNITS = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
 # In nanoseconds, the finest time that is told apart.
 TIME_UNITS = {"h": 3600 * 10**9, "m": 60 * 10**9, "s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+
+_Quantity = TypeVar("_Quantity", int, float)
 
 MAX_INT = (1 << 63) - 1
 MAX_CPU_NUMBER = 8191
@@ -66,6 +70,19 @@ def _short(value: float, digits: int) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def _remembered(parse: Callable[[str | int | float], _Quantity]) -> Callable[[str | int | float], _Quantity]:
+    """Parse each value once: exact arithmetic takes a hundredth of a start, and every start has the same few."""
+    cached = functools.lru_cache(typed=True)(parse)
+
+    @functools.wraps(parse)
+    def call(value: str | int | float) -> _Quantity:
+        # What isn't of these types can't be remembered and isn't a quantity: `parse` says so.
+        return cached(value) if isinstance(value, str | int | float) else parse(value)
+
+    return call
+
+
+@_remembered
 def parse_size(value: str | int | float) -> int:
     """Bytes from `64M`, `1.5g`, `64MiB`, `4096` (units of 1024, as in Docker) or from a number of bytes.
 
@@ -200,6 +217,7 @@ def format_fraction(fraction: float, digits: int | None = None) -> str:
     return _decimal(Fraction(repr(float(fraction))) * 100) + "%"
 
 
+@_remembered
 def parse_cpus(value: str | int | float) -> float:
     """CPUs from `0.5` or a number: at least 0.01 and a multiple of 0.00001, which is what a quota can express."""
     if isinstance(value, str):

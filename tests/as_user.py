@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "pids", "freezer", "blkio")
@@ -195,12 +196,12 @@ def _show(paths: list[str]) -> None:
             syscalls.mount(f"/proc/self/fd/{descriptor}", str(path), None, syscalls.MS_BIND | syscalls.MS_REC)
 
 
-def _become(order: dict[str, object]) -> None:
+def _become(order: dict[str, Any]) -> None:
     """In the child: enter the cgroup folders, show what is needed, become the user, run the command."""
-    for folder in map(str, order["cgroups"]):  # type: ignore[call-overload]
+    for folder in map(str, order["cgroups"]):
         file = "tasks" if os.path.exists(f"{folder}/tasks") else "cgroup.procs"
         Path(folder, file).write_text("0")
-    _show(list(order["show"]))  # type: ignore[call-overload]
+    _show(list(order["show"]))
     uid, gid, home = int(str(order["uid"])), int(str(order["gid"])), str(order["home"])
     os.setgroups([gid])
     os.setresgid(gid, gid, gid)
@@ -211,8 +212,8 @@ def _become(order: dict[str, object]) -> None:
         "HOME": home, "USER": name, "LOGNAME": name, "LANG": "C.UTF-8", "PYTHONPATH": str(ROOT),
         "PATH": f"{os.path.dirname(sys.executable)}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
     }  # fmt: skip
-    command = [str(word) for word in order["command"]]  # type: ignore[attr-defined]
-    os.execvpe(command[0], command, environment | dict(order["env"]))  # type: ignore[call-overload]
+    command = [str(word) for word in order["command"]]
+    os.execvpe(command[0], command, environment | dict(order["env"]))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import time
 
 from .cgroup_v2 import counters, processes, read_at, write_at
+from .lean import signal
 
 # One folder per container in each of these. cpuset is made only when asked for: it refuses every process
 # until its cpus and mems are filled, and costs a rebuild of the scheduling domains.

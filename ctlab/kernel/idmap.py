@@ -1,7 +1,8 @@
 """Which user and group ids a lab's user namespace has, and how they are written.
 
-Three cases, in this order: started by root, a range that nobody on the machine uses; with `newuidmap`,
-0 = the own id and 1… = the subordinate range; else the one own id. See user_namespaces(7), subuid(5).
+Four cases, in this order: started by root, a range that nobody on the machine uses; by root of a user namespace
+(rootless podman, LXC), the ids that this one has; with `newuidmap`, 0 = the own id and 1… = the subordinate range;
+else the one own id. See user_namespaces(7), subuid(5).
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ from typing import NamedTuple
 
 RANGE = 65536
 _FIRST_CHOICE = 0x60000000  # far above what useradd and systemd hand out, below 2^31
+_SETGID_AND_SETUID = 1 << 6 | 1 << 7  # capability numbers of linux/capability.h
+
+Ranges = list[tuple[int, int]]  # (first, count)
+Lines = tuple[tuple[int, int, int], ...]  # (inside, outside, count)
 
 
 class IdMap(NamedTuple):
-    """`kind` is root, range or single. The lines are (inside, outside, count)."""
+    """`kind` is root, nested, range or single; `reason` says why it is single."""
 
     kind: str
-    uid_lines: tuple[tuple[int, int, int], ...]
-    gid_lines: tuple[tuple[int, int, int], ...]
+    uid_lines: Lines
+    gid_lines: Lines
     reason: str
 
     @property
@@ -41,12 +46,15 @@ class IdMap(NamedTuple):
         """One phrase for status and doctor."""
         if self.kind == "root":
             return f"started by root: ids 0-{RANGE - 1} are {self.first_uid}-{self.first_uid + RANGE - 1} outside"
+        if self.kind == "nested":
+            last = self.uid_lines[-1][0] + self.uid_lines[-1][2] - 1
+            return f"started by root of a user namespace: its ids, up to {last}, are the lab's"
         if self.kind == "range":
             return f"0 is your own id, 1-{self.uid_lines[1][2]} come from the subordinate range"
         return f"only your own id is mapped ({self.reason})"
 
 
-def subordinate(path: str, user: str, number: int) -> list[tuple[int, int]]:
+def subordinate(path: str, user: str, number: int) -> Ranges:
     """The (first, count) ranges of a user in /etc/subuid or /etc/subgid."""
     found = []
     try:
@@ -60,7 +68,7 @@ def subordinate(path: str, user: str, number: int) -> list[tuple[int, int]]:
     return found
 
 
-def _taken() -> list[tuple[int, int]]:
+def _taken() -> Ranges:
     """Every (first, count) range that /etc/subuid, /etc/subgid or /etc/passwd names."""
     ranges = [(entry.pw_uid, 1) for entry in pwd.getpwall()]
     for path in ("/etc/subuid", "/etc/subgid"):
@@ -75,12 +83,54 @@ def _taken() -> list[tuple[int, int]]:
     return ranges
 
 
-def unused_range(taken: list[tuple[int, int]]) -> int:
+def unused_range(taken: Ranges) -> int:
     """The first id of a range of `RANGE` ids that no range of `taken` touches."""
     first = _FIRST_CHOICE
     while any(first < start + count and start < first + RANGE for start, count in taken):
         first += RANGE
     return first
+
+
+def mapped(text: str) -> Ranges:
+    """The ids that a user namespace has, by extent, from the text of its uid_map or gid_map. Pure."""
+    return sorted((int(first), int(count)) for first, _, count in (line.split() for line in text.splitlines()))
+
+
+def own_lines(extents: Ranges) -> Lines:
+    """Each id below `RANGE` as itself. A line stays in one extent: the kernel refuses what spans two (EPERM). Pure."""
+    return tuple((first, first, min(count, RANGE - first)) for first, count in extents if first < RANGE)
+
+
+def largest(ranges: Ranges, extents: Ranges) -> tuple[int, int]:
+    """The largest part of a range that one extent has; its count is 0 where no range is mapped. Pure."""
+    parts = [(0, 0)]
+    for first, count in ranges:
+        for start, length in extents:
+            low, high = max(first, start), min(first + count, start + length)
+            parts.append((low, max(high - low, 0)))
+    return max(parts, key=lambda part: part[1])
+
+
+def _read(name: str) -> str:
+    with open(f"/proc/self/{name}", encoding="ascii") as file:
+        return file.read()
+
+
+def _capable(status: str) -> bool:
+    """Whether the text of /proc/self/status shows the capabilities to map ids that aren't one's own."""
+    effective = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
+    return int(effective, 16) & _SETGID_AND_SETUID == _SETGID_AND_SETUID
+
+
+def _is_the_machines_root() -> bool:
+    """Whether id 0 is, through all user namespaces around, the machine's: then a lab must not have it.
+
+    The kernel lets that id write to /proc/sys without any capability, and shows whose it is.
+    """
+    try:
+        return os.stat("/proc/sys/kernel").st_uid == 0
+    except OSError:
+        return True
 
 
 def _installed(program: str) -> bool:
@@ -90,11 +140,23 @@ def _installed(program: str) -> bool:
 def choose() -> IdMap:
     """The mapping this process can have; nothing is written yet."""
     uid, gid = os.geteuid(), os.getegid()
-    if uid == 0:
-        first = unused_range(_taken())
-        lines = ((0, first, RANGE),)
-        return IdMap("root", lines, lines, "")
+    uid_extents, gid_extents = mapped(_read("uid_map")), mapped(_read("gid_map"))
+    status = _read("status")
     single = ((0, uid, 1),), ((0, gid, 1),)
+    if uid == 0:
+        if _is_the_machines_root():
+            first = unused_range(_taken())
+            lines = ((0, first, RANGE),)
+            return IdMap("root", lines, lines, "")
+        # Root of a user namespace: an idmapped mount is refused here (EPERM), so ids of others would show as nobody's.
+        if not _capable(status):
+            return IdMap("single", *single, "this root lacks CAP_SETUID or CAP_SETGID")
+        uid_lines, gid_lines = own_lines(uid_extents), own_lines(gid_extents)
+        if any(sum(count for _, _, count in lines) == 1 for lines in (uid_lines, gid_lines)):
+            return IdMap("single", *single, "the user namespace around it has only one")
+        if _read("setgroups").strip() == "deny":
+            return IdMap("single", *single, "setgroups is denied in the user namespace around it")
+        return IdMap("nested", uid_lines, gid_lines, "")
     if not _installed("newuidmap") or not _installed("newgidmap"):
         return IdMap("single", *single, "newuidmap is missing: Debian package uidmap")
     try:
@@ -104,11 +166,12 @@ def choose() -> IdMap:
     uids, gids = subordinate("/etc/subuid", user, uid), subordinate("/etc/subgid", user, uid)
     if not uids or not gids:
         return IdMap("single", *single, f"no range for {user} in /etc/subuid and /etc/subgid")
-    with open("/proc/self/status", encoding="ascii") as file:
-        if "NoNewPrivs:\t1" in file.read():
-            return IdMap("single", *single, "no_new_privs is set here, so newuidmap has no privilege")
-    first_uid, uid_count = max(uids, key=lambda item: item[1])
-    first_gid, gid_count = max(gids, key=lambda item: item[1])
+    if "NoNewPrivs:\t1" in status:
+        return IdMap("single", *single, "no_new_privs is set here, so newuidmap has no privilege")
+    first_uid, uid_count = largest(uids, uid_extents)
+    first_gid, gid_count = largest(gids, gid_extents)
+    if not uid_count or not gid_count:
+        return IdMap("single", *single, f"the range of {user} isn't mapped in the user namespace around it")
     return IdMap(
         "range",
         ((0, uid, 1), (1, first_uid, min(uid_count, RANGE - 1))),
@@ -117,7 +180,7 @@ def choose() -> IdMap:
     )
 
 
-def _text(lines: tuple[tuple[int, int, int], ...]) -> str:
+def _text(lines: Lines) -> str:
     return "".join(f"{inside} {outside} {count}\n" for inside, outside, count in lines)
 
 

@@ -8,18 +8,20 @@ A builder returns one complete message whose sequence number is filled in by `Ne
 
 from __future__ import annotations
 
+import _socket
 import errno
 import fcntl
 import os
-import socket
 import struct
-from collections.abc import Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 RTM_NEWLINK = 16
 RTM_DELLINK = 17
 RTM_SETLINK = 19
 RTM_NEWADDR = 20
-RTM_DELADDR = 21
 RTM_NEWROUTE = 24
 NLMSG_ERROR = 2
 NLM_F_REQUEST = 1
@@ -29,7 +31,7 @@ NLM_F_CREATE = 0x400
 IFF_UP = 1
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 10, 18
-IFLA_NET_NS_PID, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_NET_NS_FD = 19, 20, 26, 28
+IFLA_NET_NS_PID, IFLA_IFALIAS, IFLA_AF_SPEC = 19, 20, 26
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
@@ -68,15 +70,13 @@ def _message(kind: int, flags: int, body: bytes) -> bytes:
     return _HEADER.pack(16 + len(body), kind, NLM_F_REQUEST | NLM_F_ACK | flags, 0, 0) + body
 
 
-def new_bridge(name: str, *, mac: str | None = None, mtu: int | None = None, alias: str | None = None) -> bytes:
-    """RTM_NEWLINK of a bridge, down."""
-    body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _text(IFLA_IFNAME, name)
+def new_bridge(name: str, *, mac: str | None = None, mtu: int | None = None) -> bytes:
+    """RTM_NEWLINK of a bridge, down. (An alias would be ignored by the kernel here: that is for `set_link`.)"""
+    body = _IFINFO.pack(_socket.AF_UNSPEC, 0, 0, 0, 0) + _text(IFLA_IFNAME, name)
     if mac:
         body += _attribute(IFLA_ADDRESS, mac_bytes(mac))
     if mtu:
         body += _number(IFLA_MTU, mtu)
-    if alias:
-        body += _attribute(IFLA_IFALIAS, alias.encode())
     body += _attribute(IFLA_LINKINFO | NLA_F_NESTED, _text(IFLA_INFO_KIND, "bridge"))
     return _message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
 
@@ -86,7 +86,6 @@ def new_veth(
     peer_name: str,
     *,
     peer_pid: int | None = None,
-    mac: str | None = None,
     peer_mac: str | None = None,
     mtu: int | None = None,
     master: int | None = None,
@@ -94,12 +93,10 @@ def new_veth(
 ) -> bytes:
     """RTM_NEWLINK of a veth pair with its peer made in place, in the network namespace of `peer_pid`."""
     flags = IFF_UP if up else 0
-    body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, flags, flags) + _text(IFLA_IFNAME, name)
-    peer = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _text(IFLA_IFNAME, peer_name)
+    body = _IFINFO.pack(_socket.AF_UNSPEC, 0, 0, flags, flags) + _text(IFLA_IFNAME, name)
+    peer = _IFINFO.pack(_socket.AF_UNSPEC, 0, 0, 0, 0) + _text(IFLA_IFNAME, peer_name)
     if peer_pid is not None:
         peer += _number(IFLA_NET_NS_PID, peer_pid)
-    if mac:
-        body += _attribute(IFLA_ADDRESS, mac_bytes(mac))
     if peer_mac:
         peer += _attribute(IFLA_ADDRESS, mac_bytes(peer_mac))
     if mtu:
@@ -131,7 +128,7 @@ def set_link(
     (EAFNOSUPPORT) and a SETLINK in the same batch accepts.
     """
     change = 0 if up is None else IFF_UP
-    body = _IFINFO.pack(socket.AF_UNSPEC, 0, index, IFF_UP if up else 0, change)
+    body = _IFINFO.pack(_socket.AF_UNSPEC, 0, index, IFF_UP if up else 0, change)
     if name or find:
         body += _text(IFLA_IFNAME, name or find or "")
     if mac:
@@ -144,54 +141,45 @@ def set_link(
         body += _attribute(IFLA_IFALIAS, alias.encode())
     if no_link_local:
         mode = _attribute(IFLA_INET6_ADDR_GEN_MODE, bytes([IN6_ADDR_GEN_MODE_NONE]))
-        family = _attribute(socket.AF_INET6 | NLA_F_NESTED, mode)
+        family = _attribute(_socket.AF_INET6 | NLA_F_NESTED, mode)
         body += _attribute(IFLA_AF_SPEC | NLA_F_NESTED, family)
     return _message(RTM_SETLINK, 0, body)
 
 
 def delete_link(name: str, index: int = 0) -> bytes:
     """RTM_DELLINK, by index where it is given, else by name."""
-    body = _IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, 0)
+    body = _IFINFO.pack(_socket.AF_UNSPEC, 0, index, 0, 0)
     return _message(RTM_DELLINK, 0, body if index else body + _text(IFLA_IFNAME, name))
-
-
-def _address(kind: int, flags: int, index: int, address: str) -> bytes:
-    host, _, prefix = address.partition("/")
-    if ":" in host:
-        raw = socket.inet_pton(socket.AF_INET6, host)
-        body = _IFADDR.pack(socket.AF_INET6, int(prefix), 0, RT_SCOPE_UNIVERSE, index)
-        body += _attribute(IFA_ADDRESS, raw) + _number(IFA_FLAGS, IFA_F_NODAD)
-    else:
-        raw = socket.inet_pton(socket.AF_INET, host)
-        body = _IFADDR.pack(socket.AF_INET, int(prefix), 0, RT_SCOPE_UNIVERSE, index)
-        body += _attribute(IFA_LOCAL, raw) + _attribute(IFA_ADDRESS, raw)
-        if int(prefix) < 31:
-            mask = (1 << 32 - int(prefix)) - 1
-            body += _attribute(IFA_BROADCAST, struct.pack("!I", struct.unpack("!I", raw)[0] | mask))
-    return _message(kind, flags, body)
 
 
 def new_address(index: int, address: str) -> bytes:
     """RTM_NEWADDR of ``10.0.0.2/24`` or ``fd00::2/64`` (without duplicate address detection)."""
-    return _address(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, index, address)
-
-
-def delete_address(index: int, address: str) -> bytes:
-    """RTM_DELADDR."""
-    return _address(RTM_DELADDR, 0, index, address)
+    host, _, prefix = address.partition("/")
+    if ":" in host:
+        raw = _socket.inet_pton(_socket.AF_INET6, host)
+        body = _IFADDR.pack(_socket.AF_INET6, int(prefix), 0, RT_SCOPE_UNIVERSE, index)
+        body += _attribute(IFA_ADDRESS, raw) + _number(IFA_FLAGS, IFA_F_NODAD)
+    else:
+        raw = _socket.inet_pton(_socket.AF_INET, host)
+        body = _IFADDR.pack(_socket.AF_INET, int(prefix), 0, RT_SCOPE_UNIVERSE, index)
+        body += _attribute(IFA_LOCAL, raw) + _attribute(IFA_ADDRESS, raw)
+        if int(prefix) < 31:
+            mask = (1 << 32 - int(prefix)) - 1
+            body += _attribute(IFA_BROADCAST, struct.pack("!I", struct.unpack("!I", raw)[0] | mask))
+    return _message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
 def new_route(index: int, destination: str, gateway: str | None) -> bytes:
     """RTM_NEWROUTE; `destination` is a CIDR or ``default``/``::/0``; without a gateway it is on the link."""
-    family = socket.AF_INET6 if ":" in (gateway or destination) else socket.AF_INET
+    family = _socket.AF_INET6 if ":" in (gateway or destination) else _socket.AF_INET
     host, _, prefix = destination.partition("/")
     length = 0 if host == "default" else int(prefix)
     scope = RT_SCOPE_UNIVERSE if gateway else RT_SCOPE_LINK
     body = _RTMSG.pack(family, length, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, scope, RTN_UNICAST, 0)
     if length:
-        body += _attribute(RTA_DST, socket.inet_pton(family, host))
+        body += _attribute(RTA_DST, _socket.inet_pton(family, host))
     if gateway:
-        body += _attribute(RTA_GATEWAY, socket.inet_pton(family, gateway))
+        body += _attribute(RTA_GATEWAY, _socket.inet_pton(family, gateway))
     return _message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body + _number(RTA_OIF, index))
 
 
@@ -199,7 +187,7 @@ class Netlink:
     """One rtnetlink socket, bound to the network namespace in which it was made."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        self._socket = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, 0)
         self._socket.bind((0, 0))
         self._sequence = 0
 

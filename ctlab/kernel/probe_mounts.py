@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from . import syscalls
 from .probe_journal import Failed, Journal
@@ -33,7 +34,7 @@ class Mounts:
             ("ipc-namespace", syscalls.CLONE_NEWIPC),
             ("cgroup-namespace", syscalls.CLONE_NEWCGROUP),
         ):
-            step(name, lambda flag=flag: syscalls.unshare(flag))  # type: ignore[misc]
+            step(name, partial(syscalls.unshare, flag))
         based = mounts and step("tmpfs", self._tmpfs)
         self._journal.in_child(lambda: self._pid_steps(based))
         if not based:

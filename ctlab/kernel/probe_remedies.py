@@ -185,11 +185,13 @@ def id_range(facts: Facts) -> str:
     """The remedy when only the own id can be mapped."""
     if facts.uid == 0:
         return (
-            "this root has no free ids to give away (see /proc/self/uid_map), or lacks CAP_SETUID and CAP_SETGID: "
+            "this root has no ids to give away (see /proc/self/uid_map), or lacks CAP_SETUID and CAP_SETGID: "
             "start Jupyter as root of the machine, or as an ordinary user"
         )
     if "newuidmap" not in facts.programs or "newgidmap" not in facts.programs:
         return "sudo apt install uidmap"
+    if "isn't mapped" in facts.ids_problem:
+        return "give yourself, in /etc/subuid and /etc/subgid, ids that /proc/self/uid_map and /proc/self/gid_map have"
     if facts.no_new_privs:
         return "NoNewPrivs is set on this process, so newuidmap gains no privilege: " + {
             "docker": "start the container without --security-opt no-new-privileges",

@@ -101,11 +101,11 @@ def _become_mapped_root() -> None:
 
 
 def _map_range(pid: int, plan: dict[str, Any]) -> str:
-    """Give `pid` many ids: root writes the map itself, a user asks newuidmap and newgidmap."""
+    """Give `pid` many ids: root (of whichever namespace) writes the map itself, a user asks newuidmap and newgidmap."""
     if plan["ids"] == "single":
         raise Failed(plan["ids_problem"])
     for name, lines in (("uid", plan["uid_lines"]), ("gid", plan["gid_lines"])):
-        if plan["ids"] == "root":
+        if plan["ids"] in ("root", "nested"):
             _write(f"/proc/{pid}/{name}_map", "".join(f"{' '.join(map(str, line))}\n" for line in lines))
             continue
         program = plan[f"new{name}map"]

@@ -12,14 +12,19 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc_gil = ctypes.PyDLL(None, use_errno=True)
 
 # clone/unshare/setns flags: linux/sched.h
 CLONE_NEWTIME = 0x00000080
+CLONE_VM = 0x00000100
 CLONE_PIDFD = 0x00001000
+CLONE_VFORK = 0x00004000
 CLONE_PARENT = 0x00008000
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000

@@ -16,11 +16,7 @@ def show(context: Context) -> Any:
         still = Topology(lab)
         still.freeze()
         return still
-    if not context.option("keep"):
-        for view in [view for view in lab.views if isinstance(view, Topology)]:
-            view.freeze()
-            lab.views.remove(view)
-    return lab.topology()
+    return lab.topology(keep=bool(context.option("keep")))
 
 
 VERBS = {"topology show": show}

@@ -73,7 +73,6 @@ def attach(instance: int, name: str, endpoint: EndpointSpec) -> tuple[list[ops.O
         ops.MakeVeth(
             veth,
             endpoint.interface,
-            "",
             endpoint.mac,
             endpoint.mtu,
             bridge_name(endpoint.network),

@@ -6,7 +6,11 @@ it can be printed (`render.py`), sent (`encode`), compared in a test and perform
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NamedTuple
+else:
+    from ._record import NamedTuple  # the same, without the import of `typing`: see `kernel.lean`
 
 
 # -- in the network namespace of a node ---------------------------------------------------------
@@ -23,7 +27,6 @@ class MakeVeth(NamedTuple):
 
     name: str
     peer: str
-    mac: str
     peer_mac: str
     mtu: int
     bridge: str
@@ -189,13 +192,14 @@ class Execute(NamedTuple):
     read_only_root: bool
 
 
-Operation = (
-    MakeBridge | MakeVeth | DeleteLink | WriteSysctl | Listen | LinkUp | AddAddress | AddRoute | Limit | Unshare
-    | RootFolder | RootOverlay | Folder | SymbolicLink | WriteFile | Overlay | Bind | Device | Mount | Mask | ReadOnly
-    | PivotRoot | Hostname | Execute
-)  # fmt: skip
+if TYPE_CHECKING:
+    Operation = (
+        MakeBridge | MakeVeth | DeleteLink | WriteSysctl | Listen | LinkUp | AddAddress | AddRoute | Limit | Unshare
+        | RootFolder | RootOverlay | Folder | SymbolicLink | WriteFile | Overlay | Bind | Device | Mount | Mask
+        | ReadOnly | PivotRoot | Hostname | Execute
+    )  # fmt: skip
 
-_KINDS: dict[str, Any] = {
+_KINDS: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
         MakeBridge, MakeVeth, DeleteLink, WriteSysctl, Listen, LinkUp, AddAddress, AddRoute, Limit, Unshare,

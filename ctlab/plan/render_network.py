@@ -105,8 +105,9 @@ def _up(name: str, settings: str = "") -> list[str]:
 
 
 def _veth(operation: ops.MakeVeth, netns: str) -> list[str]:
+    mtu = _hardware("", operation.mtu)  # of the node's end: nobody needs its MAC
     made = (
-        f"ip link add name {quote(operation.name)}{_hardware(operation.mac, operation.mtu)}"
+        f"ip link add name {quote(operation.name)}{mtu}"
         f" master {quote(operation.bridge)} type veth"
         f" peer name {quote(operation.peer)}{_hardware(operation.peer_mac, operation.mtu)} netns {netns}"
     )

@@ -1,21 +1,33 @@
 """Making a slot: cgroup folders, streams, the cloned first process, and (for a spare) its veth pair.
 
 Used by the nursery for slots in advance and by the supervisor for containers that need something special.
+
+The memory of a slot made in advance is shared with a *holder*, its parent by vfork, which sleeps in that call until
+the slot's `exec`. So `exec` drops one of two users of the memory and does not take it down while somebody waits (0.3
+of 1 ms); that is done when the supervisor kills the holder, later. What the slot ran on is the holder's stack, so the
+holder must never return from its call: a SIGSTOP is pending for it before the slot does anything, and it stops on
+its way out.
 """
 
 from __future__ import annotations
 
-import contextlib
+import _socket
+import errno
 import os
-import signal
-from collections.abc import Callable
-from typing import Any
 
 from ..errors import KernelError
-from ..kernel import capabilities, cgroup, netlink, syscalls
-from . import executor, inside, protocol, slot
-from .record import Slot
+from ..kernel import capabilities, netlink, syscalls
+from ..kernel.lean import signal, suppress
+from . import inside, orders, slot
+from .made import Slot, Spare
 from .tree import Tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+    from ..kernel import cgroup
 
 SPARE_PREFIX = "spare"  # reserved: these interfaces show up nowhere
 
@@ -57,7 +69,10 @@ def make(order: Order, folders: cgroup.LabFolders | None, node_link: netlink.Net
     try:
         if folders is not None:
             made.cgroup = folders.make(f"c{order.serial}")
-        _clone(order, made, single_id)
+        if order.spare:
+            _clone_held(order, made, folders, single_id)
+        else:
+            _clone(order, made, single_id)
     except (OSError, KernelError):
         if made.cgroup is not None:
             made.cgroup.remove(0.2)
@@ -74,30 +89,95 @@ def make(order: Order, folders: cgroup.LabFolders | None, node_link: netlink.Net
                     netlink.set_link(0, find=name, up=True),
                 ]
             )
-            protocol.send(made.status, {"spare": True})
-            made.spare = executor.Spare(node_link.index(name), name)
+            orders.send(made.status, {"spare": True})
+            made.spare = Spare(node_link.index(name), name)
         except OSError:
             end(made)
             raise
     return made
 
 
+def _clone_held(order: Order, made: Slot, folders: cgroup.LabFolders | None, single_id: bool) -> None:
+    ours, theirs = orders.pair()
+    ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
+    flags, clone_into, join = _where(order, made)
+    descriptors: list[int] = []
+    try:
+        pid, made.holder = syscalls.clone3(0, sibling=order.sibling)
+        if pid == 0:
+            keep = {theirs.fileno(), clone_into, *(folders.v1.values() if folders is not None else ())}
+            keep |= {folders.unified} if folders is not None and folders.unified is not None else set()
+            _hold(order, theirs, flags, clone_into, join, keep - {-1}, single_id)
+        theirs.close()
+        answer, made.pid = orders.receive_from(ours)
+        signal.pidfd_send_signal(made.holder, signal.SIGSTOP)
+        if answer is None or "errno" in answer:
+            raise OSError((answer or {}).get("errno", errno.ECHILD), (answer or {}).get("message", "the slot died"))
+        made.pidfd = os.pidfd_open(made.pid)
+        made.mount_namespace = os.open(f"/proc/{made.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        made.out, out_write = os.pipe2(os.O_CLOEXEC)
+        descriptors.append(out_write)
+        made.err, err_write = os.pipe2(os.O_CLOEXEC)
+        descriptors.append(err_write)
+        made.status, status = orders.pair()
+        descriptors.append(status.detach())
+        orders.send(ours, {"held": True}, descriptors)
+    except OSError:
+        end(made)
+        raise
+    finally:
+        ours.close()
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if made.cgroup is not None:
+            made.cgroup.close()
+
+
+def _hold(
+    order: Order,
+    control: _socket.socket,
+    flags: int,
+    clone_into: int,
+    join: Callable[[], None] | None,
+    keep: set[int],
+    single_id: bool,
+) -> NoReturn:
+    """In the holder: bear the slot and sleep. What has an end that somebody waits for may not be open here."""
+    try:
+        syscalls.close_all_but(keep)
+        pid, _ = syscalls.clone3(flags | syscalls.CLONE_VM | syscalls.CLONE_VFORK, clone_into, sibling=True)
+    except OSError as error:
+        with suppress(OSError):
+            orders.send(control, {"errno": error.errno or 0, "message": error.strerror or str(error)})
+        os._exit(1)
+    while pid:  # not reached: it is stopped, and then killed
+        signal.pause()
+    with suppress(OSError):
+        orders.send(control, {"born": True})
+        message, descriptors = orders.receive(control)
+        if message is not None:
+            out, err, status = descriptors
+            where = _socket.socket(fileno=status)
+            slot.run(slot.Birth(where, order.operations, order.private, join, single_id, (out, err), keep=order.keep))
+    while True:  # the nursery is gone, and the lab with it in a moment; the holder may not be woken up
+        signal.pause()
+
+
+def _where(order: Order, made: Slot) -> tuple[int, int, Callable[[], None] | None]:
+    """The namespaces to be born in, the v2 folder to be born in, how to join the others."""
+    flags = inside.namespace_flags([kind for kind in order.operations[0].kinds if kind != "cgroup"])
+    folder = made.cgroup
+    if folder is None:
+        return flags, -1, None
+    descriptor = folder.clone_fd
+    return flags, -1 if descriptor is None else descriptor, lambda: folder.join(descriptor is not None)
+
+
 def _clone(order: Order, made: Slot, single_id: bool) -> None:
     made.out, out_write = os.pipe2(os.O_CLOEXEC)
     made.err, err_write = os.pipe2(os.O_CLOEXEC)
-    made.status, theirs = protocol.pair()
-    flags = inside.namespace_flags([kind for kind in order.operations[0].kinds if kind != "cgroup"])
-    clone_into = -1
-    join: Callable[[], None] | None = None
-    folder = made.cgroup
-    if folder is not None:
-        descriptor = folder.clone_fd
-        clone_into = -1 if descriptor is None else descriptor
-        cloned = descriptor is not None
-
-        def join() -> None:
-            folder.join(cloned)
-
+    made.status, theirs = orders.pair()
+    flags, clone_into, join = _where(order, made)
     newborn = slot.Birth(
         theirs, order.operations, order.private, join, single_id, (out_write, err_write), order.network_of, order.keep
     )
@@ -110,17 +190,20 @@ def _clone(order: Order, made: Slot, single_id: bool) -> None:
         theirs.close()
         os.close(out_write)
         os.close(err_write)
-        if folder is not None:
-            folder.close()
+        if made.cgroup is not None:
+            made.cgroup.close()
 
 
 def end(unused: Slot) -> None:
     """End a slot and close what belongs to it; the folders are the caller's to remove."""
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(unused.pidfd, signal.SIGKILL)
-    with contextlib.suppress(ChildProcessError):
-        os.waitid(os.P_PIDFD, unused.pidfd, os.WEXITED)
-    unused.status.close()
-    for descriptor in (unused.pidfd, unused.out, unused.err, unused.mount_namespace):
+    for pidfd in (unused.pidfd, unused.holder):
+        if pidfd >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            with suppress(ChildProcessError):
+                os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    if hasattr(unused, "status"):
+        unused.status.close()
+    for descriptor in (unused.pidfd, unused.holder, unused.out, unused.err, unused.mount_namespace):
         if descriptor >= 0:
             os.close(descriptor)

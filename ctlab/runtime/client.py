@@ -20,13 +20,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from ..errors import KINDS, CtlabError, KernelError, LabGone, StateError, describe
 from . import protocol, prune, runtime_folder
 
-_BOOTSTRAP = "import sys;sys.path.insert(0,{parent!r});from ctlab.runtime.keeper import main;main()"
+_BOOTSTRAP = "import sys;sys.path.insert(0,{parent!r});from ctlab.runtime.seed import main;main()"
 _START_SECONDS = 30.0
 _STOP_SECONDS = 15.0
 
@@ -57,29 +57,44 @@ def raise_failure(message: protocol.Message) -> None:
 
 
 class Connection:
-    """One call socket."""
+    """One call socket. `answered`: nothing is to come on it, so that somebody else may have it."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
+        self.answered = True
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
     def send(self, message: protocol.Message, descriptors: Sequence[int] = ()) -> None:
         """Send a request."""
+        self.answered = False
         protocol.send(self.socket, message, descriptors)
 
-    def receive(self) -> Reply:
-        """The next answer. Raises LabGone at the end of file, else what the answer reports."""
+    def send_only(self, messages: Sequence[protocol.Message]) -> None:
+        """Send requests that are served after what was sent before, and whose answers nobody waits for."""
+        self.answered = False
+        with contextlib.suppress(OSError):
+            for message in messages:
+                protocol.send(self.socket, message, flags=socket.MSG_DONTWAIT)
+
+    def answer(self) -> Reply:
+        """The next answer, whatever it reports. Raises LabGone at the end of file."""
         try:
             message, descriptors, process = protocol.receive(self.socket)
         except OSError:
             message, descriptors, process = None, [], 0
         if message is None:
             raise LabGone("the lab is gone: it was stopped, or its supervisor died")
-        if "error" in message:
-            for descriptor in descriptors:
-                os.close(descriptor)
-            raise_failure(message)
+        self.answered = True
         return Reply(message, descriptors, process)
+
+    def receive(self) -> Reply:
+        """The next answer. Raises LabGone at the end of file, else what the answer reports."""
+        reply = self.answer()
+        if "error" in reply.message:
+            for descriptor in reply.descriptors:
+                os.close(descriptor)
+            raise_failure(reply.message)
+        return reply
 
     def close(self) -> None:
         """Close the socket."""
@@ -251,26 +266,36 @@ class Client:
         else:
             self._idle.put(connection)
 
-    def call(self, message: protocol.Message, descriptors: Sequence[int] = ()) -> Reply:
-        """One request and its answer. Raises the `CtlabError` that the answer reports, or LabGone."""
+    @contextlib.contextmanager
+    def borrow(self) -> Iterator[Connection]:
+        """A connection for one request; afterwards given back, or closed if its answer may still come."""
         connection = self.connection()
         try:
-            connection.send(message, descriptors)
-            reply = connection.receive()
-        except CtlabError as error:
-            if isinstance(error, LabGone):
-                connection.close()
-            else:
-                self.give_back(connection)
-            raise
+            yield connection
         except BrokenPipeError:
-            connection.close()
             raise LabGone(f"lab {self.name!r} is gone") from None
-        except BaseException:
-            connection.close()  # interrupted: its answer may still come, and nobody else may get it
-            raise
-        self.give_back(connection)
-        return reply
+        finally:
+            if connection.answered:
+                self.give_back(connection)
+            else:
+                connection.close()
+
+    def call(
+        self, message: protocol.Message, descriptors: Sequence[int] = (), undo: Sequence[protocol.Message] = ()
+    ) -> Reply:
+        """One request and its answer. Raises the `CtlabError` that the answer reports, or LabGone.
+
+        `undo`: the requests that take it back, sent if the wait for its answer is interrupted.
+        """
+        with self.borrow() as connection:
+            try:
+                connection.send(message, descriptors)
+                return connection.receive()
+            except (CtlabError, OSError):
+                raise
+            except BaseException:
+                connection.send_only(undo)
+                raise
 
     # -- events -----------------------------------------------------------------------------------
     def listen(self, listener: Callable[[protocol.Message], None]) -> None:

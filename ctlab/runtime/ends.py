@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import execution, orphans
 from .calls import Call, Refused
+from .made import Slot
 from .record import Record, returncode
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def forget_slot(supervisor: Supervisor, record: Record) -> None:
     record.terminals, record.namespaces = [], {}
 
     def clear() -> None:
+        let_holder_go(supervisor, slot)
         supervisor.services.sample_no_more(record)
         if slot.mount_namespace >= 0:
             supervisor.pool.bury(slot.mount_namespace)
@@ -100,6 +102,22 @@ def forget_slot(supervisor: Supervisor, record: Record) -> None:
             supervisor.after(0.02, lambda: _remove_folder(supervisor, folder, 50))
 
     supervisor.later(clear)
+
+
+def let_holder_go(supervisor: Supervisor, slot: Slot) -> None:
+    """The slot's memory is needed no more, or by the slot alone: end the process that shares it."""
+    pidfd, slot.holder = slot.holder, -1
+    if pidfd < 0:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+    def ended() -> None:
+        if os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG) is not None:
+            supervisor.off(pidfd)
+            os.close(pidfd)
+
+    supervisor.on(pidfd, ended)
 
 
 def _remove_folder(supervisor: Supervisor, folder: Any, tries: int) -> None:

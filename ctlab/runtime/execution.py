@@ -8,7 +8,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from ..kernel import syscalls
-from . import orphans, protocol
+from . import orders, orphans
 from .calls import Call, Refused
 from .record import Record, Runner
 
@@ -112,7 +112,7 @@ def execute(supervisor: Supervisor, call: Call) -> None:
     runner.call = call
     supervisor.executions[message["execution"]] = runner
     try:
-        protocol.send(runner.control, order, [*handed, *call.descriptors])
+        orders.send(runner.control, order, [*handed, *call.descriptors])
     except OSError:  # it has just died; the caller hears of it from whoever called us, and once
         runner.call = None
         supervisor.executions.pop(message["execution"], None)
@@ -124,7 +124,7 @@ def execute(supervisor: Supervisor, call: Call) -> None:
 
 
 def _runner_says(supervisor: Supervisor, runner: Runner) -> None:
-    answer, _, _ = protocol.receive(runner.control)
+    answer, _ = orders.receive(runner.control)
     if answer is None:
         supervisor.off(runner.control.fileno())
         return
@@ -189,7 +189,7 @@ def signal_execution(supervisor: Supervisor, call: Call) -> None:
     runner = supervisor.executions.get(call.message["execution"])
     if runner is not None:
         with contextlib.suppress(OSError):
-            protocol.send(runner.control, {"signal": call.message["signal"]})
+            orders.send(runner.control, {"signal": call.message["signal"]})
     call.reply({"ok": runner is not None})
 
 

@@ -10,17 +10,11 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..kernel import netlink
 from ..plan import ops
-
-
-class Spare(NamedTuple):
-    """A veth pair that was made in advance: its index in the node and what it is called there until it is used."""
-
-    number: int  # interface index
-    name: str
+from .made import Spare
 
 
 class Failure(Exception):

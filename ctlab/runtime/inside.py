@@ -6,14 +6,17 @@ symbolic link of an image leads out of it; mounts are made on the descriptor tha
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
-from typing import Any
 
 from ..kernel import netlink, syscalls
+from ..kernel.lean import suppress
 from ..plan import ops
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 _FLAGS = {
@@ -78,7 +81,7 @@ class Root:
     # -- operations -----------------------------------------------------------------------------
     def root_folder(self, _: ops.RootFolder) -> None:
         path = f"{self._private}/root"
-        with contextlib.suppress(FileExistsError):  # the container is started again
+        with suppress(FileExistsError):  # the container is started again
             os.mkdir(path, 0o755)
         syscalls.mount(path, path, None, syscalls.MS_BIND)
         self._descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -86,7 +89,7 @@ class Root:
 
     def root_overlay(self, operation: ops.RootOverlay) -> None:
         path = f"{self._private}/root"
-        with contextlib.suppress(FileExistsError):
+        with suppress(FileExistsError):
             os.mkdir(path, 0o755)
         self._overlay(f"/images/{operation.lower}", "image", path, [])
         self._descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -108,7 +111,7 @@ class Root:
 
     def folder(self, operation: ops.Folder) -> None:
         if self._fresh:
-            with contextlib.suppress(FileExistsError):
+            with suppress(FileExistsError):
                 os.mkdir(operation.path[1:], operation.mode, dir_fd=self._descriptor)
             return
         parent, name = self._parent(operation.path, make=True)
@@ -138,11 +141,11 @@ class Root:
 
     def symbolic_link(self, operation: ops.SymbolicLink) -> None:
         if self._fresh:
-            with contextlib.suppress(FileExistsError):
+            with suppress(FileExistsError):
                 os.symlink(operation.target, operation.path[1:], dir_fd=self._descriptor)
             return
         parent, name = self._parent(operation.path)
-        with contextlib.suppress(FileExistsError):
+        with suppress(FileExistsError):
             os.symlink(operation.target, name, dir_fd=parent)
         os.close(parent)
 
@@ -163,7 +166,7 @@ class Root:
             try:
                 file = os.open(name, flags, dir_fd=parent)
             except OSError:
-                with contextlib.suppress(FileNotFoundError):
+                with suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=parent)
                 file = os.open(name, flags | os.O_CREAT | os.O_EXCL, operation.mode, dir_fd=parent)
             os.write(file, operation.content.encode())

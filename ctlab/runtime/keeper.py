@@ -10,42 +10,36 @@ supervisor, handed through. The configuration is the first message on 3.
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import os
 import select
 import signal
 import socket
+import stat
 import sys
 import time
 from typing import Any
 
-from ..kernel import cgroup, cgroup_discover, idmap, syscalls, title
-from . import protocol, runtime_folder, supervisor
+from ..kernel import cgroup_discover, cgroup_mounts, cgroup_outside, idmap, syscalls, title
+from . import orders, protocol, runtime_folder, seed
 
-CONTROL, CALLS, EVENTS = 3, 4, 5
 _REMOVE_SECONDS = 5.0
 _ROUND_SECONDS = 0.5
 _DEATH_SECONDS = 0.1
-_NAMESPACES = (
-    syscalls.CLONE_NEWUSER
-    | syscalls.CLONE_NEWPID
-    | syscalls.CLONE_NEWNS
-    | syscalls.CLONE_NEWNET
-    | syscalls.CLONE_NEWIPC
-    | syscalls.CLONE_NEWUTS
-)
 
 
 class Keeper:
     """One lab, seen from outside."""
 
-    def __init__(self, control: socket.socket, config: dict[str, Any], owner: int) -> None:
+    def __init__(self, control: socket.socket, planted: _socket.socket, config: dict[str, Any], owner: int) -> None:
         self.control = control
+        self.planted = planted
         self.config = config
         self.lab_id: str = config["id"]
         self.owner_pidfd = os.pidfd_open(owner)
         self.folder = runtime_folder.create(self.lab_id, config["name"], owner)
-        self.cgroup: cgroup.LabCgroup | None = None
+        self.cgroup: cgroup_outside.LabCgroup | None = None
         self.leaf: str | None = None
         self.cleaned_up = False
         self.supervisor_pidfd = -1
@@ -62,32 +56,27 @@ class Keeper:
         if delegation.version != "none":
             parents = {*delegation.parents.values(), *([delegation.unified] if delegation.unified else [])}
             self.folder.record(cgroups=[os.path.join(parent, f"ctlab-{self.lab_id}") for parent in sorted(parents)])
-            self.cgroup = cgroup.make_lab(delegation, self.lab_id, mapping.first_uid, mapping.first_gid)
+            self.cgroup = cgroup_outside.make_lab(delegation, self.lab_id, mapping.first_uid, mapping.first_gid)
         ours, theirs = protocol.pair()
         folders = self.cgroup.open() if self.cgroup else {}
-        start = supervisor.Start(
-            calls=CALLS,
-            events=EVENTS,
-            keeper=theirs.fileno(),
-            cgroup_version=delegation.version,
-            cgroup_folders=folders,
-            single_id=mapping.single,
-            interval_seconds=self.config["interval"],
-            host_top=_host_top(),
-            name=self.config["name"],
-        )
         leaf = self.cgroup.open_leaf() if self.cgroup else None
-        pid, self.supervisor_pidfd = syscalls.clone3_python(_NAMESPACES, -1 if leaf is None else leaf)
-        if pid == 0:
-            ours.close()
-            keep = {CALLS, EVENTS, theirs.fileno(), *folders.values()}
-            self.folder.forget()
-            supervisor.main(start, keep)  # never returns
+        facts = {
+            "cgroup_version": delegation.version,
+            "cgroup_folders": list(folders),
+            "leaf": leaf is not None,
+            "single_id": mapping.single,
+            "by_root": os.getuid() == 0,
+            "interval_seconds": self.config["interval"],
+            "host_top": _host_top(),
+            "name": self.config["name"],
+        }
+        descriptors = [theirs.fileno(), *folders.values(), *([] if leaf is None else [leaf])]
+        pid, self.supervisor_pidfd = self._bear(facts, descriptors)
         self.supervisor_pid = pid
         theirs.close()
-        os.close(CALLS)
-        os.close(EVENTS)
-        for descriptor in (*folders.values(), *([] if leaf is None else [leaf])):
+        os.close(seed.CALLS)
+        os.close(seed.EVENTS)
+        for descriptor in descriptors[1:]:
             os.close(descriptor)
         idmap.write(pid, mapping)
         self.user_namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
@@ -116,6 +105,21 @@ class Keeper:
                 "cgroup_paths": self.cgroup.paths() if self.cgroup else [],
             },
         )
+
+    def _bear(self, facts: dict[str, Any], descriptors: list[int]) -> tuple[int, int]:
+        """Let the seed clone the supervisor: (pid, pidfd)."""
+        if not _readable_without_privilege():
+            from . import supervisor  # noqa: F401 - imported here, since a clone in a user namespace of its own can't
+
+            return seed.bear(facts, descriptors, sibling=False, before=self.folder.forget)
+        orders.send(self.planted, facts, descriptors)
+        answer, given = orders.receive(self.planted)
+        self.planted.close()
+        os.wait()
+        if answer is None or not given:
+            number = (answer or {}).get("errno", 0)
+            raise OSError(number, (answer or {}).get("message", "the seed of the supervisor has died"))
+        return answer["pid"], given[0]
 
     def watch(self) -> None:
         """Wait for the owner's word, the owner's death, or the supervisor's."""
@@ -188,7 +192,7 @@ class Keeper:
             while (left := self.cgroup.remove(_ROUND_SECONDS)) and time.monotonic() < until:
                 pass
         elif self.leaf:
-            cgroup.LabCgroup("none", {}, self.leaf).remove()
+            cgroup_outside.LabCgroup("none", {}, self.leaf).remove()
         if self._wait_for_supervisor(_REMOVE_SECONDS):
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PIDFD, self.supervisor_pidfd, os.WEXITED)
@@ -219,13 +223,29 @@ def _candidates() -> list[str]:
     found: list[str] = []
     with contextlib.suppress(OSError):
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            mounts = cgroup_discover.mounts(file.read())
+            mounts = cgroup_mounts.mounts(file.read())
         with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-            own = cgroup_discover.own_paths(file.read())
+            own = cgroup_mounts.own_paths(file.read())
         for mount in mounts:
             path = own.get(next(iter(mount.controllers), "") if mount.version == 1 else "", "/")
-            found += cgroup_discover.folders(mount, path)
+            found += cgroup_mounts.folders(mount, path)
     return list(dict.fromkeys(found))
+
+
+def _readable_without_privilege() -> bool:
+    """Whether our files can be read by user 0 without root's privileges (in another's home they may not be)."""
+    if os.geteuid():
+        return True
+    for file in (os.path.abspath(__file__), os.path.abspath(os.__file__)):
+        status = os.stat(file)
+        if status.st_uid and not status.st_mode & stat.S_IROTH:
+            return False
+        while file != "/":
+            file = os.path.dirname(file)
+            status = os.stat(file)
+            if status.st_uid and not status.st_mode & stat.S_IXOTH:
+                return False
+    return True
 
 
 def _host_top() -> dict[str, str]:
@@ -240,24 +260,20 @@ def _host_top() -> dict[str, str]:
     return top
 
 
-def main() -> None:
-    """Run as a process of its own; see the module's text for the descriptors."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # only the owner's word or death ends a lab
-    syscalls.close_range(EVENTS + 1)  # what the owner left inheritable isn't ours to hold open
-    control = socket.socket(fileno=CONTROL)
+def main(planted: _socket.socket) -> None:
+    """The rest of the process; `planted`: where the seed waits."""
+    control = socket.socket(fileno=seed.CONTROL)
     config = _receive(control)
     if config is None:
         return
     keeper = None
-    title.remember()
     title.set_title(f"ctlab keeper {config['name']}")
     try:
-        keeper = Keeper(control, config, config["owner"])
+        keeper = Keeper(control, planted, config, config["owner"])
         keeper.start()
     except BaseException as error:
         if not isinstance(error, OSError | RuntimeError):
-            import traceback  # late: the supervisor is a clone of this process
+            import traceback
 
             traceback.print_exc()
         with contextlib.suppress(OSError):

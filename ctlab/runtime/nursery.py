@@ -7,25 +7,66 @@ The first processes are cloned with CLONE_PARENT: they are the supervisor's chil
 
 from __future__ import annotations
 
-import contextlib
+import _socket
 import errno
 import os
-import socket
-from typing import Any, NoReturn
 
 from ..errors import KernelError
-from ..kernel import cgroup, netlink, syscalls, title
+from ..kernel import netlink, syscalls, title
+from ..kernel.lean import signal, suppress
 from ..plan import ops
-from . import birth, protocol, runner
+from . import birth, orders, runner
 from .tree import Tree
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
-def main(control: socket.socket, folders: cgroup.LabFolders | None, *, single_id: bool) -> NoReturn:
+    from ..kernel import cgroup
+
+
+def live(control: _socket.socket, folders: cgroup.LabFolders | None, keep: set[int], *, single_id: bool) -> NoReturn:
+    """In the clone: wait until the lab's root is built, enter it, serve."""
+    try:
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        syscalls.close_all_but({control.fileno(), *keep})
+        title.set_title("ctlab nursery")
+        message, (namespace,) = orders.receive(control)
+        if message is None:
+            os._exit(0)
+        become_root(single_id=single_id)
+        syscalls.setns(namespace, syscalls.CLONE_NEWNS)
+        os.close(namespace)
+        main(control, folders, single_id=single_id)
+    except Exception as error:
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = f"{os.path.basename(place.tb_frame.f_code.co_filename)}:{place.tb_lineno}" if place else "?"
+        with suppress(OSError):
+            orders.send(control, {"note": f"{type(error).__name__}: {error} ({where})"})
+    finally:
+        os._exit(1)
+
+
+def become_root(*, single_id: bool) -> None:
+    """Take the ids of the lab's root, which the keeper has mapped by now."""
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    if not single_id:
+        os.setgroups([])
+    # A change of credentials clears both: /proc/self belongs to us again, and our life hangs on our parent's.
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.umask(0o022)
+
+
+def main(control: _socket.socket, folders: cgroup.LabFolders | None, *, single_id: bool) -> NoReturn:
     """Serve ``{"operations": …}`` (what a slot is) and ``{"make": number}`` until the supervisor goes."""
     link = netlink.Netlink()
     operations: list[Any] = []
     while True:
-        message, given, _ = protocol.receive(control)
+        message, given = orders.receive(control)
         if message is None:
             os._exit(0)
         if "bury" in message:
@@ -35,7 +76,7 @@ def main(control: socket.socket, folders: cgroup.LabFolders | None, *, single_id
                 Tree.remove_private(message["bury"])
             continue
         if "rename" in message:
-            with contextlib.suppress(OSError):  # gone already
+            with suppress(OSError):  # gone already
                 link.run([netlink.set_link(message["rename"], name=message["name"], alias=message["alias"])])
             continue
         if "operations" in message:
@@ -49,13 +90,14 @@ def main(control: socket.socket, folders: cgroup.LabFolders | None, *, single_id
             made = birth.make(order, folders, link, single_id=single_id)
         except OSError as error:
             name = errno.errorcode.get(error.errno or 0, "?")
-            protocol.send(control, {"failed": order.serial, "message": f"{name} in {error.strerror}"})
+            orders.send(control, {"failed": order.serial, "message": f"{name} in {error.strerror}"})
             continue
         except KernelError as error:  # no cgroup folder is to be had
-            protocol.send(control, {"failed": order.serial, "message": str(error)})
+            orders.send(control, {"failed": order.serial, "message": str(error)})
             continue
-        descriptors = [made.pidfd, made.status.detach(), made.out, made.err, made.mount_namespace]
-        protocol.send(
+        assert made.spare is not None
+        descriptors = [made.pidfd, made.status.detach(), made.out, made.err, made.mount_namespace, made.holder]
+        orders.send(
             control,
             {"made": order.serial, "pid": made.pid, "spare": [made.spare.number, made.spare.name]},
             descriptors,
@@ -64,20 +106,20 @@ def main(control: socket.socket, folders: cgroup.LabFolders | None, *, single_id
             os.close(descriptor)
 
 
-def _make_runner(control: socket.socket, folders: cgroup.LabFolders | None, single_id: bool) -> None:
-    ours, theirs = protocol.pair()
+def _make_runner(control: _socket.socket, folders: cgroup.LabFolders | None, single_id: bool) -> None:
+    ours, theirs = orders.pair()
     try:
         made = new_runner(ours, theirs, folders, single_id, sibling=True)
     except OSError as error:
-        protocol.send(control, {"runner-failed": True, "message": str(error)})
+        orders.send(control, {"runner-failed": True, "message": str(error)})
         return
-    protocol.send(control, {"runner": True}, [made, ours.fileno()])
+    orders.send(control, {"runner": True}, [made, ours.fileno()])
     ours.close()
     os.close(made)
 
 
 def new_runner(
-    ours: socket.socket, theirs: socket.socket, folders: cgroup.LabFolders | None, single_id: bool, *, sibling: bool
+    ours: _socket.socket, theirs: _socket.socket, folders: cgroup.LabFolders | None, single_id: bool, *, sibling: bool
 ) -> int:
     """Clone a runner; returns its pidfd. `theirs` is closed here."""
     pid, pidfd = syscalls.clone3_python(0, sibling=sibling)

@@ -13,7 +13,7 @@ import select
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .record import Slot
+    from .made import Slot
     from .supervisor import Supervisor
 
 _STEP_MS = 100

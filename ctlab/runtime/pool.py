@@ -7,14 +7,15 @@ anything else is made when it is asked for, by the same code (`birth`).
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import os
-import socket
 from typing import TYPE_CHECKING, Any
 
 from ..plan import ops
-from . import birth, executor, nursery, protocol
-from .record import Runner, Slot
+from . import birth, nursery, orders
+from .made import Slot, Spare
+from .record import Runner
 
 if TYPE_CHECKING:
     from .supervisor import Supervisor
@@ -42,18 +43,14 @@ class Pool:
         self._timer_set = self._shrink_set = False
         self._runners: list[Runner] = []
         self._runners_coming = 0
-        folders, single_id = supervisor.folders, supervisor.single_id
-        keep = set(supervisor.start.cgroup_folders.values())
-        self._nursery = supervisor.services.start(
-            "nursery", lambda control: nursery.main(control, folders, single_id=single_id), keep
-        )
+        self._nursery = supervisor.nursery
         supervisor.on(self._nursery.fileno(), self._nursery_says)
 
     def configure(self, operations: list[list[Any]], wanted: int) -> None:
         """What makes a slot (encoded), and how many to keep."""
         self.operations = ops.decode(operations)
         self._wanted = self._goal = wanted
-        protocol.send(self._nursery, {"operations": operations})
+        orders.send(self._nursery, {"operations": operations})
         while len(self._ready) > wanted:
             self.discard(self._ready.pop())
         self.refill()
@@ -71,10 +68,10 @@ class Pool:
         for _ in range(_AT_ONCE - self._coming):
             if len(self._ready) + self._coming < self._goal:
                 self._coming += 1
-                protocol.send(self._nursery, {"make": self.number()})
+                orders.send(self._nursery, {"make": self.number()})
         while self._goal and len(self._runners) + self._runners_coming < RUNNERS:
             self._runners_coming += 1
-            protocol.send(self._nursery, {"runner": True})
+            orders.send(self._nursery, {"runner": True})
 
     def refill_soon(self) -> None:
         """Look a moment later whether something is missing; at once if nothing is left."""
@@ -116,20 +113,23 @@ class Pool:
                 return found
             found.control.close()
             os.close(found.pidfd)
-        ours, theirs = protocol.pair()
+        ours, theirs = orders.pair()
         supervisor = self._supervisor
         pidfd = nursery.new_runner(ours, theirs, supervisor.folders, supervisor.single_id, sibling=False)
         return Runner(ours, pidfd)
 
     def _nursery_says(self) -> None:
-        message, descriptors, _ = protocol.receive(self._nursery)
+        message, descriptors = orders.receive(self._nursery)
         if message is None:
             self._supervisor.off(self._nursery.fileno())
             self._wanted = self._goal = self._coming = 0  # it died: containers are made when asked for
             return
+        if "note" in message:
+            self._supervisor.tell({"event": "note", "text": f"nursery: {message['note']}"})
+            return
         if "runner" in message:
             self._runners_coming -= 1
-            self._runners.append(Runner(socket.socket(fileno=descriptors[1]), descriptors[0]))
+            self._runners.append(Runner(_socket.socket(fileno=descriptors[1]), descriptors[0]))
             return
         if "runner-failed" in message:
             self._runners_coming -= 1
@@ -143,9 +143,9 @@ class Pool:
             return
         made = Slot(message["made"], message["made"])
         made.pid = message["pid"]
-        made.pidfd, status, made.out, made.err, made.mount_namespace = descriptors
-        made.status = socket.socket(fileno=status)
-        made.spare = executor.Spare(*message["spare"])
+        made.pidfd, status, made.out, made.err, made.mount_namespace, made.holder = descriptors
+        made.status = _socket.socket(fileno=status)
+        made.spare = Spare(*message["spare"])
         if self._supervisor.folders is not None:
             made.cgroup = self._supervisor.folders.adopt(f"c{made.serial}")
         self._ready.append(made)
@@ -177,18 +177,18 @@ class Pool:
     def bury(self, mount_namespace: int) -> None:
         """Let the nursery take the mounts of an ended container down."""
         with contextlib.suppress(OSError):
-            protocol.send(self._nursery, {"bury": -1}, [mount_namespace])
+            orders.send(self._nursery, {"bury": -1}, [mount_namespace])
         os.close(mount_namespace)
 
     def rename(self, number: int, name: str, alias: str) -> None:
         """Let the nursery give a link its name."""
         with contextlib.suppress(OSError):
-            protocol.send(self._nursery, {"rename": number, "name": name, "alias": alias})
+            orders.send(self._nursery, {"rename": number, "name": name, "alias": alias})
 
     def clear_away(self, private: int) -> None:
         """Let the nursery remove the private folder of a container that is gone for good."""
         try:
-            protocol.send(self._nursery, {"bury": private})
+            orders.send(self._nursery, {"bury": private})
         except OSError:
             self._supervisor.tree.remove_private(private)
 

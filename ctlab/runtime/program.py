@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import signal
 import stat
-from collections.abc import Sequence
 
 from ..kernel import capabilities, syscalls
+from ..kernel.lean import signal, suppress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -17,7 +19,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 def _loaded_by_all() -> tuple[str, ...]:
     """The files that nearly every program opens before it does anything: the loader, its cache, the C library."""
     found = ["/bin/sh", "/usr/bin/env", "/etc/ld.so.cache"]
-    with contextlib.suppress(OSError), open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+    with suppress(OSError), open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
         for line in file:
             path = line.rstrip("\n").partition("/")[2]
             name = path.rpartition("/")[2]
@@ -39,17 +41,17 @@ class ProgramError(Exception):
         self.errno = number
 
 
-def find(name: str, path: str) -> str:
-    """The absolute path of a program, as execvp(3) finds it.
+def find(name: str, path: str, workdir: str = "") -> str:
+    """The path of a program, as execvp(3) finds it; `workdir`: where it will be run, if that isn't where we are.
 
     Raises `ProgramError` (ProgramNotFound) with what was looked for and where.
     """
     if "/" in name:
-        _check_executable(name)
-        return name
+        _check_executable(os.path.join(workdir, name), name)
+        return os.path.join(workdir, name)
     forbidden = ""
     for folder in path.split(":"):
-        candidate = os.path.join(folder or ".", name)
+        candidate = os.path.join(workdir, folder or ".", name)
         if os.path.isfile(candidate):
             if os.access(candidate, os.X_OK):
                 return candidate
@@ -59,19 +61,19 @@ def find(name: str, path: str) -> str:
     raise ProgramError("ProgramNotFound", f"no program {name!r} in {path}", errno.ENOENT)
 
 
-def _check_executable(path: str) -> None:
+def _check_executable(path: str, shown: str) -> None:
     try:
         status = os.stat(path)
     except OSError as error:
         raise ProgramError(
             "ProgramNotFound",
-            f"no program {path!r} in the container ({errno.errorcode[error.errno or 2]})",
+            f"no program {shown!r} in the container ({errno.errorcode[error.errno or 2]})",
             error.errno or 2,
         ) from None
     if stat.S_ISDIR(status.st_mode):
-        raise ProgramError("ProgramNotFound", f"{path} is a folder, not a program (EISDIR)", errno.EISDIR)
+        raise ProgramError("ProgramNotFound", f"{shown} is a folder, not a program (EISDIR)", errno.EISDIR)
     if not os.access(path, os.X_OK):
-        raise ProgramError("ProgramNotFound", f"{path} isn't executable (EACCES)", errno.EACCES)
+        raise ProgramError("ProgramNotFound", f"{shown} isn't executable (EACCES)", errno.EACCES)
 
 
 _ACCOUNTS_BYTES = 1 << 20  # of /etc/passwd and /etc/group are read
@@ -189,9 +191,8 @@ def environment(entries: Sequence[str], home: str) -> dict[str, str]:
     return variables
 
 
-def execute(argv: Sequence[str], variables: dict[str, str]) -> None:
-    """Become the program; returns only by raising `ProgramError`."""
-    path = find(argv[0], variables.get("PATH", DEFAULT_PATH))
+def execute(path: str, argv: Sequence[str], variables: dict[str, str]) -> None:
+    """Become the program at `path` (see `find`); returns only by raising `ProgramError`."""
     try:
         os.execve(path, list(argv), variables)
     except OSError as error:
@@ -217,7 +218,7 @@ def reap_until(child: int) -> int:
 
     def forward(number: int, _: object) -> None:
         if child:
-            with contextlib.suppress(ProcessLookupError):
+            with suppress(ProcessLookupError):
                 os.kill(child, number)
         elif number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             os._exit(128 + number)

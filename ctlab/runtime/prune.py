@@ -12,7 +12,7 @@ import signal
 import time
 
 from ..errors import CtlabError
-from ..kernel import cgroup
+from ..kernel import cgroup_outside
 from . import runtime_folder
 
 _WAKE_SECONDS = 8.0
@@ -42,7 +42,7 @@ def _clear(found: runtime_folder.Found) -> str:
     note = found.note
     try:
         until = time.monotonic() + _REMOVE_SECONDS
-        while (left := cgroup.prune(_own_folders(note), _ROUND_SECONDS)) and time.monotonic() < until:
+        while (left := cgroup_outside.prune(_own_folders(note), _ROUND_SECONDS)) and time.monotonic() < until:
             pass  # looked at anew: the lab's processes may still be dying, and make or freeze folders
         left += [path for path in _trials(note) if not _remove_trial(path)]
         if not left:  # else the note stays, and the next to prune tries again
@@ -81,7 +81,7 @@ def _trials(note: runtime_folder.Note) -> list[str]:
 def _remove_trial(path: str) -> bool:
     """Remove one; a bystander inside is killed, but a folder ``ctlab-keeper-…`` that is in use stays."""
     if os.path.basename(path).startswith("ctlab-probe-"):
-        return not cgroup.prune([path], 1.0)
+        return not cgroup_outside.prune([path], 1.0)
     with contextlib.suppress(OSError):
         os.rmdir(path)
     return True

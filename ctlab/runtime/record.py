@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
+import _socket
 import os
-import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..kernel import cgroup
+from .made import Slot
 
 if TYPE_CHECKING:
     from .calls import Call
-
-
-class Slot:
-    """A container's first process and what was made for it, before it has a name."""
-
-    __slots__ = ("cgroup", "err", "mount_namespace", "out", "pid", "pidfd", "private", "serial", "spare", "status")
-
-    def __init__(self, serial: int, private: int) -> None:
-        self.serial = serial
-        self.private = private
-        self.cgroup: cgroup.ContainerCgroup | None = None
-        self.pid = 0
-        self.pidfd = -1
-        self.status: socket.socket
-        self.out = self.err = -1
-        # Held so that the end of the process isn't held up by taking the mounts down (an RCU grace period, in the
-        # kernel, before the parent hears of the exit); the nursery closes it.
-        self.mount_namespace = -1
-        self.spare: Any = None
 
 
 class Runner:
@@ -37,7 +18,7 @@ class Runner:
 
     __slots__ = ("call", "control", "identity", "pidfd", "record", "used")
 
-    def __init__(self, control: socket.socket, pidfd: int) -> None:
+    def __init__(self, control: _socket.socket, pidfd: int) -> None:
         self.control = control
         self.pidfd = pidfd
         self.record: Record | None = None  # the container it is in

@@ -8,16 +8,20 @@ the caller, and stays inside for a moment, for what comes next.
 
 from __future__ import annotations
 
-import contextlib
+import _socket
 import errno
 import os
 import select
-import signal
-import socket
-from typing import Any, NoReturn
 
-from ..kernel import capabilities, cgroup, spawn, syscalls
-from . import program, protocol, slot
+from ..kernel import capabilities, spawn, syscalls
+from ..kernel.lean import signal, suppress
+from . import orders, program, slot
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from ..kernel import cgroup
 
 _NAMESPACES = {  # the mount namespace last: with it goes the root
     "pid": syscalls.CLONE_NEWPID,  # of the children
@@ -41,19 +45,19 @@ class _Place:
         self.root = False
 
 
-def main(control: socket.socket, folders: cgroup.LabFolders | None, *, single_id: bool) -> NoReturn:
+def main(control: _socket.socket, folders: cgroup.LabFolders | None, *, single_id: bool) -> NoReturn:
     """Serve orders for one container (the first one's) and one user, until the end of file."""
     capabilities.drop_bounding(capabilities.mask(capabilities.GRANTABLE))
     syscalls.leave_keyring()
     _rehearse()
     place = _Place()
     while True:
-        order, descriptors, _ = protocol.receive(control)
+        order, descriptors = orders.receive(control)
         if order is None:
             os._exit(0)
         if "argv" not in order:
             continue  # a signal that came when its program had ended
-        caller = socket.socket(fileno=descriptors.pop(0))
+        caller = _socket.socket(fileno=descriptors.pop(0))
         try:
             if not order["again"]:
                 descriptors = _enter(place, order, descriptors, folders, single_id)
@@ -66,16 +70,16 @@ def main(control: socket.socket, folders: cgroup.LabFolders | None, *, single_id
             answer = {"error": "CtlabError", "message": f"{type(error).__name__}: {error}", "errno": 0}
         # Another user than root can't leave the cgroups again, so that runner is for one program.
         stays = place.entered and place.root
-        with contextlib.suppress(OSError):  # first, so that the caller's next program finds this runner waiting
-            protocol.send(control, {"answered": True, "stays": stays, **answer})
-        with contextlib.suppress(OSError):
+        with suppress(OSError):  # first, so that the caller's next program finds this runner waiting
+            orders.send(control, {"answered": True, "stays": stays, **answer})
+        with suppress(OSError):
             if not order["detached"] or "error" in answer:
-                protocol.send(caller, answer)
+                orders.answer(caller, answer)
         if not stays:
             os._exit(0)
         caller.close()
         for descriptor in descriptors:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 os.close(descriptor)
 
 
@@ -85,10 +89,10 @@ def _rehearse() -> None:
     A fresh fork shares its pages with its parent; each one that Python touches first has to be copied, and a third
     of the time of an `exec` would go there.
     """
-    ours, theirs = protocol.pair()
+    ours, theirs = orders.pair()
     sample = {"argv": ["/"], "environment": ["PATH=/", "HOME="], "capabilities": list(capabilities.DEFAULT)}
-    protocol.send(ours, sample, [ours.fileno()])
-    order, descriptors, _ = protocol.receive(theirs)
+    orders.send(ours, sample, [ours.fileno()])
+    order, descriptors = orders.receive(theirs)
     assert order is not None
     for descriptor in descriptors:
         os.close(descriptor)
@@ -99,7 +103,7 @@ def _rehearse() -> None:
     variables = program.environment(order["environment"], "/")
     program.enter_folder("/")
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    with contextlib.suppress(OSError):  # a folder can't be executed
+    with suppress(OSError):  # a folder can't be executed
         spawn.spawn(order["argv"][0], order["argv"], variables, dict.fromkeys(range(3), null))
     os.close(null)
 
@@ -138,12 +142,12 @@ def _enter(
 
 
 def _run(
-    control: socket.socket, caller: socket.socket, order: dict[str, Any], streams: list[int], place: _Place
+    control: _socket.socket, caller: _socket.socket, order: dict[str, Any], streams: list[int], place: _Place
 ) -> dict[str, Any]:
     """Run one program to its end. `streams` holds its descriptors, and more that are opened here."""
     if order["tty"]:
         masters, (out, err) = slot.terminals()
-        protocol.send(caller, {"started": True}, masters)
+        orders.answer(caller, {"started": True}, masters)
         for master in (*masters, *streams[1:3]):
             os.close(master)
         streams[1:3] = [out, err]
@@ -169,11 +173,11 @@ def _run(
     while streams:
         os.close(streams.pop())
     if order["detached"]:
-        protocol.send(caller, {"started": True})
+        orders.answer(caller, {"started": True})
     return {"returncode": _wait(control, pid)}
 
 
-def _wait(control: socket.socket, pid: int) -> int:
+def _wait(control: _socket.socket, pid: int) -> int:
     """Wait for the program; signals come over the control socket meanwhile."""
     pidfd = os.pidfd_open(pid)
     poll = select.poll()
@@ -186,7 +190,7 @@ def _wait(control: socket.socket, pid: int) -> int:
                 os.close(pidfd)
                 assert status is not None
                 return status.si_status if status.si_code == os.CLD_EXITED else 128 + status.si_status
-            message, _, _ = protocol.receive(control)
+            message, _ = orders.receive(control)
             if message is None:
                 os._exit(0)
             try:

@@ -54,9 +54,13 @@ class Services:
         if pid == 0:
             self._become(name, theirs, self._supervisor.events, main, keep or set())
         theirs.close()
+        self.watch(name, pid, pidfd)
+        return ours
+
+    def watch(self, name: str, pid: int, pidfd: int) -> None:
+        """Tell when a helper ends."""
         self.pids[name] = pid
         self._supervisor.on(pidfd, lambda: self._ended(name, pidfd))
-        return ours
 
     @staticmethod
     def _become(

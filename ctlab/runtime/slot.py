@@ -7,18 +7,21 @@ The status socket is close-on-exec: its end of file is how the supervisor learns
 
 from __future__ import annotations
 
-import contextlib
+import _socket
 import fcntl
-import json
+import marshal
 import os
-import socket
 import termios
 import time
-from typing import Any, NoReturn
 
 from ..kernel import capabilities, netlink, syscalls, title
+from ..kernel.lean import suppress
 from ..plan import ops
-from . import inside, program, protocol
+from . import inside, orders, program
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 SCRIPT_DESCRIPTOR = 9  # where /bin/sh finds a script that the person wrote in a cell
 
@@ -28,7 +31,7 @@ class Birth:
 
     def __init__(
         self,
-        status: socket.socket,
+        status: _socket.socket,
         operations: list[Any],
         number: int,
         join: Any,
@@ -62,9 +65,9 @@ def run(birth: Birth) -> NoReturn:
     os._exit(70)
 
 
-def _report(status: socket.socket, message: dict[str, Any]) -> None:
-    with contextlib.suppress(OSError):
-        protocol.send(status, message)
+def _report(status: _socket.socket, message: dict[str, Any]) -> None:
+    with suppress(OSError):
+        orders.send(status, message)
 
 
 def _live(birth: Birth) -> None:
@@ -90,17 +93,17 @@ def _live(birth: Birth) -> None:
     capabilities.drop_bounding(birth.keep)  # what this process holds itself stays until it becomes the program
     program.default_signals()
     _rehearse(root)
-    orders, mounts_given, _ = protocol.receive(birth.status)
-    if orders is not None and "spare" in orders:
+    order, mounts_given = orders.receive(birth.status)
+    if order is not None and "spare" in order:
         # Both ends are up long before they are used: a link that has just come up drops what is sent through it
         # until the kernel's link watch has run, and a program's first packet would be lost.
         inside.configure_network(link, [ops.LinkUp("eth0")])
-        orders, mounts_given, _ = protocol.receive(birth.status)
-    if orders is None:
+        order, mounts_given = orders.receive(birth.status)
+    if order is None:
         os._exit(0)  # a spare that nobody needs any more
     marks = [("inside: orders", time.monotonic_ns())]
-    operations = ops.decode(orders["operations"])
-    hardware = {name: (mac, mtu) for name, mac, mtu in orders["hardware"]}
+    operations = ops.decode(order["operations"])
+    hardware = {name: (mac, mtu) for name, mac, mtu in order["hardware"]}
     network = [o for o in operations if isinstance(o, ops.LinkUp | ops.AddAddress | ops.AddRoute)]
     if network or hardware:
         inside.configure_network(link, network, hardware)
@@ -120,7 +123,7 @@ def _live(birth: Birth) -> None:
     execute = operations[-1]
     assert isinstance(execute, ops.Execute)
     marks.append(("inside: files", time.monotonic_ns()))
-    body = (orders["body"], next(given)) if orders["body"] else ("", -1)
+    body = (order["body"], next(given)) if order["body"] else ("", -1)
     _become(birth, root, execute, marks, body)
 
 
@@ -134,7 +137,7 @@ def _rehearse(root: inside.Root) -> None:
             ops.Execute([], ["PATH=/", "HOME="], "/", "0", list(capabilities.DEFAULT), False, False, False),
         ]
     )
-    hostname, address, file, execute = ops.decode(json.loads(json.dumps(sample)))
+    hostname, address, file, execute = ops.decode(marshal.loads(marshal.dumps(sample)))
     assert isinstance(address, ops.AddAddress) and isinstance(execute, ops.Execute)
     inside.perform(root, [hostname, file])
     netlink.set_link(2, mac="02:42:00:00:00:00", mtu=1500)
@@ -144,10 +147,10 @@ def _rehearse(root: inside.Root) -> None:
     capabilities.mask(execute.capabilities)
     program.environment(execute.environment, "/")
     program.resolve_user("0")
-    with contextlib.suppress(program.ProgramError):
+    with suppress(program.ProgramError):
         program.find("/", "/")
     for path in program.LOADED_BY_ALL:  # an overlay is slow at the first look only
-        with contextlib.suppress(OSError), open(path, "rb") as opened:
+        with suppress(OSError), open(path, "rb") as opened:
             opened.read(1)
 
 
@@ -157,7 +160,7 @@ def _become(
     out, err = birth.streams
     if execute.tty:
         masters, (out, err) = terminals()
-        protocol.send(birth.status, {"terminals": True}, masters)
+        orders.send(birth.status, {"terminals": True}, masters)
         for master in masters:
             os.close(master)
     if execute.read_only_root:
@@ -166,16 +169,15 @@ def _become(
     if birth.status.fileno() == SCRIPT_DESCRIPTOR:
         high = fcntl.fcntl(SCRIPT_DESCRIPTOR, fcntl.F_DUPFD_CLOEXEC, SCRIPT_DESCRIPTOR + 1)
         birth.status.detach()
-        birth.status = socket.socket(fileno=high)
+        birth.status = _socket.socket(fileno=high)
     variables = program.environment(execute.environment, "")
     keep = capabilities.mask(execute.capabilities)
     child = 0
     home = program.resolve_user(execute.user)[3]
     variables["HOME"] = variables["HOME"] or home
-    if execute.argv:
-        program.find(
-            execute.argv[0], variables.get("PATH", program.DEFAULT_PATH)
-        )  # early: before the node's side is made
+    path = ""
+    if execute.argv:  # early: before the node's side is made
+        path = program.find(execute.argv[0], variables.get("PATH", program.DEFAULT_PATH), execute.workdir)
     marks.append(("inside: ready", time.monotonic_ns()))
     _wait_for_go(birth.status, {"configured": True, "init": execute.init or not execute.argv, "marks": marks})
     program.set_up_streams((stdin, out, err))
@@ -194,7 +196,7 @@ def _become(
     program.enter_folder(execute.workdir)
     if child == 0 and execute.init:
         os.setsid()
-    program.execute(execute.argv, variables)
+    program.execute(path, execute.argv, variables)
 
 
 def _be_init(birth: Birth, execute: ops.Execute, keep: int, child: int) -> NoReturn:
@@ -206,9 +208,9 @@ def _be_init(birth: Birth, execute: ops.Execute, keep: int, child: int) -> NoRet
     os._exit(os.WEXITSTATUS(status))
 
 
-def _wait_for_go(status: socket.socket, message: dict[str, Any]) -> None:
-    protocol.send(status, message)
-    answer, _, _ = protocol.receive(status)
+def _wait_for_go(status: _socket.socket, message: dict[str, Any]) -> None:
+    orders.send(status, message)
+    answer, _ = orders.receive(status)
     if answer is None:
         os._exit(0)
 
@@ -219,7 +221,7 @@ def allow_ping() -> None:
     The groups must be mapped; with one id only, 0 is.
     """
     for groups in ("0 65535", "0 0"):
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             descriptor = os.open("/proc/sys/net/ipv4/ping_group_range", os.O_WRONLY | os.O_CLOEXEC)
             try:
                 os.write(descriptor, groups.encode())

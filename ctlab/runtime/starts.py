@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernel import capabilities
 from ..plan import ops
-from . import ends, executor, pool, protocol
+from . import ends, executor, orders, pool
 from .calls import Call, Refused
 from .log_ring import LogRing
-from .record import Record, Slot
+from .made import Slot
+from .record import Record
 
 if TYPE_CHECKING:
     from .supervisor import Supervisor
@@ -95,10 +96,10 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
         _go(supervisor, record, slot)
 
 
-def _order(slot: Slot, orders: dict[str, Any], mounts: list[int]) -> None:
+def _order(slot: Slot, order: dict[str, Any], mounts: list[int]) -> None:
     """Send a first process its orders; if it has died already, raise what it said last."""
     try:
-        protocol.send(slot.status, orders, mounts)
+        orders.send(slot.status, order, mounts)
     except (BrokenPipeError, ConnectionResetError):
         _last_words(slot)
         raise
@@ -106,7 +107,7 @@ def _order(slot: Slot, orders: dict[str, Any], mounts: list[int]) -> None:
 
 def _last_words(slot: Slot) -> None:
     """Raise what a dead first process gave as the reason, if it gave one."""
-    said, _, _ = protocol.receive(slot.status)
+    said, _ = orders.receive(slot.status)
     if said is not None and "error" in said:
         raise Refused(said["error"], _with_quota(said)["message"], said["errno"]) from None
 
@@ -174,7 +175,7 @@ def _status(supervisor: Supervisor, record: Record) -> None:
     slot = record.slot
     if slot is None:
         return
-    message, descriptors, _ = protocol.receive(slot.status)
+    message, descriptors = orders.receive(slot.status)
     if message is None:
         supervisor.off(slot.status.fileno())
         slot.status.close()
@@ -233,7 +234,7 @@ def _go(supervisor: Supervisor, record: Record, slot: Slot) -> None:
     supervisor.later(supervisor.pool.refill_soon)
     record.go_sent = True
     with contextlib.suppress(OSError):  # it has died: its pidfd says so
-        protocol.send(slot.status, {"go": True})
+        orders.send(slot.status, {"go": True})
 
 
 def _carries(name: str) -> bool:
@@ -262,6 +263,7 @@ def _running(supervisor: Supervisor, record: Record) -> None:
     slot = record.slot
     # A program that is gone by then leaves no sample; nobody who starts many short ones pays for the sampler.
     supervisor.after(_SAMPLE_AFTER_SECONDS, lambda: _sample(supervisor, record, slot))
+    supervisor.after(_SAMPLE_AFTER_SECONDS, lambda: ends.let_holder_go(supervisor, slot))
     supervisor.tell({"event": "started", "id": record.id})
 
 

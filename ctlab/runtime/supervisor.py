@@ -1,47 +1,51 @@
 """The supervisor: PID 1 of a lab's PID namespace. One thread, one loop, never blocks, standard library only.
 
-It is cloned (not exec'ed) by the keeper, so everything it needs is imported before the lab's user namespace
-exists, where the interpreter's own files may be out of reach. Calls come over SEQPACKET sockets and are served by
-the verbs of `starts`, `ends`, `changes`, `execution`, `inspection` and `archive`; what happens by itself goes out as
-events.
+It is cloned (not exec'ed) by the keeper's seed, and imports everything that it needs while it still has its owner's
+ids: as the lab's root the interpreter's own files may be out of reach. Calls come over SEQPACKET sockets and are
+served by the verbs of `starts`, `ends`, `changes`, `execution`, `inspection` and `archive`; what happens by itself
+goes out as events.
 """
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import gc
 import os
 import resource
 import select
-import signal
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from ..kernel import cgroup, netlink, syscalls, title
+from ..kernel import cgroup, netlink, syscalls
 from ..plan import ops
-from . import archive, changes, ends, execution, executor, inspection, pool, protocol, services, slot, starts, tree
+from . import (
+    archive,
+    changes,
+    ends,
+    execution,
+    executor,
+    inspection,
+    orders,
+    pool,
+    protocol,
+    services,
+    slot,
+    starts,
+    tree,
+)
 from .calls import Call, Refused
+from .nursery import become_root
 from .record import Record, Runner
+
+if TYPE_CHECKING:
+    from .seed import Start
 
 _RENAME_AFTER_SECONDS = 0.004
 _RENAMED_SECONDS = 0.25  # by then the nursery has done it
-
-
-class Start(NamedTuple):
-    """What the keeper hands over."""
-
-    calls: int
-    events: int
-    keeper: int
-    cgroup_version: str
-    cgroup_folders: dict[str, int]
-    single_id: bool
-    interval_seconds: float
-    host_top: dict[str, str]
-    name: str
 
 
 Verb = Callable[["Supervisor", Call], None]
@@ -58,14 +62,17 @@ VERBS: dict[str, Verb] = {
 class Supervisor:
     """The state of a lab's inside and its loop."""
 
-    def __init__(self, start: Start) -> None:
+    def __init__(
+        self, start: Start, folders: cgroup.LabFolders | None, nursery: tuple[_socket.socket, int, int]
+    ) -> None:
         self.start = start
+        self.folders = folders
+        self.nursery, self._nursery_pid, self._nursery_pidfd = nursery
         self.events = socket.socket(fileno=start.events)
         self.keeper = socket.socket(fileno=start.keeper)
         self.single_id = start.single_id
         self.records: dict[str, Record] = {}
         self.tree = tree.Tree(start.host_top)
-        self.folders = cgroup.LabFolders(start.cgroup_folders, start.cgroup_version) if start.cgroup_folders else None
         self._poll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
         self._renames: dict[int, tuple[str, str]] = {}  # links in use that may not have their names yet
@@ -216,14 +223,8 @@ class Supervisor:
             os._exit(0)
         with open("/proc/self/uid_map", encoding="ascii") as file:
             outside = int(file.read().split()[1])
-        self.start_by_root = outside != _OWNER_UID and _OWNER_UID == 0
-        os.setresgid(0, 0, 0)
-        os.setresuid(0, 0, 0)
-        if not self.single_id:
-            os.setgroups([])
-        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # a credential change cleared it, and with it /proc/self
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-        os.umask(0o022)
+        self.start_by_root = self.start.by_root and outside != 0
+        become_root(single_id=self.single_id)
         protocol.send(self.keeper, {"identity": True})
         message, _, _ = protocol.receive(self.keeper)
         if message is None:
@@ -235,6 +236,9 @@ class Supervisor:
         if soft < hard:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self.tree.build()
+        namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        orders.send(self.nursery, {"enter": True}, [namespace])
+        os.close(namespace)
         syscalls.sethostname("ctlab")
         self.node_link = netlink.Netlink()
         self.own_pidfd = os.pidfd_open(os.getpid())
@@ -244,6 +248,7 @@ class Supervisor:
         gc.collect()
         gc.freeze()  # what was imported is never looked at again, so its pages stay shared with the children
         self.services = services.Services(self)
+        self.services.watch("nursery", self._nursery_pid, self._nursery_pidfd)
         self.node = executor.NodeExecutor(self.node_link, self.services.listen, self._rename)
         self.pool = pool.Pool(self)
         calls = socket.socket(fileno=self.start.calls)
@@ -276,7 +281,6 @@ class Supervisor:
 
 
 _TELL_AGAIN_SECONDS = 0.01
-_OWNER_UID = os.getuid()  # of the keeper, at import
 
 
 def _configure(supervisor: Supervisor, call: Call) -> None:
@@ -296,21 +300,14 @@ def _perform(supervisor: Supervisor, call: Call) -> None:
 _OWN: dict[str, Verb] = {"configure": _configure, "perform": _perform}
 
 
-def main(start: Start, keep: set[int]) -> NoReturn:
-    """In the clone: become the supervisor."""
+def main(start: Start, folders: cgroup.LabFolders | None, nursery: tuple[_socket.socket, int, int]) -> NoReturn:
+    """In the clone: become the supervisor. `nursery`: its control socket, pid and pidfd."""
+    supervisor = Supervisor(start, folders, nursery)
     try:
-        syscalls.close_all_but(keep)
-        for descriptor in keep:
-            os.set_inheritable(descriptor, False)
-        title.set_title(f"ctlab supervisor {start.name}")
-        supervisor = Supervisor(start)
-        try:
-            supervisor.take_identity()
-            supervisor.build()
-        except OSError as error:
-            protocol.send(supervisor.keeper, protocol.failure(error))
-            os._exit(1)
-        protocol.send(supervisor.keeper, {"ready": True})
-        supervisor.run()
-    finally:
+        supervisor.take_identity()
+        supervisor.build()
+    except OSError as error:
+        protocol.send(supervisor.keeper, protocol.failure(error))
         os._exit(1)
+    protocol.send(supervisor.keeper, {"ready": True})
+    supervisor.run()

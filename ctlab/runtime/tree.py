@@ -13,10 +13,10 @@ machine's thirty) and keeps, as a namespace descriptor, a slave copy of it from 
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from ..kernel import syscalls
+from ..kernel.lean import suppress
 from ..plan.rootfs import DEVICES
 
 _TREE = "/tmp"  # where the tree is put together; everyone has this folder, and it is hidden in our copy only
@@ -71,7 +71,7 @@ class Tree:
             if kind == "folder" and name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "opt"):
                 sources[f"lower/{name}"] = os.open(f"/{name}", os.O_PATH | os.O_CLOEXEC)
         for device in DEVICES:
-            with contextlib.suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):
                 sources[f"dev/{device}"] = os.open(f"/dev/{device}", os.O_PATH | os.O_CLOEXEC)
         return sources
 
@@ -118,15 +118,15 @@ def remove_tree(path: str) -> None:
     """Remove a folder and all below it; symbolic links are not followed. What resists is left."""
     for _, folders, files, directory in os.fwalk(path, topdown=False, onerror=None):
         for name in files:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 os.unlink(name, dir_fd=directory)
         for name in folders:
             try:
                 os.rmdir(name, dir_fd=directory)
             except NotADirectoryError:
-                with contextlib.suppress(OSError):
+                with suppress(OSError):
                     os.unlink(name, dir_fd=directory)
             except OSError:
                 continue
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         os.rmdir(path)

@@ -17,7 +17,7 @@ import pytest
 playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright")
 pytest.importorskip("jupyterlab", reason="browser tests need JupyterLab")
 
-from jupyter_browser import CHROMIUM, CHROMIUM_FLAGS, Notebook, Server  # noqa: E402
+from jupyter_browser import CHROMIUM, CHROMIUM_FLAGS, Notebook, Server  # noqa: E402 - it imports what may be missing
 
 OpenNotebook = Callable[..., Notebook]
 FAILED = pytest.StashKey[bool]()

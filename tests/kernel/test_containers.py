@@ -396,3 +396,12 @@ def test_inspect_and_repr(lab: Any) -> None:
 
 def test_kernel_errors_carry_a_number() -> None:
     assert KernelError("x", 28).number == 28
+
+
+def test_a_program_is_found_from_its_working_directory(lab: Any) -> None:
+    base = lab.run(name="base")
+    base.write("/srv/hello", "#!/bin/sh\necho hello from $PWD\n", mode=0o755)
+    assert base.exec(["./hello"], workdir="/srv").stdout == "hello from /srv\n"
+    assert lab.run(["./true"], workdir="/bin", name="first").wait() == 0
+    with pytest.raises(ProgramNotFound, match=r"no program './nothing' in the container \(ENOENT\)"):
+        lab.run(["./nothing"], workdir="/bin")

@@ -265,7 +265,7 @@ def test_descriptors_do_not_leak(lab: Any) -> None:
         """The counts, once they have not changed for a moment: slots are made while nobody waits."""
         while True:
             found = ours_and_the_supervisors()
-            if not wait_until(lambda: ours_and_the_supervisors() != found, 0.5):  # noqa: B023
+            if not wait_until(lambda: ours_and_the_supervisors() != found, 0.5):  # noqa: B023 - called before the next turn
                 return found
 
     once()

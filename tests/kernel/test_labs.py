@@ -131,8 +131,8 @@ print(lab._client.facts["keeper"], lab._client.facts["supervisor"], *lab._client
     for ending in ("", "import sys; sys.stdout.flush(); os._exit(3)"):
         done = python(script + ending)
         keeper, supervisor, *folders = done.stdout.split()
-        assert wait_until(lambda: not os.path.exists(f"/proc/{supervisor}")), ending  # noqa: B023
-        assert wait_until(lambda: not any(map(os.path.isdir, folders))), ending  # noqa: B023
+        assert wait_until(lambda: not os.path.exists(f"/proc/{supervisor}")), ending  # noqa: B023 - called at once
+        assert wait_until(lambda: not any(map(os.path.isdir, folders))), ending  # noqa: B023 - called at once
         assert wait_until(lambda: not os.path.isdir(runtime_base) or os.listdir(runtime_base) == []), ending
         assert keeper.isdigit()
 

@@ -76,26 +76,23 @@ def link(message: bytes, kind: int, flags: int, index: int = 0, up: bool | None 
     return found
 
 
-@given(names, maybe() | macs, maybe() | mtus, maybe() | aliases)
-def test_new_bridge(name: str, mac: str | None, mtu: int | None, alias: str | None) -> None:
-    found = link(netlink.new_bridge(name, mac=mac, mtu=mtu, alias=alias), netlink.RTM_NEWLINK, REQUEST | CREATE)
+@given(names, maybe() | macs, maybe() | mtus)
+def test_new_bridge(name: str, mac: str | None, mtu: int | None) -> None:
+    found = link(netlink.new_bridge(name, mac=mac, mtu=mtu), netlink.RTM_NEWLINK, REQUEST | CREATE)
     assert found == given_only(
-        IFLA_IFNAME=name, IFLA_ADDRESS=mac, IFLA_MTU=mtu, IFLA_IFALIAS=alias, IFLA_LINKINFO={"IFLA_INFO_KIND": "bridge"}
+        IFLA_IFNAME=name, IFLA_ADDRESS=mac, IFLA_MTU=mtu, IFLA_LINKINFO={"IFLA_INFO_KIND": "bridge"}
     )
 
 
-@given(
-    names, names, maybe() | indices, maybe() | macs, maybe() | macs, maybe() | mtus, maybe() | indices, st.booleans()
-)
+@given(names, names, maybe() | indices, maybe() | macs, maybe() | mtus, maybe() | indices, st.booleans())
 def test_new_veth(
-    name: str, peer: str, pid: int | None, mac: str | None, peer_mac: str | None, mtu: int | None, master: int | None,
-    up: bool,
+    name: str, peer: str, pid: int | None, peer_mac: str | None, mtu: int | None, master: int | None, up: bool,
 ) -> None:  # fmt: skip
-    message = netlink.new_veth(name, peer, peer_pid=pid, mac=mac, peer_mac=peer_mac, mtu=mtu, master=master, up=up)
+    message = netlink.new_veth(name, peer, peer_pid=pid, peer_mac=peer_mac, mtu=mtu, master=master, up=up)
     found = link(message, netlink.RTM_NEWLINK, REQUEST | CREATE, up=True if up else None)
     other = given_only(IFLA_IFNAME=peer, IFLA_NET_NS_PID=pid, IFLA_ADDRESS=peer_mac, IFLA_MTU=mtu)
     assert found == given_only(
-        IFLA_IFNAME=name, IFLA_ADDRESS=mac, IFLA_MTU=mtu, IFLA_MASTER=master,
+        IFLA_IFNAME=name, IFLA_MTU=mtu, IFLA_MASTER=master,
         IFLA_LINKINFO={"IFLA_INFO_KIND": "veth", "IFLA_INFO_DATA": {"VETH_INFO_PEER": other}},
     )  # fmt: skip
 
@@ -128,17 +125,10 @@ def test_addresses_of_version_4(index: int, number: int, prefix: int) -> None:
     address = ipaddress.IPv4Interface((number, prefix))
     broadcast = str(address.network.broadcast_address) if prefix < 31 else None
     wanted = given_only(IFA_LOCAL=str(address.ip), IFA_ADDRESS=str(address.ip), IFA_BROADCAST=broadcast)
-    for message, kind, flags in (
-        (netlink.new_address(index, str(address)), netlink.RTM_NEWADDR, REQUEST | CREATE),
-        (netlink.delete_address(index, str(address)), netlink.RTM_DELADDR, REQUEST),
-    ):
-        read = decode(ifaddrmsg, message)
-        fields = {name: read[name] for name in ("type", "message flags", "family", "prefixlen", "scope", "index")}
-        assert fields == {
-            "type": kind, "message flags": flags, "family": socket.AF_INET, "prefixlen": prefix, "scope": 0,
-            "index": index,
-        }  # fmt: skip
-        assert read["attributes"] == wanted
+    read = decode(ifaddrmsg, netlink.new_address(index, str(address)))
+    fields = (read["type"], read["message flags"], read["family"], read["prefixlen"], read["scope"], read["index"])
+    assert fields == (netlink.RTM_NEWADDR, REQUEST | CREATE, socket.AF_INET, prefix, 0, index)
+    assert read["attributes"] == wanted
 
 
 @given(indices, st.integers(1, 2**128 - 1), st.integers(0, 128))
@@ -220,8 +210,7 @@ def perform() -> dict[str, Any]:
         link.run(
             [
                 netlink.new_veth(
-                    "v1", "eth0", peer_pid=holder.pid, mac="02:00:00:00:00:01", peer_mac="02:00:00:00:00:02",
-                    mtu=1400, master=bridge, up=True,
+                    "v1", "eth0", peer_pid=holder.pid, peer_mac="02:00:00:00:00:02", mtu=1400, master=bridge, up=True
                 ),
                 netlink.new_veth("left", "right"),
                 netlink.new_address(bridge, "10.9.0.1/24"),
@@ -248,11 +237,9 @@ def perform() -> dict[str, Any]:
             [
                 netlink.set_link(left, name="renamed", mac="02:00:00:00:00:03", mtu=1300, master=bridge, alias="now"),
                 netlink.set_link(link.index("v1"), master=0, up=False),
-                netlink.delete_address(bridge, "10.9.1.1/31"),
             ]
         )
         seen["changed"] = ip("link")
-        seen["fewer addresses"] = ip("addr", "show", "br-x")
         # The second of three is refused, the third is done all the same; a later batch is not confused by that.
         wrong = [netlink.new_bridge("b1"), netlink.new_bridge("b1"), netlink.new_bridge("b2")]
         seen["refused"] = errno_of(link, wrong)
@@ -292,7 +279,7 @@ def test_the_kernel_makes_of_it_what_was_meant() -> None:
     assert bridge["linkinfo"]["info_kind"] == "bridge" and bridge["inet6_addr_gen_mode"] == "none"
     assert "UP" in bridge["flags"] and "UP" in by_name(seen["links"], "lo")["flags"]
     veth = by_name(seen["links"], "v1")
-    assert (veth["address"], veth["mtu"], veth["master"]) == ("02:00:00:00:00:01", 1400, "br-x")
+    assert (veth["mtu"], veth["master"]) == (1400, "br-x")
     assert veth["linkinfo"]["info_kind"] == "veth" and "UP" in veth["flags"]
     (inside,) = seen["inside"]
     assert (inside["address"], inside["mtu"]) == ("02:00:00:00:00:02", 1400) and "UP" not in inside["flags"]
@@ -318,7 +305,6 @@ def test_the_kernel_makes_of_it_what_was_meant() -> None:
     )  # fmt: skip
     freed = by_name(seen["changed"], "v1")
     assert "master" not in freed and "UP" not in freed["flags"]
-    assert {a["local"] for a in seen["fewer addresses"][0]["addr_info"]} == {"10.9.0.1", "fd00:9::1"}
     assert seen["refused"] == [17, 1], "EEXIST, of the second"
     assert seen["at the end"] == ["br-x", "lo", "v1"]
     assert seen["no index"] == [19, True], "ENODEV, and the name is said"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_bad_input import FILES, KEPT, check  # type: ignore[import-not-found]
+from test_bad_input import FILES, KEPT, check
 
 pytestmark = pytest.mark.kernel
 

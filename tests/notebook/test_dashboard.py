@@ -90,9 +90,9 @@ def test_too_many_containers_are_said() -> None:
 
 def test_bad_settings_are_refused_before_anything_is_shown() -> None:
     with pytest.raises(BadInput):
-        Dashboard(None, refresh_hz=50)  # type: ignore[arg-type]
+        Dashboard(None, refresh_hz=50)  # type: ignore[arg-type]  # no lab is asked here
     with pytest.raises(BadInput):
-        Dashboard(None, last="soon")  # type: ignore[arg-type]
+        Dashboard(None, last="soon")  # type: ignore[arg-type]  # nor here
 
 
 SOURCE = """

@@ -18,7 +18,7 @@ NOUNS = ("lab", "node", "network", "container", "stats", "topology", "link", "po
 ROOT = Path(__file__).parents[2]
 
 
-def state(ip: Any) -> dict[str, object]:
+def state(ip: Any) -> dict[str, Any]:
     """Everything of a shell that an extension can leave something in."""
     return {
         "magics": {kind: set(names) for kind, names in ip.magics_manager.magics.items()},
@@ -39,7 +39,7 @@ def test_unloading_leaves_nothing_behind(make_shell: Any, usable: None) -> None:
     before = state(shell.ip)
     for _ in range(2):
         shell.run("%load_ext ctlab")
-        assert set(NOUNS) <= state(shell.ip)["magics"]["line"]  # type: ignore[index]
+        assert set(NOUNS) <= state(shell.ip)["magics"]["line"]
         shell.run("%container run -d --name web")
         shell.run("%container ps -a")
         shell.run("%container exec web -- true")
@@ -61,8 +61,8 @@ def test_loading_again_replaces_and_does_not_double(shell: Any) -> None:
 
     load(shell.ip)
     again = state(shell.ip)
-    assert len(again["matchers"]) == len(once["matchers"])  # type: ignore[arg-type]
-    assert {k: len(v) for k, v in again["events"].items()} == {k: len(v) for k, v in once["events"].items()}  # type: ignore[attr-defined]
+    assert len(again["matchers"]) == len(once["matchers"])
+    assert {k: len(v) for k, v in again["events"].items()} == {k: len(v) for k, v in once["events"].items()}
     assert again["configurables"] == once["configurables"]
     shell.run("%container run -d --name web")
     shell.run("%reload_ext ctlab")

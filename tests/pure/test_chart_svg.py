@@ -301,12 +301,14 @@ def test_a_dashboard_leaves_a_picture_and_a_table() -> None:
     rows = ring.snapshot()
     ring.close()
     frame = build_frame(rows, Names({1: "web"}), metrics=dashboard_figure.METRICS)
-    board = Dashboard(None)  # type: ignore[arg-type]
+    board = Dashboard(None)  # type: ignore[arg-type]  # no lab is asked here
     assert "<svg" not in board._repr_mimebundle_()["text/html"]
     board._frame = frame
     board.stop()
     html = board._repr_mimebundle_()["text/html"]
-    title, svg, table = re.fullmatch(r"(<p>.*?</p>)(<svg.*</svg>)(<table>.*</table>)", html).groups()  # type: ignore[union-attr]
+    whole = re.fullmatch(r"(<p>.*?</p>)(<svg.*</svg>)(<table>.*</table>)", html)
+    assert whole is not None
+    title, svg, table = whole.groups()
     assert "as of 2023-11-14 22:13:24 UTC" in title and "<td>web</td><td>0.50</td>" in table
     ((piece,),) = paths(panels(svg)[CPU])
     assert piece[0][0] == near(chart.LEFT + chart.PANEL_WIDTH / 4)  # the first sample has no rate

@@ -19,7 +19,7 @@ from ctlab.metrics.columns import (
     rate_name,
 )
 from ctlab.metrics.frame import Names, build_frame, read_frame
-from ctlab.metrics.ring import Ring, Snapshot
+from ctlab.metrics.ring import Ring, Schema, Snapshot
 
 T0 = 1_700_000_000_123_456_789
 SECOND = 1_000_000_000
@@ -38,8 +38,8 @@ def endpoint_row(time: int, read: int, key: int, endpoint: int, rx: float) -> li
     return [time, read, key, endpoint, rx, *(math.nan for _ in NETWORK[1:])]
 
 
-def snapshot(rows: list[list[float]], schema: object = CONTAINERS_SCHEMA, capacity: int = 1000) -> Snapshot:
-    ring = Ring.create(schema, capacity)  # type: ignore[arg-type]
+def snapshot(rows: list[list[float]], schema: Schema = CONTAINERS_SCHEMA, capacity: int = 1000) -> Snapshot:
+    ring = Ring.create(schema, capacity)
     ring.append_rows(rows)
     copied = ring.snapshot()
     ring.close()

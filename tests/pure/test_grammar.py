@@ -7,7 +7,6 @@ difference before keeping it.
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -229,4 +228,4 @@ def write() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(write())  # type: ignore[func-returns-value]
+    write()

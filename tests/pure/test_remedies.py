@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -277,8 +278,8 @@ def test_next_subid_is_above_every_range() -> None:
         (True, {"modules": frozenset(), "options": None, "loadable": False}),
     ],
 )
-def test_ifb_is_tried_only_if_no_module_has_to_be_loaded(safe: bool, change: dict[str, object]) -> None:
-    assert probe_facts.ifb_is_safe(USER._replace(**change)) is safe  # type: ignore[arg-type]
+def test_ifb_is_tried_only_if_no_module_has_to_be_loaded(safe: bool, change: dict[str, Any]) -> None:
+    assert probe_facts.ifb_is_safe(USER._replace(**change)) is safe
 
 
 def test_parse_survives_a_torn_line_and_names_the_step() -> None:

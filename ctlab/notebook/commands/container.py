@@ -130,7 +130,7 @@ def is_inside(text: str) -> bool:
 
 
 def _verb(name: str, help: str, *options: Option, **rest: object) -> Verb:
-    return Verb("container", name, help, (*options, common.LAB), **rest)  # type: ignore[arg-type]
+    return Verb("container", name, help, (*options, common.LAB), **rest)  # type: ignore[arg-type]  # fields of `Verb`, written below
 
 
 VERBS = (

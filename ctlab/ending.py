@@ -1,0 +1,108 @@
+"""Containers end: by a signal, after a wait, by removal; and they are started again."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from . import network, sampled_names
+from .errors import CtlabError, NotFound, StateError, TimedOut
+from .names import key, parse_signal
+from .runtime.client import readable
+from .whole import whole
+
+if TYPE_CHECKING:
+    from .container import Container
+    from .lab import Lab
+
+
+def stop(container: Container, timeout: float | None) -> None:
+    """The stop signal, then SIGKILL; a first process that can't see the signal is killed at once."""
+    lab = container.lab
+    number = parse_signal(container.spec.stop_signal)
+    try:
+        seen = lab._call({"do": "signal", "id": container.id, "signal": number, "only_if_seen": True})["seen"]
+        if seen:
+            grace = container.spec.stop_timeout_seconds if timeout is None else timeout
+            with contextlib.suppress(TimeoutError):
+                container.wait(grace)
+                return
+        else:
+            lab.say(
+                f"{container.name}: its first process doesn't catch {container.spec.stop_signal}, and PID 1 of a "
+                "namespace never sees a signal that it doesn't catch: killed at once"
+            )
+        lab._call({"do": "signal", "id": container.id, "signal": 9})
+    except StateError:  # it has ended meanwhile
+        if lab.gone:
+            raise
+    container.wait()
+
+
+def kill(container: Container, signal: str | int) -> None:
+    """A signal to the first process; returns after SIGKILL when it has ended."""
+    number = parse_signal(signal)
+    reply = container.lab._call({"do": "signal", "id": container.id, "signal": number})
+    if not reply["seen"]:
+        container.lab.say(
+            f"{container.name}: its first process doesn't catch {signal}; as PID 1 of its namespace it never sees it"
+        )
+    if number == 9:
+        container.wait()
+
+
+def freeze(container: Container, frozen: bool) -> None:
+    """Pause all its processes, or let them go on."""
+    lab = container.lab
+    order = {"do": "pause", "id": container.id}
+    with whole(lab):
+        state = lab._call(order | {"frozen": frozen}, undo=[order | {"frozen": not frozen}])["state"]
+        if container._state in ("running", "paused"):  # not ended meanwhile
+            container._state = state
+
+
+def wait(container: Container, timeout: float | None) -> int:
+    """The status once it has ended; TimedOut."""
+    if container._returncode is not None and container._state in ("exited", "removed"):
+        return container._returncode
+    container._alive()
+    try:
+        with container.lab._client.borrow() as connection:
+            connection.send({"do": "wait", "id": container.id})
+            if timeout is not None and not readable(timeout, connection.socket.fileno()):
+                raise TimedOut(f"container {container.name} still runs after {timeout:g} s")
+            reply = connection.receive()
+    except NotFound:  # removed when it ended, just now
+        if container._returncode is not None:
+            return container._returncode
+        raise
+    container._exited(reply.message)
+    return int(reply["returncode"])
+
+
+def remove(lab: Lab, container: Container, gone: str) -> None:
+    """Kill it if it runs, then forget it and all it wrote. `gone`: what its handle says from then on."""
+    with whole(lab):
+        if container._gone:
+            return
+        try:
+            with contextlib.suppress(NotFound):
+                lab._call({"do": "remove", "id": container.id})
+        except CtlabError:
+            raise
+        except BaseException:  # an interrupt that waited long enough: the supervisor has the order
+            forget(lab, container, gone)
+            raise
+        forget(lab, container, gone)
+
+
+def forget(lab: Lab, container: Container, gone: str) -> None:
+    """It is gone inside: its addresses are free, its name too."""
+    for endpoint in container.endpoints:
+        net = lab._networks.get(key(endpoint.network))
+        if net is not None:
+            network.release(net, endpoint)
+    container._gone, container._state, container._pid = gone, "removed", None
+    if lab._containers.get(key(container.name)) is container:
+        del lab._containers[key(container.name)]
+    sampled_names.removed(lab, [container._number], container._endpoint_keys.values())

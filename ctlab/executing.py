@@ -1,0 +1,114 @@
+"""Programs run in a container that exists, and what a program in a container is given."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .completed import Completed, Process
+from .errors import CtlabError, NotFound, ProgramNotFound, StateError
+from .execution import Execution, Sink
+from .kernel.capabilities import DEFAULT
+from .request import SCRIPT_DESCRIPTOR, environment, several
+from .runtime.program import DEFAULT_PATH
+from .spec import ContainerSpec
+
+if TYPE_CHECKING:
+    from .container import Container
+
+
+def execute(
+    container: Container,
+    argv: Sequence[str],
+    *,
+    stdin: str | bytes | None = None,
+    script: str | None = None,
+    tty: bool = False,
+    detach: bool = False,
+    sink: Sink | None = None,
+    **options: Any,
+) -> Completed | Process:
+    """Run `argv`, or a script that /bin/sh reads from a descriptor of its own. `options`: see `_settings`."""
+    settings = _settings(container, tty=tty, **options)
+    if script is not None:
+        argv = ["/bin/sh", f"/dev/fd/{SCRIPT_DESCRIPTOR}"]
+        settings["script_descriptor"] = SCRIPT_DESCRIPTOR
+    execution = Execution(container, argv, settings)
+    container._alive()
+    if container.state == "created":
+        raise StateError(f"container {container.name} isn't running: start it first")
+    try:
+        with contextlib.ExitStack() as after:
+            extra = []
+            if script is not None:
+                extra.append(body_descriptor(script))
+                after.callback(os.close, extra[0])
+            if not detach:
+                data = stdin.encode() if isinstance(stdin, str) else stdin
+                return execution.run(data, tty=tty, sink=sink, extra=extra)
+            streams = []
+            if stdin is not None:
+                streams.append(body_descriptor(stdin))
+                after.callback(os.close, streams[0])
+            elif script is not None:  # it comes behind the three streams
+                null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                after.callback(os.close, null)
+                streams += [null] * 3
+            execution.start([*streams, *extra])
+    except (ProgramNotFound, NotFound) as error:
+        raise in_container(error, container.name, argv) from None
+    return Process(execution)
+
+
+def _settings(
+    container: Container,
+    *,
+    env: Mapping[str, Any] | Iterable[str] | None = None,
+    env_file: str | Iterable[str] | None = None,
+    workdir: str | None = None,
+    user: str | None = None,
+    tty: bool = False,
+) -> dict[str, Any]:
+    """What the program gets, where nothing else is asked for: what the container's own has."""
+    spec = container.spec
+    own = dict(environment(env, several(env_file)))
+    pairs = dict(default_environment(spec, tty=tty)) | dict(spec.env) | own
+    return {
+        "environment": [f"{name}={value}" for name, value in pairs.items()],
+        "workdir": workdir or spec.workdir,
+        "user": user or spec.user,
+        "capabilities": list(DEFAULT if spec.capabilities is None else spec.capabilities),
+    }
+
+
+def default_environment(spec: ContainerSpec, *, tty: bool = False) -> tuple[tuple[str, str], ...]:
+    """What every program in a container gets: nothing of the notebook's own environment."""
+    terminal = "dumb" if spec.tty or tty else "xterm"
+    return (("PATH", DEFAULT_PATH), ("TERM", terminal), ("HOSTNAME", spec.hostname), ("HOME", ""))
+
+
+def body_descriptor(body: str | bytes) -> int:
+    """A descriptor from which a program reads `body`."""
+    data = memoryview(body.encode() if isinstance(body, str) else body)
+    descriptor = os.memfd_create("body", os.MFD_CLOEXEC)
+    while data:
+        data = data[os.write(descriptor, data) :]
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def in_container(error: CtlabError, name: str, command: Sequence[str]) -> CtlabError:
+    """The same error, with the container's name; a program that is hidden inside is named with the way to show it."""
+    text = f"container {name}: {error}"
+    if isinstance(error, ProgramNotFound) and "no program" in text and command and "/" not in command[0]:
+        path = shutil.which(command[0])
+        if path is not None:
+            place = f"/mnt/{command[0]}"  # /usr belongs to nobody inside, and nothing new can be made there
+            text += f"; this machine has one that is hidden inside: -v {path}:{place}:ro shows it as {place}"
+    made = type(error).__new__(type(error))
+    made.__dict__.update(error.__dict__)
+    made.args = (text,)
+    return made

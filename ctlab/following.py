@@ -1,0 +1,90 @@
+"""A container's output shown as it comes, and its last run as a `Completed`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from . import output, units
+from .completed import Completed
+from .execution import Kept, Sink
+from .interrupts import Interrupts
+from .names import parse_signal
+from .runtime.client import readable_of
+
+if TYPE_CHECKING:
+    from .container import Container
+
+# How long the last of its output may take to get here on a busy machine; the end of its streams is told.
+_LAST_OUTPUT_SECONDS = 5.0
+
+
+def follow(
+    container: Container,
+    sink: Sink,
+    *,
+    from_start: bool,
+    tail: int | None,
+    since: str | float | None,
+    timestamps: bool,
+) -> None:
+    """See `Container.follow`."""
+    seconds = units.parse_duration(since) if since is not None else None
+    with output.Follower(container, timestamps=timestamps) as follower:
+        if not from_start:
+            follower.skip(follower.head)
+        elif tail is not None or seconds is not None:
+            follower.give_earlier(sink, tail, seconds)
+        for stream, text in follower.pieces():
+            sink(stream, text)
+
+
+def stream_until_end(container: Container, sink: Sink) -> Completed:
+    """See `Container.stream_until_end`."""
+
+    def send(name: str) -> None:
+        number = parse_signal(name)
+        reply = container.lab._call({"do": "signal", "id": container.id, "signal": number})
+        if not reply["seen"]:
+            container.lab._call({"do": "signal", "id": container.id, "signal": 9})
+
+    reply = None
+    seen = Kept(sink)
+    with container.lab._client.borrow() as connection:
+        connection.send({"do": "wait", "id": container.id})
+        with output.Follower(container) as follower, Interrupts(send) as interrupts:
+            while True:
+                interrupts.step()
+                going_on = follower.read(seen)
+                if reply is not None and not going_on:
+                    break
+                wait_seconds = interrupts.timeout_seconds()
+                watched = [follower.fileno(), interrupts.fileno()]
+                if reply is None:
+                    watched.append(connection.socket.fileno())
+                else:
+                    wait_seconds = _LAST_OUTPUT_SECONDS
+                ready = readable_of(wait_seconds, watched)
+                if reply is not None and not ready:
+                    break
+                if connection.socket.fileno() in ready:
+                    reply = connection.receive()
+            container._exited(reply.message)
+            interrupts.reraise()
+    return _completed(container, int(reply["returncode"]), seen.text(1), seen.text(2),
+                      seen.dropped_bytes + follower.missed_bytes)  # fmt: skip
+
+
+def last_run(container: Container) -> Completed:
+    """The last run as a `Completed`, with what is kept of its output."""
+    text = container.logs()
+    status = container.returncode if container.returncode is not None else -1
+    return _completed(container, status, text.stdout, text.stderr, text.dropped_bytes)
+
+
+def _completed(container: Container, status: int, stdout: str, stderr: str, dropped_bytes: int) -> Completed:
+    ended = container.finished_at or time.time()
+    return Completed(
+        status, stdout, stderr, ended - (container.started_at or container.created_at), container.name,
+        container.command, dropped_bytes, container.oom_killed,
+    )  # fmt: skip

@@ -1,0 +1,201 @@
+"""A lab's control groups, seen from outside: the keeper's side of `cgroup`.
+
+It makes the lab's folder ``ctlab-<id>`` in each hierarchy, hands it to the lab's root, and removes it. It works with
+paths, which are recorded for `prune`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ..errors import KernelError, describe
+from . import cgroup_v1 as v1
+from . import cgroup_v2 as v2
+from .cgroup_folder import DIRECTORY, LEAF, UNIFIED, is_id, make_folder, remove_folder
+
+if TYPE_CHECKING:
+    from .cgroup_discover import Delegation
+
+_LAB_FOLDER = re.compile(r"ctlab-[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+# What the kernel documents as delegatable (/sys/kernel/cgroup/delegate), for each version; the limit files of the
+# lab's own folder stay with whoever made it, so a lab can't widen what it was given.
+_DELEGATED_V1 = ("tasks", "cgroup.procs", "cgroup.clone_children", "notify_on_release")
+_DELEGATED_V2 = ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "memory.reclaim")
+
+
+class LabCgroup:
+    """The lab's folders, outside. Made by `make_lab`."""
+
+    def __init__(self, version: str, folders: dict[str, str], keeper_leaf: str | None = None) -> None:
+        """`folders`: controller (or ``unified``) -> path of the lab's folder."""
+        self.version = version
+        self.folders = folders
+        self.keeper_leaf = keeper_leaf
+
+    def paths(self) -> list[str]:
+        """Each folder once, the keeper's own leaf last: what to write down for `prune`."""
+        leaf = [self.keeper_leaf] if self.keeper_leaf is not None else []
+        return list(dict.fromkeys([*self.folders.values(), *leaf]))
+
+    def open(self) -> dict[str, int]:
+        """A directory descriptor (close-on-exec) per controller, for `LabFolders`; the caller closes them."""
+        return {name: os.open(path, DIRECTORY) for name, path in self.folders.items()}
+
+    def open_leaf(self) -> int | None:
+        """A descriptor of the folder that the supervisor is to be born in (CLONE_INTO_CGROUP), None without a v2 tree.
+
+        The supervisor must start there: the kernel allows a move within the version 2 tree only to who may write the
+        cgroup.procs of the common ancestor, and that is the lab's folder only for who is inside it.
+        """
+        if UNIFIED not in self.folders:
+            return None
+        return os.open(os.path.join(self.folders[UNIFIED], LEAF), DIRECTORY)
+
+    def remove(self, timeout: float = 3.0) -> list[str]:
+        """End what is left inside and remove all folders; returns those that would not go (seconds)."""
+        left = prune(self.folders.values(), timeout)
+        if self.keeper_leaf is not None and not left:
+            _leave(self.keeper_leaf)
+        return left
+
+
+def make_lab(delegation: Delegation, lab_id: str, uid: int, gid: int) -> LabCgroup:
+    """Make ``ctlab-<lab_id>`` below each parent and hand it to `uid`:`gid` (the lab's root as seen from outside).
+
+    Raises KernelError; nothing is left behind then. NameInUse is not a case: lab ids are unique.
+    """
+    if not is_id(lab_id):
+        raise ValueError(f"not a lab id: {lab_id!r}")
+    parents = dict(delegation.parents)
+    if delegation.unified is not None:
+        parents[UNIFIED] = delegation.unified
+    lab = LabCgroup(delegation.version, {}, delegation.leaf)
+    made: list[str] = []
+    try:
+        for name, parent in parents.items():
+            path = os.path.join(parent, f"ctlab-{lab_id}")
+            if path not in made:  # controllers that are mounted together share a folder
+                make_folder(path, path)
+                made.append(path)
+            lab.folders[name] = path
+            if name == UNIFIED:
+                _hand_over_v2(path, delegation.controllers if delegation.version == "v2" else [], uid, gid)
+            else:
+                _hand_over_v1(path, name, uid, gid)
+    except OSError as error:
+        prune(made, 0.5)
+        where = error.filename or "the lab's cgroup folder"
+        raise KernelError(f"can't set up {where}: {describe(error)}", error.errno or 0) from error
+    except KernelError:
+        prune(made, 0.5)
+        raise
+    return lab
+
+
+def _chown(path: str, uid: int, gid: int) -> None:
+    now = os.stat(path)
+    if (now.st_uid, now.st_gid) != (uid, gid):
+        os.chown(path, uid, gid)
+
+
+def _hand_over_v1(path: str, controller: str, uid: int, gid: int) -> None:
+    if controller == "cpuset":
+        parent = os.open(os.path.dirname(path), DIRECTORY)
+        try:
+            v1.fill_cpuset(parent, os.path.basename(path))
+        finally:
+            os.close(parent)
+    for name in ("", *_DELEGATED_V1):
+        if os.path.exists(os.path.join(path, name)):
+            _chown(os.path.join(path, name), uid, gid)
+
+
+def _hand_over_v2(path: str, controllers: list[str], uid: int, gid: int) -> None:
+    directory = os.open(path, DIRECTORY)
+    try:
+        if missing := set(controllers) - set(v2.enable(directory, ".", controllers)):
+            names = ", ".join(sorted(missing))
+            raise KernelError(f"can't turn on {names} in {path}/cgroup.subtree_control", errno.EINVAL)
+    finally:
+        os.close(directory)
+    leaf = os.path.join(path, LEAF)
+    make_folder(leaf, leaf)
+    for folder in (path, leaf):
+        for name in ("", *_DELEGATED_V2):
+            if os.path.exists(os.path.join(folder, name)):
+                _chown(os.path.join(folder, name), uid, gid)
+
+
+def _leave(leaf: str) -> None:
+    """Take the keeper out of the leaf that it moved into, and remove that; the last thing that a keeper does."""
+    parent = os.open(os.path.dirname(leaf), DIRECTORY)
+    try:
+        for controller in v2.read_at(parent, "cgroup.subtree_control").split():
+            v2.write_at(parent, "cgroup.subtree_control", f"-{controller}")
+        v2.join(parent, ".")
+        os.rmdir(os.path.basename(leaf), dir_fd=parent)
+    except OSError:
+        # Someone else uses the folder by now, or systemd has removed the scope: then it isn't ours to tidy.
+        pass
+    finally:
+        os.close(parent)
+
+
+def prune(paths: Iterable[str], timeout: float = 3.0) -> list[str]:
+    """For a dead keeper: thaw, kill and remove everything in and below folders named ``ctlab-<id>``.
+
+    Other paths, symbolic links and folders that aren't cgroups are left alone. Returns the folders that would not
+    go within `timeout` seconds. The calling process is never killed.
+    """
+    until = time.monotonic() + timeout
+    left: list[str] = []
+    trees: list[list[str]] = []
+    for path in dict.fromkeys(paths):
+        if not _LAB_FOLDER.fullmatch(os.path.basename(path)) or os.path.islink(path) or not os.path.isdir(path):
+            continue
+        if not os.path.exists(os.path.join(path, "cgroup.procs")):
+            continue  # not a cgroup: whatever this is, it isn't what a lab made
+        trees.append([root for root, _, _ in os.walk(path, topdown=False)])
+    # All hierarchies are thawed and killed before any is removed: a process is in every one of them.
+    while sum(_end(folder) for tree in trees for folder in tree) and time.monotonic() < until:
+        time.sleep(0.002)
+    for tree in trees:
+        for folder in tree:
+            try:
+                if not remove_folder(folder, None, until):
+                    left.append(folder)
+            except OSError:
+                left.append(folder)
+    return left
+
+
+def _end(folder: str) -> int:
+    """Thaw one folder and SIGKILL what is in it, but not the caller; how many other processes were there."""
+    try:
+        directory = os.open(folder, DIRECTORY)
+    except FileNotFoundError:
+        return 0
+    try:
+        for name, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+            if v2.exists_at(directory, name):
+                try:
+                    v2.write_at(directory, name, value)
+                except OSError:
+                    continue
+        with os.scandir(directory) as entries:
+            alone = not any(entry.is_dir(follow_symlinks=False) for entry in entries)
+        if alone and v2.exists_at(directory, "cgroup.kill") and os.getpid() not in v2.processes(directory, "."):
+            # At once, so that what forks faster than it is signalled goes too; only where no folder is below,
+            # since the caller may be in that one.
+            v2.kill(directory, ".")
+        return v1.signal_all(directory, ".")
+    except OSError:
+        return 0
+    finally:
+        os.close(directory)

@@ -1,0 +1,59 @@
+"""Messages among the lab's own processes inside: the supervisor, the nursery, slots before `exec`, runners.
+
+All of them are clones of one interpreter, and nothing that a container runs ever holds one of these sockets, so
+`marshal` does: it costs no import (`json` does) and no text. Whoever speaks with the owner uses `protocol`.
+Lean: see `kernel.lean`.
+"""
+
+from __future__ import annotations
+
+import _socket
+import marshal
+
+from . import packets
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    Message = dict[str, Any]
+
+
+def pair() -> tuple[_socket.socket, _socket.socket]:
+    """A connected pair of close-on-exec SEQPACKET sockets."""
+    return _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+
+
+def send(connection: _socket.socket, message: Message, descriptors: Sequence[int] = ()) -> None:
+    """Send one message."""
+    packets.send(connection, marshal.dumps(message), descriptors)
+
+
+def receive(connection: _socket.socket) -> tuple[Message | None, list[int]]:
+    """One message as (message, descriptors); (None, descriptors) at the end of file."""
+    body, descriptors, _ = packets.receive(connection)
+    return (marshal.loads(body) if body else None), descriptors
+
+
+def receive_from(connection: _socket.socket) -> tuple[Message | None, int]:
+    """One message and the pid of its sender, in our own PID namespace; `connection` has SO_PASSCRED set."""
+    body, _, process = packets.receive(connection)
+    return (marshal.loads(body) if body else None), process
+
+
+def answer(caller: _socket.socket, message: Message, descriptors: Sequence[int] = ()) -> None:
+    """Answer an owner's call, in the form of `protocol`: a flat JSON object of texts, numbers and truth values."""
+    pairs = (
+        f"{_text(key)}:{_text(value) if isinstance(value, str) else _plain(value)}" for key, value in message.items()
+    )
+    packets.send(caller, ("{" + ",".join(pairs) + "}").encode("utf-8", "surrogateescape"), descriptors)
+
+
+def _plain(value: bool | int) -> str:
+    return ("true" if value else "false") if isinstance(value, bool) else str(int(value))
+
+
+def _text(value: str) -> str:
+    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c >= " " else f"\\u{ord(c):04x}" for c in quoted) + '"'

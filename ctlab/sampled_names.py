@@ -1,0 +1,56 @@
+"""What the sampler's numbers are called. Rows of what was removed stay in the rings for a while, and so do names."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from .errors import CtlabError
+from .metrics.ring import Ring
+
+if TYPE_CHECKING:
+    from .lab import Lab
+
+SWEEP_AFTER = 64  # removals: reading a full ring's keys takes some milliseconds
+
+
+class Removed:
+    """Keys of what was removed and may have rows: of one kind, containers or endpoints."""
+
+    def __init__(self, names: dict[int, Any], column: str) -> None:
+        self._names = names
+        self._column = column
+        self._recent: set[int] = set()  # the sampler may just be about to write a row
+        self._earlier: set[int] = set()
+
+    def __len__(self) -> int:  # since the last sweep
+        return len(self._recent)
+
+    def add(self, keys: Iterable[int]) -> None:
+        """These were removed."""
+        self._recent.update(keys)
+
+    def sweep(self, ring: Ring) -> None:
+        """Forget the names of those that have no row."""
+        sampled = set(ring.snapshot(None, [self._column]).columns[self._column])
+        for number in self._earlier - sampled:
+            self._names.pop(number, None)
+        self._earlier = (self._earlier & sampled) | self._recent
+        self._recent = set()
+
+
+def removed(lab: Lab, containers: Iterable[int], endpoints: Iterable[int]) -> None:
+    """These keys will have no new rows; the names of those that have none any more are forgotten from time to time."""
+    for kind, numbers in zip(lab._removed, (containers, endpoints), strict=True):
+        kind.add(numbers)
+    if all(len(kind) < SWEEP_AFTER for kind in lab._removed):
+        return
+    with contextlib.suppress(CtlabError):  # the lab may be gone: nothing will be added
+        descriptors = lab._call({"do": "rings"}).descriptors
+        for kind, descriptor in zip(lab._removed, descriptors, strict=True):
+            ring = Ring.attach(descriptor)
+            try:
+                kind.sweep(ring)
+            finally:
+                ring.close()

@@ -1,0 +1,91 @@
+"""Fixtures of the tests of control groups and of counters: folders on the real kernel, and processes to be counted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cgroup_world import World, need_root
+from sampler_world import CGROUP, CONTAINER, V1
+
+from ctlab.kernel.cgroup_discover import Delegation, discover
+from ctlab.kernel.cgroup_outside import _leave
+
+
+@pytest.fixture(scope="module")
+def delegation() -> Iterator[Delegation]:
+    need_root()
+    found = discover()
+    if found.version == "none":
+        pytest.skip(f"no cgroup for limits here: {found.reason}")
+    # Every test makes a lab of its own from it; a keeper has one, and leaves its leaf with that.
+    yield found._replace(leaf=None)
+    if found.leaf is not None:
+        _leave(found.leaf)
+        assert not os.path.exists(found.leaf)
+
+
+@pytest.fixture
+def world(delegation: Delegation) -> Iterator[World]:
+    it = World(delegation)
+    yield it
+    it.close()
+
+
+@pytest.fixture
+def world_v1(delegation: Delegation) -> Iterator[World]:
+    """Version 1 alone, as on a machine without a version 2 tree."""
+    if delegation.version != "v1":
+        pytest.skip(f"needs cgroup v1 controllers, this machine has {delegation.version}")
+    it = World(delegation._replace(unified=None))
+    yield it
+    it.close()
+
+
+@pytest.fixture
+def group() -> Iterator[dict[str, Path]]:
+    """A fresh v1 group, one folder for each controller, and a v2 folder as `unified` where there is one."""
+    name = f"ctlab-test-{os.getpid()}-{time.monotonic_ns()}"
+    made: dict[str, Path] = {}
+    try:
+        for controller in (*V1, "unified"):
+            folder = CGROUP / controller / name
+            try:
+                folder.mkdir()
+            except OSError as error:
+                if controller != "unified":
+                    pytest.skip(f"no cgroup v1 {controller} that can be written: {error}")
+            else:
+                made[controller] = folder
+        yield made
+    finally:
+        for folder in made.values():
+            for _ in range(100):
+                try:
+                    folder.rmdir()
+                    break
+                except FileNotFoundError:
+                    break
+                except OSError:
+                    time.sleep(0.02)
+
+
+@pytest.fixture
+def pid_namespace() -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    """(the first process of a PID namespace, the process that waits for it); see `CONTAINER`."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", CONTAINER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    if process.poll() == 77:
+        pytest.skip(first)
+    assert process.stdout.readline() == "ready\n"
+    yield int(first), process
+    if process.poll() is None:
+        process.communicate("quit\n", timeout=10)

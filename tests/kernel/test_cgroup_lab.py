@@ -1,0 +1,178 @@
+"""A lab's own cgroup folders on the real kernel: made, handed over, pruned; what its root may do."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cgroup_world import MIB, World, apply, eat, spin
+
+from ctlab.errors import KernelError
+from ctlab.kernel import cgroup_v1, cgroup_v2, syscalls
+from ctlab.kernel.cgroup import LabFolders
+from ctlab.kernel.cgroup_discover import Delegation
+from ctlab.kernel.cgroup_outside import make_lab, prune
+from ctlab.plan import limits as lim
+from ctlab.plan.limits import Limits
+
+pytestmark = pytest.mark.kernel
+MAPPED = 3_900_000_000  # an id that no account has, to be the lab's root
+
+
+def test_prune_removes_a_dead_labs_frozen_rest_and_touches_nothing_else(delegation: Delegation, tmp_path: Path) -> None:
+    world = World(delegation)
+    controllers = ["memory", "pids", "freezer"] if world.lab.version == "v1" else None
+    cgroup = world.folders.make("left", controllers)
+    pid = world.sleeper(cgroup)
+    if "freezer" in cgroup.controllers:
+        cgroup_v1.set_frozen(cgroup.controllers["freezer"], cgroup.id, True)
+    else:
+        cgroup.freeze()
+    stranger = os.path.join(next(iter(delegation.parents.values())), f"stranger-{os.getpid()}")
+    os.mkdir(stranger)
+    link = tmp_path / "ctlab-link"
+    link.symlink_to(world.lab.paths()[0])
+    (tmp_path / "ctlab-plain" / "below").mkdir(parents=True)
+    try:
+        skipped = [stranger, str(link), str(tmp_path / "ctlab-plain"), "/sys/fs/cgroup", "/proc/ctlab-none"]
+        assert prune(skipped) == []
+        assert world.alive(pid, 0.05)
+        assert os.path.isdir(stranger)
+        reaper = os.fork()  # stands in for the init that reaps a dead lab's processes: here we are the parent
+        if reaper == 0:
+            os._exit(1 if prune(skipped + world.lab.paths()) else 0)
+        world.wait(pid)
+        assert os.waitpid(reaper, 0)[1] == 0
+        assert [path for path in world.lab.paths() if os.path.exists(path)] == []
+        assert os.path.isdir(stranger) and os.path.isdir(tmp_path / "ctlab-plain" / "below") and link.is_symlink()
+    finally:
+        os.rmdir(stranger)
+        world.close()
+
+
+def test_a_used_up_quota_is_named_and_leaves_nothing(world: World) -> None:
+    if world.folders.unified is None:
+        pytest.skip("no cgroup v2 tree on this machine: version 1 has no quota of folders")
+    cgroup_v2.write_at(world.fds["unified"], "cgroup.max.descendants", "1")  # the leaf is there already
+    with pytest.raises(KernelError, match=r"cgroup folder c1: EAGAIN .*quota of cgroups \(cgroup.max.descendants\)"):
+        world.container()
+    assert [path for path in world.lab.paths() if os.path.exists(f"{path}/c1")] == []
+    cgroup_v2.write_at(world.fds["unified"], "cgroup.max.descendants", "max")
+    assert world.container().pids() == []
+
+
+def test_bad_ids_never_reach_the_file_system(world: World) -> None:
+    for bad in ("", ".", "..", "a/b", "lab", "-x", "x" * 200):
+        with pytest.raises(ValueError, match="not a container id"):
+            world.folders.make(bad)
+    with pytest.raises(ValueError, match="not a lab id"):
+        make_lab(world.delegation, "../x", 0, 0)
+
+
+def test_make_lab_undoes_what_it_did_when_it_fails(delegation: Delegation) -> None:
+    broken = delegation._replace(parents=dict(delegation.parents, zz="/proc/1"), unified=None)
+    with pytest.raises(KernelError, match="can't make the cgroup folder /proc/1/ctlab-test-broken"):
+        make_lab(broken, "test-broken", 0, 0)
+    assert [path for path in delegation.parents.values() if os.path.exists(f"{path}/ctlab-test-broken")] == []
+
+
+def test_the_sampler_gets_directories(world: World) -> None:
+    cgroup = world.container()
+    pid = world.child(cgroup, lambda: spin(0.05))
+    world.wait(pid)
+    source, fds = cgroup.stat_fds()
+    try:
+        assert source == f"cgroup-{world.lab.version}"
+        if source == "cgroup-v1":
+            assert set(fds) >= {"cpu", "cpuacct", "memory", "pids", "blkio"}
+            assert int(cgroup_v2.read_at(fds["cpuacct"], "cpuacct.usage")) > 1_000_000
+        if "unified" in fds:
+            assert cgroup_v2.counters(cgroup_v2.read_at(fds["unified"], "cpu.stat"))["usage_usec"] > 1_000
+    finally:
+        for fd in fds.values():
+            os.close(fd)
+
+
+def test_the_labs_root_in_a_user_namespace_does_it_all_by_descriptors(delegation: Delegation) -> None:
+    """As the supervisor does: mapped ids, no path, born in the leaf; containers made, limited, joined, ended."""
+    lab = make_lab(delegation, f"test-userns-{os.getpid()}", MAPPED, MAPPED)
+    fds = lab.open()
+    leaf = lab.open_leaf()
+    mapped, go = os.pipe()
+    answer, say = os.pipe()
+    try:
+        if leaf is None:
+            pid = os.fork()
+        else:
+            pid, pidfd = syscalls.clone3_python(syscalls.CLONE_NEWUSER, leaf)
+        if pid == 0:
+            try:
+                if leaf is None:
+                    syscalls.unshare(syscalls.CLONE_NEWUSER)
+                    os.write(say, b"u")
+                os.close(go)
+                os.read(mapped, 1)
+                os.setresgid(0, 0, 0)
+                os.setresuid(0, 0, 0)
+                os.write(say, json.dumps(inside_the_lab(LabFolders(fds, lab.version))).encode())
+            except BaseException as error:
+                os.write(say, json.dumps({"error": repr(error)}).encode())
+            finally:
+                os._exit(0)
+        if leaf is None:
+            assert os.read(answer, 1) == b"u"
+        else:
+            os.close(pidfd)
+        for name in ("uid_map", "gid_map"):
+            Path(f"/proc/{pid}/{name}").write_text(f"0 {MAPPED} 1000\n")
+        os.write(go, b"g")
+        os.close(say)
+        said = json.loads(os.read(answer, 65536))
+        assert os.waitpid(pid, 0)[1] == 0
+        expected = {"oom": True, "signal": signal.SIGKILL, "frozen": True, "removed": True, "lab_limit": errno.EACCES}
+        assert said == expected
+    finally:
+        for fd in (mapped, go, answer, *fds.values(), *([leaf] if leaf is not None else [])):
+            os.close(fd)
+        assert lab.remove() == []
+
+
+def inside_the_lab(folders: LabFolders) -> dict[str, object]:
+    cgroup = folders.make("inner")
+    apply(cgroup, lim.plan(Limits(cpus=0.9, memory_bytes=24 * MIB, pids_limit=20), folders.version))
+    said: dict[str, object] = {}
+
+    def run(body: Callable[[], None]) -> int:
+        target = cgroup.clone_fd
+        pid = os.fork() if target is None else syscalls.clone3_python(0, target)[0]
+        if pid == 0:
+            try:
+                cgroup.join(cloned=target is not None)
+                body()
+            finally:
+                os._exit(3)
+        return pid
+
+    status = os.waitpid(run(lambda: eat(64 * MIB)), 0)[1]
+    said["signal"] = -os.waitstatus_to_exitcode(status)
+    said["oom"] = bool(cgroup.oom_kills())
+    pid = run(lambda: time.sleep(60))
+    cgroup.freeze()
+    said["frozen"] = cgroup.frozen()
+    cgroup.kill()
+    os.waitpid(pid, 0)
+    said["removed"] = cgroup.remove()
+    file = "memory.limit_in_bytes" if folders.version == "v1" else "memory.max"
+    try:  # the lab's own limit belongs to who gave it
+        top = folders.v1["memory"] if folders.version == "v1" else folders.unified
+        cgroup_v2.write_at(top or -1, file, "1000000000")
+        said["lab_limit"] = 0
+    except OSError as error:
+        said["lab_limit"] = error.errno
+    return said

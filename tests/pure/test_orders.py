@@ -1,0 +1,71 @@
+"""Messages among the lab's own processes, and what a runner says to an owner in the owner's form."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ctlab.runtime import orders, packets, protocol
+
+VALUES = st.one_of(st.text(), st.integers(min_value=-(2**40), max_value=2**40), st.booleans())
+
+
+@given(st.dictionaries(st.text(min_size=1), VALUES, min_size=1))
+def test_an_answer_is_read_as_it_was_meant(message: dict[str, Any]) -> None:
+    ours, theirs = protocol.pair()
+    with ours, theirs:
+        try:
+            encoded = {key: value.encode("utf-8") for key, value in message.items() if isinstance(value, str)}
+        except UnicodeEncodeError:
+            return  # no surrogate comes from a file name that isn't UTF-8
+        assert encoded is not None
+        orders.answer(theirs, message)
+        assert protocol.receive(ours)[0] == message
+
+
+def test_a_name_that_is_not_utf8_comes_through() -> None:
+    ours, theirs = protocol.pair()
+    with ours, theirs:
+        orders.answer(theirs, {"message": os.fsdecode(b"a \xff name")})
+        answer = protocol.receive(ours)[0]
+        assert answer is not None and os.fsencode(answer["message"]) == b"a \xff name"
+
+
+def test_a_long_order_and_its_descriptors() -> None:
+    ours, theirs = orders.pair()
+    read_end, write_end = os.pipe()
+    text = "x" * 1_000_000
+    orders.send(ours, {"text": text, "list": [1, None, "a"], "raw": b"\0"}, [write_end])
+    message, descriptors = orders.receive(theirs)
+    assert message == {"text": text, "list": [1, None, "a"], "raw": b"\0"} and len(descriptors) == 1
+    os.write(descriptors[0], b"hello")
+    assert os.read(read_end, 10) == b"hello"
+    for descriptor in (read_end, write_end, *descriptors):
+        os.close(descriptor)
+    ours.close()
+    assert orders.receive(theirs) == (None, [])
+    theirs.close()
+
+
+def test_descriptors_that_there_is_no_room_for_are_an_error() -> None:
+    """The kernel drops them and says so by a flag only; unseen, the rest of a message would be taken for the whole."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ours, theirs:
+        packets.send(ours, b"two", [0, 0])
+        top = os.dup(0)
+        os.close(top)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (top + 1, hard))
+        try:
+            with pytest.raises(OSError, match="descriptors that came with a message were lost"):
+                packets.receive(theirs)
+            assert os.dup(0) == top  # the one that came is closed again
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(top)

@@ -1,0 +1,106 @@
+"""What the tests of the sampler and its readers share: processes to be counted, in namespaces and cgroups."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CGROUP = Path("/sys/fs/cgroup")
+V1 = ("cpu", "cpuacct", "memory", "pids", "blkio")
+
+
+def python(code: str, *arguments: str, fds: tuple[int, ...] = ()) -> str:
+    """Run a script in a process of its own (which may change its namespaces); its output."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, pass_fds=fds, check=False
+    )
+    if done.returncode == 77:
+        pytest.skip(done.stdout.strip())
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+NEW_NETWORK = """
+import json, os, socket, sys
+from ctlab.kernel import link_stats, syscalls
+try:
+    if os.getuid():
+        syscalls.unshare(syscalls.CLONE_NEWUSER)
+    syscalls.unshare(syscalls.CLONE_NEWNET)
+except OSError as error:
+    print("no network namespace:", error)
+    sys.exit(77)
+from pyroute2 import IPRoute
+ip = IPRoute()
+"""
+
+
+def folders(group: dict[str, Path], *names: str) -> dict[str, int]:
+    return {name: os.open(group[name], os.O_RDONLY | os.O_DIRECTORY) for name in names if name in group}
+
+
+BUSY = """
+import os, sys, time
+for path in sys.argv[1:]:
+    with open(path + "/tasks" if "unified" not in path else path + "/cgroup.procs", "w") as file:
+        file.write("0")
+ballast = bytearray(24 << 20)
+for n in range(0, len(ballast), 4096):
+    ballast[n] = 1
+end = time.process_time() + 0.4
+while time.process_time() < end:
+    pass
+print("done", flush=True)
+sys.stdin.read()
+"""
+
+
+def start_busy(group: dict[str, Path]) -> subprocess.Popen[str]:
+    """A process of the group that has used 0.4 s of CPU and 24 MiB, and now waits."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUSY, *map(str, group.values())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "done\n"
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.communicate(timeout=10)
+    assert process.returncode == 0
+
+
+# A first process in a PID namespace of its own: it starts two children that work and end or work and stay, and says
+# when they have. `quit` on its input ends it.
+CONTAINER = """
+import os, subprocess, sys
+from ctlab.kernel import syscalls
+try:
+    syscalls.unshare((syscalls.CLONE_NEWUSER if os.getuid() else 0) | syscalls.CLONE_NEWPID)
+except OSError as error:
+    print("no PID namespace:", error)
+    sys.exit(77)
+work = "import time\\nwhile time.process_time() < 0.3: pass\\n"
+pid = os.fork()
+if pid == 0:
+    subprocess.run([sys.executable, "-c", work])
+    stays = subprocess.Popen([sys.executable, "-c", work + "print(1, flush=True); input()"],
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    stays.stdout.readline()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        if line == "child\\n":
+            stays.communicate(b"\\n")
+            print("ended", flush=True)
+        if line == "quit\\n":
+            break
+    os._exit(0)
+print(pid, flush=True)
+os.waitpid(pid, 0)
+"""
