@@ -73,17 +73,19 @@ def copy_out(container: Container, source: str, destination: str | os.PathLike[s
                 place = target / members[0].name if target.is_dir() else target
                 if members[0].isdir() and place.exists() and not place.is_dir():
                     raise BadInput(f"cp: {place} is a file, {source} a folder")
+                # A folder is unpacked inside itself, so that no link of an earlier copy leads to what lies beside it.
                 top = len(members[0].name)
+                base, name = (place, ".") if members[0].isdir() else (place.parent, place.name)
                 for member in members:
-                    member.name = place.name + member.name[top:]
+                    member.name = name + member.name[top:]
                     if member.islnk():  # to another member, which has just been renamed too
-                        member.linkname = place.name + member.linkname[top:]
+                        member.linkname = name + member.linkname[top:]
                     try:
-                        tarfile.data_filter(member, str(place.parent))
+                        tarfile.data_filter(member, str(base))
                     except tarfile.FilterError as error:
                         raise BadInput(f"cp: {source}: {error}: nothing outside {place} is written") from error
                 for member in members:
-                    archive.extract(member, place.parent, filter="data")
+                    archive.extract(member, base, filter="data")
             return place
 
     try:

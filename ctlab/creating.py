@@ -6,6 +6,7 @@ Specs are checked, addresses taken, the order sent; whatever fails gives everyth
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import secrets
@@ -257,7 +258,7 @@ def check_limits(lab: Lab, spec: ContainerSpec) -> None:
     absent = limits_plan.missing(spec.limits, facts["controllers"] if facts["cgroup"] != "none" else ())
     if absent:
         raise limits_plan.unavailable(absent, facts["cgroup_reason"], facts["cgroup_remedy"])
-    for note in limits_plan.notes(spec.limits, os.cpu_count() or 1):
+    for note in limits_plan.notes(spec.limits, _machine_cpus()):
         lab.say(note)
 
 
@@ -284,3 +285,9 @@ def start(lab: Lab, container: Container) -> None:
                 container._state, container._returncode, container._oom_killed = before
                 raise
             started(lab, container, reply)
+
+
+@functools.cache
+def _machine_cpus() -> int:
+    """How many CPUs there are; read once, since it takes as long as all checks together."""
+    return os.cpu_count() or 1

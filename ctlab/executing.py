@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .completed import Completed, Process
-from .errors import CtlabError, NotFound, ProgramNotFound, StateError
+from .errors import CtlabError, KernelError, NotFound, ProgramNotFound, StateError, describe
 from .execution import Execution, Sink
 from .kernel.capabilities import DEFAULT
 from .request import SCRIPT_DESCRIPTOR, environment, several
@@ -94,8 +94,14 @@ def body_descriptor(body: str | bytes) -> int:
     """A descriptor from which a program reads `body`."""
     data = memoryview(body.encode() if isinstance(body, str) else body)
     descriptor = os.memfd_create("body", os.MFD_CLOEXEC)
-    while data:
-        data = data[os.write(descriptor, data) :]
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    except OSError as error:  # EFBIG: a limit on the size of files (ulimit -f) counts here too
+        os.close(descriptor)
+        raise KernelError(
+            f"can't hold {len(data)} bytes for the program: {describe(error)}", error.errno or 0
+        ) from None
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,11 @@ def children() -> set[int]:
     return found
 
 
+def children_of(pid: int) -> list[int]:
+    """The child processes of another, single-threaded one."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def need_controller(lab: Any, name: str) -> None:
     """Skip where the lab has no cgroup controller of that name, with the lab's own reason."""
     facts = lab._client.facts
@@ -50,6 +58,42 @@ def need_ids(lab: Any) -> None:
     """Skip where the lab has one user id only."""
     if lab._client.facts["single_id"]:
         pytest.skip("only one user id is mapped for this user (no range in /etc/subuid)")
+
+
+def need_root(why: str) -> None:
+    """Skip an ordinary user, who can't do what the test needs."""
+    if os.geteuid() != 0:
+        pytest.skip(f"needs root, {why}")
+
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_owner(script: str, *words: str, timeout: float = 40) -> str:
+    """Run a Python script that owns labs itself, for what must not happen to the process of the tests.
+
+    Returns what it wrote; a script that fails fails the test.
+    """
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", script, *words], cwd="/", env=os.environ | {"PYTHONPATH": path},
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def held_beside_slots(lab: Any) -> Counter[str]:
+    """What keeper and supervisor have open, less the kinds of which slots and runners have a changing number."""
+    found: Counter[str] = Counter()
+    for name in ("keeper", "supervisor"):
+        folder = f"/proc/{lab._client.facts[name]}/fd"
+        for descriptor in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):
+                found[f"{name} {os.readlink(f'{folder}/{descriptor}')}"] += 1
+    of_slots = ("socket:", "pipe:", "anon_inode:[pidfd]", "mnt:")
+    return Counter({what: count for what, count in found.items() if not what.partition(" ")[2].startswith(of_slots)})
 
 
 # -- what was skipped -------------------------------------------------------------------------------------------------

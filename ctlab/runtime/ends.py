@@ -91,6 +91,8 @@ def forget_slot(supervisor: Supervisor, record: Record) -> None:
         if descriptor >= 0:
             os.close(descriptor)
     record.terminals, record.namespaces = [], {}
+    for _, veth in record.links:
+        supervisor.node.forget(veth)
 
     def clear() -> None:
         let_holder_go(supervisor, slot)
@@ -145,6 +147,7 @@ def wait(supervisor: Supervisor, call: Call) -> None:
     if record.slot is None:
         call.reply(exit_message(record))
     else:
+        record.waiters = [waiter for waiter in record.waiters if waiter.connection.fileno() >= 0]  # some gave up
         record.waiters.append(call)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 from typing import TYPE_CHECKING
 
@@ -128,7 +129,10 @@ def _runner_says(supervisor: Supervisor, runner: Runner) -> None:
     if answer is None:
         supervisor.off(runner.control.fileno())
         return
-    call, runner.call = runner.call, None
+    if "started" in answer:
+        runner.started = True
+        return
+    call, runner.call, runner.started = runner.call, None, False
     if call is None:
         return
     supervisor.executions.pop(call.message["execution"], None)
@@ -181,7 +185,11 @@ def _runner_ended(supervisor: Supervisor, runner: Runner) -> None:
     if call is not None:  # it was killed, for example for the container's memory; its program may live on
         orphans.watch(supervisor)
         supervisor.executions.pop(call.message["execution"], None)
-        call.reply({"error": "StateError", "message": "the program was killed with its container", "errno": 0})
+        if runner.started:
+            killed = 128 + signal.SIGKILL
+            supervisor.tell({"event": "execution-ended", "execution": call.message["execution"], "returncode": killed})
+        else:
+            call.reply({"error": "StateError", "message": "the program was killed with its container", "errno": 0})
 
 
 def signal_execution(supervisor: Supervisor, call: Call) -> None:

@@ -155,6 +155,10 @@ class NodeExecutor:
         number = self._indices.pop(name, None)
         self.link.delete_if_there(name, number or 0)
 
+    def forget(self, name: str) -> None:
+        """A link has gone, or goes with its container's namespace: its index is not to be taken for another's."""
+        self._indices.pop(name, None)
+
     def undo(self, operations: list[Any]) -> None:
         """Take back what was done; that something is gone already is no error."""
         for operation in operations:

@@ -62,7 +62,7 @@ class Pool:
         the other wants them now. Only when the last slot is gone the next is ordered at once.
         """
         self._timer_set = False
-        if self._supervisor.now() < self._busy_until and self._ready:
+        if self._supervisor.now() < self._busy_until and self._ready and (self._runners or self._runners_coming):
             self.refill_soon()
             return
         for _ in range(_AT_ONCE - self._coming):

@@ -96,6 +96,23 @@ def _lines(path: str) -> list[list[str]]:
     return [line.split(":") for line in text.splitlines()]
 
 
+_NO_ID = 0xFFFFFFFF  # -1, with which setresuid(2) changes nothing
+
+
+def _number(text: str) -> int | None:
+    """The id that a word is; None if it is none."""
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(_NO_ID))) or int(text) >= _NO_ID:
+        return None
+    return int(text)
+
+
+def _id(text: str, of: str) -> int:
+    number = _number(text)
+    if number is None:
+        raise ProgramError("BadInput", f"{of}: {text[:20]!r} isn't a number of a user or group", errno.EINVAL)
+    return number
+
+
 def resolve_user(user: str) -> tuple[int, int, list[int], str]:
     """(uid, gid, supplementary groups, home) of ``name``, ``uid``, ``name:group`` or ``uid:gid``.
 
@@ -108,19 +125,20 @@ def resolve_user(user: str) -> tuple[int, int, list[int], str]:
     found = next((entry for entry in accounts if entry[0] == name or entry[2] == name), None)
     if found is None and not name.isdigit():
         raise ProgramError("NotFound", f"no user {name!r} in the container's /etc/passwd")
-    uid = int(found[2]) if found else int(name)
-    gid = int(found[3]) if found else 0
+    where = f"user {name} in the container's /etc/passwd" if found else f"user {name[:20]}"
+    uid = _id(found[2] if found else name, where)
+    gid = _id(found[3], where) if found else 0
     home = found[5] if found else "/"
     groups = [entry for entry in _lines("/etc/group") if len(entry) >= 4]
     if group:
         entry = next((entry for entry in groups if entry[0] == group or entry[2] == group), None)
         if entry is None and not group.isdigit():
             raise ProgramError("NotFound", f"no group {group!r} in the container's /etc/group")
-        gid = int(entry[2]) if entry else int(group)
+        gid = _id(entry[2] if entry else group, f"group {group[:20]}")
         return uid, gid, [gid], home
     login = found[0] if found else name
-    extra = [int(entry[2]) for entry in groups if login in entry[3].split(",") and entry[2].isdigit()]
-    return uid, gid, sorted({gid, *extra}), home
+    extra = [_number(entry[2]) for entry in groups if login in entry[3].split(",")]
+    return uid, gid, sorted({gid, *(number for number in extra if number is not None)}), home
 
 
 def become(user: str, keep: int, *, single_id: bool, bounded: bool = False) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Runner:
     """A process that runs programs in a container, one after the other (see `runner`)."""
 
-    __slots__ = ("call", "control", "identity", "pidfd", "record", "used")
+    __slots__ = ("call", "control", "identity", "pidfd", "record", "started", "used")
 
     def __init__(self, control: _socket.socket, pidfd: int) -> None:
         self.control = control
@@ -24,6 +24,7 @@ class Runner:
         self.record: Record | None = None  # the container it is in
         self.identity: tuple[str, tuple[str, ...]] = ("", ())  # user and capabilities it has there
         self.call: Call | None = None  # what it is running
+        self.started = False  # whether the caller of a detached program has its answer
         self.used = 0
 
 

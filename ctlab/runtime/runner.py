@@ -32,6 +32,7 @@ _NAMESPACES = {  # the mount namespace last: with it goes the root
     "mnt": syscalls.CLONE_NEWNS,
 }
 _ALL = sum(_NAMESPACES.values())
+_GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV, errno.ENOMEM)  # entering a container that has just ended
 
 
 class _Place:
@@ -62,10 +63,8 @@ def main(control: _socket.socket, folders: cgroup.LabFolders | None, *, single_i
             if not order["again"]:
                 descriptors = _enter(place, order, descriptors, folders, single_id)
             answer = _run(control, caller, order, descriptors, place)
-        except program.ProgramError as error:
-            answer = {"error": error.kind, "message": str(error), "errno": error.errno}
-        except OSError as error:
-            answer = {"error": "KernelError", "message": error.strerror or str(error), "errno": error.errno or 0}
+        except (program.ProgramError, OSError) as error:
+            answer = _failure(error, place)
         except BaseException as error:
             answer = {"error": "CtlabError", "message": f"{type(error).__name__}: {error}", "errno": 0}
         # Another user than root can't leave the cgroups again, so that runner is for one program.
@@ -81,6 +80,16 @@ def main(control: _socket.socket, folders: cgroup.LabFolders | None, *, single_i
         for descriptor in descriptors:
             with suppress(OSError):
                 os.close(descriptor)
+
+
+def _failure(error: program.ProgramError | OSError, place: _Place) -> dict[str, Any]:
+    """How a program that could not be run is reported; a container that ends meanwhile fails in many ways."""
+    ended = not os.path.exists("/proc/1") if place.entered else error.errno in _GONE
+    if ended:
+        return {"error": "StateError", "message": "the container ended before the program ran", "errno": 0}
+    if isinstance(error, program.ProgramError):
+        return {"error": error.kind, "message": str(error), "errno": error.errno}
+    return {"error": "KernelError", "message": error.strerror or str(error), "errno": error.errno or 0}
 
 
 def _rehearse() -> None:
@@ -173,6 +182,7 @@ def _run(
     while streams:
         os.close(streams.pop())
     if order["detached"]:
+        orders.send(control, {"started": True})
         orders.answer(caller, {"started": True})
     return {"returncode": _wait(control, pid)}
 

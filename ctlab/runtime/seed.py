@@ -12,6 +12,7 @@ from __future__ import annotations
 import _socket
 import gc
 import os
+import resource
 
 from ..kernel import cgroup, syscalls, title
 from ..kernel.lean import signal
@@ -123,6 +124,8 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # only the owner's word or death ends a lab
     syscalls.close_range(EVENTS + 1)  # what the owner left inheritable isn't ours to hold open
     title.remember()
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))  # the rings are files, of the owner's size or not
     planted = plant()
     from . import keeper
 

@@ -1,0 +1,128 @@
+"""Mounts of the machine that a container shows: copies, and none of them held longer than it takes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kernel_help import held_beside_slots, need_root, run_owner
+
+from ctlab.errors import CtlabError, KernelError
+
+pytestmark = pytest.mark.kernel
+
+# In a process of its own, as root of the lab, which no program in a container is.
+UNMOUNT = r"""
+import os, sys
+from ctlab.kernel import syscalls
+syscalls.setns(os.pidfd_open(int(sys.argv[1])), syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+syscalls.umount2("/data", syscalls.MNT_DETACH)
+"""
+
+# The owner is alone in a mount namespace with two shared mounts, one below the other, as systemd has them everywhere.
+# As `ordinary` it is another user whenever it talks to its lab, and root again to mount.
+SHARED = r"""
+import os, subprocess, sys
+import as_user
+from ctlab.kernel import syscalls
+
+ORDINARY = 65534 if sys.argv[1] == "ordinary" else 0
+MS_SHARED = 1 << 20
+as_user._show(as_user._needed())  # in a mount namespace of our own from here on
+folder = sys.argv[3]
+os.chmod(folder, 0o755)
+top, runtime = f"{folder}/top", f"{folder}/runtime"
+os.mkdir(top)
+os.mkdir(runtime, 0o700)
+syscalls.mount("outer", top, "tmpfs", 0, "mode=755")
+syscalls.mount(None, top, None, MS_SHARED)
+for name in ("below", "later"):
+    os.mkdir(f"{top}/{name}")
+syscalls.mount("inner", f"{top}/below", "tmpfs", 0, "mode=755")
+with open(f"{top}/below/mark", "w") as file:
+    file.write("there\n")
+os.chown(runtime, ORDINARY, ORDINARY)
+os.environ["XDG_RUNTIME_DIR"] = runtime
+if ORDINARY:
+    os.setgroups([])
+    os.setresgid(ORDINARY, ORDINARY, ORDINARY)
+    os.setresuid(ORDINARY, ORDINARY, 0)
+
+def mounts():
+    with open("/proc/self/mountinfo") as file:
+        return sorted(line for line in file if top in line)
+
+def propagation(container, place):
+    found = [line.split() for line in container.exec(["cat", "/proc/self/mountinfo"]).check().stdout.splitlines()]
+    tags = [line[6:line.index("-")] for line in found if line[4] == place or line[4].startswith(place + "/")]
+    assert len(tags) == 2, found
+    return [tag for tags in tags for tag in tags]
+
+def mount_later():
+    os.seteuid(0)
+    syscalls.mount("late", f"{top}/later", "tmpfs", 0, "mode=755")
+    open(f"{top}/later/of the machine", "w").close()
+    os.seteuid(ORDINARY)
+
+before = mounts()
+assert all("shared:" in line for line in before) and len(before) == 2, before
+import ctlab
+with ctlab.Lab("mounts") as lab:
+    assert os.geteuid() == ORDINARY
+    one, two = (lab.run(["sleep", "60"], mounts=[f"{top}:/data"]) for _ in range(2))
+    assert one.exec(["cat", "/data/below/mark"]).check().stdout == "there\n"
+    print(propagation(one, "/data"))
+    subprocess.run([sys.executable, "-B", "-c", sys.argv[2], str(one.pid)], check=True)
+    assert one.exec(["ls", "/data"]).stdout == "" and mounts() == before
+    mount_later()
+    print(two.exec(["ls", "/data/later"]).check().stdout.split())
+    os.seteuid(0)
+    syscalls.umount2(f"{top}/later")
+    os.seteuid(ORDINARY)
+    one.remove()
+    two.remove()
+    lab.run(["sleep", "60"], mounts=[f"{top}:/data"])
+    assert mounts() == before
+assert mounts() == before, mounts()
+assert os.listdir(f"{top}/below") == ["mark"]
+os.seteuid(0)
+"""
+
+
+@pytest.mark.parametrize("who", ["root", "ordinary"])
+def test_nothing_that_is_mounted_passes_between_machine_and_container(who: str) -> None:
+    need_root("to make shared mounts, in a mount namespace of its own")
+    with tempfile.TemporaryDirectory() as folder:  # which the ordinary user can enter
+        said = run_owner(SHARED, who, UNMOUNT, folder).splitlines()
+    assert said == ["[]", "[]"], "a copy was still a peer or a slave of the machine's mount"
+
+
+def test_descriptors_of_mounts_are_closed(lab: Any, tmp_path: Path) -> None:
+    """Of containers that start, of those whose mount fails inside, and of those whose second mount isn't to be had."""
+    need_root("to look at what the supervisor has open")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "file").touch()
+    good = [f"{folder}:/a", f"{folder}:/b:ro", f"{tmp_path}/file:/c"]
+    here = os.open(folder, os.O_PATH)  # below, as a path that nobody else has
+
+    def once() -> None:
+        lab.run(["true"], mounts=good).remove()
+        with pytest.raises(CtlabError, match=r"mount .* on /etc/hostname"):
+            lab.run(["true"], mounts=[*good, f"{folder}:/etc/hostname"])
+        with pytest.raises(KernelError, match="open_tree"):
+            lab.run(["true"], mounts=[*good, "/proc/self/fd/700:/d"])
+
+    try:
+        os.dup2(here, 700)
+        once()
+        before = held_beside_slots(lab)
+        for _ in range(50):
+            once()
+        assert held_beside_slots(lab) == before
+    finally:
+        os.close(here)
+        os.close(700)
