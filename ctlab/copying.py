@@ -77,13 +77,14 @@ def copy_out(container: Container, source: str, destination: str | os.PathLike[s
                 top = len(members[0].name)
                 base, name = (place, ".") if members[0].isdir() else (place.parent, place.name)
                 for member in members:
-                    member.name = name + member.name[top:]
+                    there, member.name = member.name, name + member.name[top:]
                     if member.islnk():  # to another member, which has just been renamed too
                         member.linkname = name + member.linkname[top:]
                     try:
                         tarfile.data_filter(member, str(base))
                     except tarfile.FilterError as error:
-                        raise BadInput(f"cp: {source}: {error}: nothing outside {place} is written") from error
+                        text = str(error).replace(repr(member.name), repr(there))
+                        raise BadInput(f"cp: {source}: {text}: nothing outside {place} is written") from error
                 for member in members:
                     archive.extract(member, base, filter="data")
             return place

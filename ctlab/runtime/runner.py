@@ -12,6 +12,7 @@ import _socket
 import errno
 import os
 import select
+import time
 
 from ..kernel import capabilities, spawn, syscalls
 from ..kernel.lean import signal, suppress
@@ -32,6 +33,7 @@ _NAMESPACES = {  # the mount namespace last: with it goes the root
     "mnt": syscalls.CLONE_NEWNS,
 }
 _ALL = sum(_NAMESPACES.values())
+_DYING_TRIES = 500
 _GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV, errno.ENOMEM)  # entering a container that has just ended
 
 
@@ -84,12 +86,24 @@ def main(control: _socket.socket, folders: cgroup.LabFolders | None, *, single_i
 
 def _failure(error: program.ProgramError | OSError, place: _Place) -> dict[str, Any]:
     """How a program that could not be run is reported; a container that ends meanwhile fails in many ways."""
-    ended = not os.path.exists("/proc/1") if place.entered else error.errno in _GONE
+    ended = _ended(error) if place.entered else error.errno in _GONE
     if ended:
         return {"error": "StateError", "message": "the container ended before the program ran", "errno": 0}
     if isinstance(error, program.ProgramError):
         return {"error": error.kind, "message": str(error), "errno": error.errno}
     return {"error": "KernelError", "message": error.strerror or str(error), "errno": error.errno or 0}
+
+
+def _ended(error: program.ProgramError | OSError) -> bool:
+    """Whether the container that we are in has ended."""
+    # No process can be born any more in a PID namespace whose first one is dying: ENOMEM, before /proc shows it.
+    tries = _DYING_TRIES if error.errno == errno.ENOMEM else 1
+    for _ in range(tries):
+        if not os.path.exists("/proc/1"):
+            return True
+        if tries > 1:
+            time.sleep(0.001)
+    return False
 
 
 def _rehearse() -> None:
