@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kernel_help import need_controller, need_freezer
 
 from ctlab import labs
 from ctlab.errors import CtlabError
@@ -89,11 +90,16 @@ def kept(usable: None, runtime_base: Path, make_shell: Callable[[], Any]) -> Ite
     made.run("%lab stop\n%unload_ext ctlab")
 
 
+NEEDS = {"memory-below-use": lambda lab: need_controller(lab, "memory"), "paused-exec": need_freezer}
+
+
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
 def test_bad_input(
     path: Path, kept: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    if path.stem in NEEDS:
+        NEEDS[path.stem](kept.lab)
     try:
         check(kept, path, tmp_path, capsys)
     finally:
@@ -108,6 +114,7 @@ def test_every_kind_of_bad_input_has_a_file() -> None:
 
 
 def test_more_cpus_than_there_are_is_allowed_and_said(kept: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    need_controller(kept.lab, "cpu")
     more = (os.cpu_count() or 1) + 6
     container = kept.run(f"%container run -d --name wide --cpus {more}")
     assert container.state == "running" and f"--cpus {more}" in capsys.readouterr().out

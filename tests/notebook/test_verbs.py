@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kernel_help import need_controller, need_freezer
 
 from ctlab import Completed, Container, Lab, Network
 from ctlab.errors import BadInput, NotFound, ProgramFailed, StateError, TimedOut
@@ -101,9 +102,16 @@ def test_what_run_is_given(shell: Any, tmp_path: Path) -> None:
     assert done.stdout == "from outsideno\n" and "Read-only" in done.stderr
     (tmp_path / "vars").write_text("# two\nA=1\nB=x y\n")
     assert shell.run("%container run --env-file {folder}/vars -- sh -c 'echo $A $B'").stdout == "1 x y\n"
-    web = shell.run("%container run -d --name web --cpus 0.5 --memory 64M --pids-limit 50 --label team=red")
-    assert (web.limits.cpus, web.limits.memory_bytes, web.limits.pids_limit) == (0.5, 64 << 20, 50)
+    shell.run("%container run -d --name web --label team=red")
     assert shell.run("%container inspect web")["labels"] == {"team": "red"}
+
+
+def test_limits_that_run_and_update_are_given(shell: Any) -> None:
+    shell.run("%lab start")
+    for controller in ("cpu", "memory", "pids"):
+        need_controller(shell.lab, controller)
+    web = shell.run("%container run -d --name web --cpus 0.5 --memory 64M --pids-limit 50")
+    assert (web.limits.cpus, web.limits.memory_bytes, web.limits.pids_limit) == (0.5, 64 << 20, 50)
     shell.run("%container update web --memory 96M --cpus none")
     assert (web.limits.cpus, web.limits.memory_bytes) == (None, 96 << 20)
 
@@ -166,6 +174,11 @@ def test_statuses(shell: Any) -> None:
     assert str(error) == "true in web ended with status 0 (--expect fail)"
     shell.fails("%%container exec -o kept web\nexit 4")
     assert shell.ip.user_ns["kept"].returncode == 4
+
+
+def test_a_program_that_is_killed_for_memory_says_so(shell: Any) -> None:
+    shell.run("%lab start")
+    need_controller(shell.lab, "memory")
     error = shell.fails("%container run -m 32M -- python3 -c \"x = b'x' * (200 << 20)\"")
     assert "was killed for memory (OOMKilled)" in str(error)
 
@@ -214,10 +227,15 @@ def test_following_logs(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert (captured.out, captured.err) == ("", "c\n")
 
 
-def test_life(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pause_and_unpause(shell: Any) -> None:
     web = shell.run("%container run -d --name web -- sleep 60")
+    need_freezer(shell.lab)
     assert shell.run("%container pause web") is web and web.state == "paused"
     assert shell.run("%container unpause web").state == "running"
+
+
+def test_life(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    web = shell.run("%container run -d --name web -- sleep 60")
     assert shell.run("%container stop -t 1 web") is web and web.state == "exited"
     assert "killed at once" in capsys.readouterr().out
     address, mac = web.address(), web.endpoints[0].mac
