@@ -136,6 +136,7 @@ def start_all(lab: Lab, made: list[Container], messages: list[dict[str, Any]]) -
         return [call_start(lab, made[0], messages[0], undo={"do": "remove", "id": made[0].id})]
     undo = [{"do": "remove", "id": container.id} for container in made]
     try:
+        lab._client.allow([path for message in messages for path in message["mounts"]])
         reply = lab._call({"do": "start_many", "starts": messages}, undo=undo)
     except CtlabError as error:
         raise type(error)(f"of {len(made)} containers none was left running: {error}") from None
@@ -160,6 +161,7 @@ def replies_of_batch(lab: Lab, made: list[Container], reply: Reply) -> list[Repl
 
 def call_start(lab: Lab, container: Container, message: dict[str, Any], undo: dict[str, Any]) -> Reply:
     descriptors = [body_descriptor(container._body[1])] if container._body else []
+    lab._client.allow(message["mounts"])
     try:
         return lab._call(message, descriptors, undo=[undo])
     except LimitRefused as error:
@@ -241,6 +243,7 @@ def find_image(lab: Lab, text: str, command: tuple[str, ...]) -> reference.Refer
     image = reference.parse(text, command)
     if image.kind in ("folder", "archive") and image.key not in lab._images:
         if image.kind == "folder":
+            lab._client.allow([image.path])
             lab._call({"do": "image", "key": image.key, "kind": "folder", "path": image.path})
         else:
             descriptor = os.open(image.path, os.O_RDONLY | os.O_CLOEXEC)

@@ -225,6 +225,12 @@ class Client:
             self._gone.set()
             self._ended.set()
 
+    def allow(self, paths: Sequence[str]) -> None:
+        """Tell the keeper which of this machine's paths the inside may ask it to mount; nothing else is given away."""
+        if paths:
+            with contextlib.suppress(OSError):  # it is gone: the call that follows says so
+                protocol.send(self._control, {"do": "allow", "paths": list(paths)})
+
     def close_connections(self) -> None:
         """Close every idle connection; what a thread is using it closes itself."""
         while True:

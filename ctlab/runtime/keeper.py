@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import _socket
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -24,6 +25,7 @@ from typing import Any
 from ..kernel import cgroup_discover, cgroup_mounts, cgroup_outside, idmap, syscalls, title
 from . import orders, protocol, runtime_folder, seed
 
+_AT_FDCWD = -100
 _REMOVE_SECONDS = 5.0
 _ROUND_SECONDS = 0.5
 _DEATH_SECONDS = 0.1
@@ -42,6 +44,7 @@ class Keeper:
         self.cgroup: cgroup_outside.LabCgroup | None = None
         self.leaf: str | None = None
         self.cleaned_up = False
+        self.allowed: set[str] = set()  # host paths that the owner wants to be mounted
         self.supervisor_pidfd = -1
         self.supervisor_pid = 0
         self.user_namespace = -1
@@ -137,33 +140,54 @@ class Keeper:
                 if descriptor == self.owner_pidfd:
                     self.clean_up()
                     return
-                if descriptor == self.control.fileno():
-                    message = _receive(self.control)
-                    self.clean_up()
-                    if message is not None:
-                        self._say({"gone": "stopped"})
+                if descriptor == self.control.fileno() and self._owner_says():
                     return
                 if descriptor == self.channel.fileno() and not self._serve():
                     poll.unregister(self.channel)
 
+    def _owner_says(self) -> bool:
+        """The owner's word; True when all is over."""
+        message = _receive(self.control)
+        if message is not None and message["do"] == "allow":
+            self.allowed.update(message["paths"])
+            return False
+        self.clean_up()
+        if message is not None:
+            self._say({"gone": "stopped"})
+        return True
+
+    def _is_allowed(self, path: str) -> bool:
+        """Whether the owner has asked for this path to be mounted; what it said before is read first."""
+        poll = select.poll()
+        poll.register(self.control, select.POLLIN)
+        while path not in self.allowed and poll.poll(0):
+            if self._owner_says():
+                sys.exit(0)
+        return path in self.allowed
+
     def _serve(self) -> bool:
-        """The supervisor asks for a mount of a host path that only we can reach (started by root)."""
+        """The supervisor asks for a mount of a host path that only we can reach (started by root).
+
+        Who has broken out of a container may be the supervisor, so only what the owner asked for is given.
+        """
         message = _receive(self.channel)
         if message is None:
             return False
+        path, idmapped = message["path"], False
         try:
-            descriptor = syscalls.open_tree(
-                -100, message["path"], syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE
-            )  # -100: AT_FDCWD
+            if not self._is_allowed(path):
+                raise OSError(errno.EPERM, f"mount {path}: the owner of the lab hasn't asked for it (EPERM)")
+            flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE
+            descriptor = syscalls.open_tree(_AT_FDCWD, path, flags)
             try:
                 # Shared with the machine's mount it would be unmounted there when it is unmounted here.
                 syscalls.mount_setattr(descriptor, 0, recursive=True, propagation=syscalls.MS_PRIVATE)
-                if message.get("idmap"):
-                    with contextlib.suppress(OSError):  # a file system without idmapped mounts: owners show as nobody
-                        syscalls.mount_setattr(
-                            descriptor, syscalls.MOUNT_ATTR_IDMAP, recursive=True, userns=self.user_namespace
-                        )
-                protocol.send(self.channel, {"ok": True}, [descriptor])
+                if message["idmap"]:
+                    with contextlib.suppress(OSError):  # a file system without idmapped mounts
+                        flag, namespace = syscalls.MOUNT_ATTR_IDMAP, self.user_namespace
+                        syscalls.mount_setattr(descriptor, flag, recursive=True, userns=namespace)
+                        idmapped = True
+                protocol.send(self.channel, {"ok": True, "idmapped": idmapped}, [descriptor])
             finally:
                 os.close(descriptor)
         except OSError as error:

@@ -212,6 +212,9 @@ class Supervisor:
             answer, descriptors, _ = protocol.receive(self.keeper)
             if answer is None or "error" in answer:
                 raise OSError((answer or {}).get("errno", 0), (answer or {}).get("message", "the keeper is gone"))
+            if idmap and not answer["idmapped"]:
+                text = f"{path}: its file system has no id-mapped mounts, so inside its files belong to nobody"
+                self.tell({"event": "note", "text": text})
             return descriptors[0]
         return self.tree.detached(path)
 

@@ -126,3 +126,14 @@ def test_descriptors_of_mounts_are_closed(lab: Any, tmp_path: Path) -> None:
     finally:
         os.close(here)
         os.close(700)
+
+
+def test_the_inside_is_given_no_path_that_the_owner_has_not_asked_for(lab: Any, tmp_path: Path) -> None:
+    """The keeper opens what only root can read; whoever has taken the supervisor over must not choose."""
+    need_root("whose keeper opens host paths")
+    (tmp_path / "file").write_text("readable")
+    order = {"do": "image", "key": "stolen", "kind": "folder", "path": str(tmp_path)}
+    with pytest.raises(KernelError, match=r"the owner of the lab hasn't asked for it \(EPERM\)"):
+        lab._call(order)
+    assert lab.run(["cat", "/there/file"], mounts=[f"{tmp_path}:/there:ro"]).wait() == 0
+    lab._call(order)  # now it was asked for
