@@ -39,6 +39,7 @@ class Pool:
         self._coming = 0
         self._next = 0
         self._goal = 0  # how many slots to have at present, at least `_wanted`
+        self._was_full = False  # since it was made larger
         self._busy_until = 0.0
         self._timer_set = self._shrink_set = False
         self._runners: list[Runner] = []
@@ -82,9 +83,10 @@ class Pool:
             self._supervisor.after(_QUIET_SECONDS, self.refill)
 
     def _used(self) -> None:
-        """A slot was taken. A burst that nearly empties the pool makes it larger for the next one, for a while."""
+        """A slot was taken. A burst that nearly empties a full pool makes it larger for the next one, for a while."""
         self._busy_until = self._supervisor.now() + _QUIET_SECONDS
-        if len(self._ready) <= 1 and self._wanted:
+        if len(self._ready) <= 1 and self._wanted and self._was_full:
+            self._was_full = False
             self._goal = min(max(MOST_SLOTS, self._wanted), self._goal * 2)
             if not self._shrink_set:
                 self._shrink_set = True
@@ -149,6 +151,7 @@ class Pool:
         if self._supervisor.folders is not None:
             made.cgroup = self._supervisor.folders.adopt(f"c{made.serial}")
         self._ready.append(made)
+        self._was_full = self._was_full or len(self._ready) >= self._goal
         if len(self._ready) + self._coming < self._goal:
             self.refill_soon()
 
