@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 from typing import TYPE_CHECKING, Any
 
 from ..kernel import capabilities
@@ -72,7 +73,8 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
         try:
             record.node_undo = supervisor.node.perform(operations, peer_pid=slot.pid, spare=slot.spare)
         except executor.Failure as error:
-            if error.errno == errno.ESRCH:  # the first process is dead: what it said is the reason
+            # The first process is dead, or its interface is gone with it: what it said is the reason.
+            if error.errno == errno.ESRCH or (early and error.errno == errno.ENODEV and _has_spoken(slot)):
                 _last_words(slot)
             raise
         if not early:
@@ -103,6 +105,13 @@ def _order(slot: Slot, order: dict[str, Any], mounts: list[int]) -> None:
     except (BrokenPipeError, ConnectionResetError):
         _last_words(slot)
         raise
+
+
+def _has_spoken(slot: Slot) -> bool:
+    """Whether something can be read from a first process at once, its end included."""
+    poll = select.poll()
+    poll.register(slot.status, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _last_words(slot: Slot) -> None:

@@ -145,6 +145,12 @@ def test_run_and_remove(small: tuple[Any, Any]) -> None:
     """An interrupted `run` leaves no container; an interrupted `remove` has removed it."""
     lab, _ = small
     numbers = itertools.count()
+    began = time.monotonic()
+    for name in ("a", "b", "c", "d"):
+        lab.run(["sleep", "600"], name=name, networks=["green"])
+    usual = (time.monotonic() - began) / 4  # so that about half of the interrupts come in time, on any machine
+    for name in ("a", "b", "c", "d"):
+        lab[name].remove()
     returned = 0
     for _ in range(40):
         name = f"x{next(numbers)}"
@@ -152,7 +158,7 @@ def test_run_and_remove(small: tuple[Any, Any]) -> None:
         def make(name: str = name) -> None:
             lab.run(["sleep", "600"], name=name, networks=["green"])
 
-        returned += interrupted(make, 0.02)
+        returned += interrupted(make, 2 * usual)
         agree_soon(lab)
         if name in lab:
             interrupted(lab[name].remove, 0.01)
