@@ -145,12 +145,14 @@ class Client:
             for end in ours:
                 undo.callback(end.close)  # before that: by its end the keeper knows
             undo.callback(setattr, self, "_stopping", True)  # first of all: our event thread need do nothing
-            actions = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1)]
+            actions: list[tuple[Any, ...]] = [
+                (os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1)
+            ]
             # The numbers 2-5 may be in use here: go through numbers well above them first.
             for number, descriptor in enumerate((errors.fileno(), *(end.fileno() for end in theirs)), start=2):
                 copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 20)
                 beyond.callback(os.close, copy)
-                actions.append((os.POSIX_SPAWN_DUP2, copy, number))  # type: ignore[arg-type]
+                actions.append((os.POSIX_SPAWN_DUP2, copy, number))
             package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
             words = [sys.executable, "-I", "-S", "-c", _BOOTSTRAP.format(parent=package_parent)]
             spawn = functools.partial(os.posix_spawn, sys.executable, file_actions=actions, setsid=True)

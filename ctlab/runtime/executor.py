@@ -135,9 +135,14 @@ class NodeExecutor:
             self._indices[operation.name] = spare.number
             self._rename(spare.number, operation.name, operation.alias)
             return
-        settings = {"name": operation.name, "master": master, "alias": operation.alias, "mtu": operation.mtu}
+        settings: dict[str, Any] = {
+            "name": operation.name,
+            "master": master,
+            "alias": operation.alias,
+            "mtu": operation.mtu,
+        }
         try:
-            self.link.run([netlink.set_link(spare.number, **settings)])  # type: ignore[arg-type]
+            self.link.run([netlink.set_link(spare.number, **settings)])
             self._renames_live = True
         except netlink.NetlinkError as error:
             if error.errno != errno.EBUSY:
@@ -145,7 +150,7 @@ class NodeExecutor:
             # Before Linux 6.2 an interface that is up can't be renamed.
             try:
                 self.link.run(
-                    [netlink.set_link(spare.number, up=False), netlink.set_link(spare.number, up=True, **settings)]  # type: ignore[arg-type]
+                    [netlink.set_link(spare.number, up=False), netlink.set_link(spare.number, up=True, **settings)]
                 )
             except netlink.NetlinkError as again:
                 raise Failure(operation, again) from again
