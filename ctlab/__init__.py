@@ -37,6 +37,8 @@ _WHERE = {
     "current": "labs",
     "columns": "metrics.columns",
     "doctor": "doctor",
+    "Recording": "recording",
+    "sample_run": "recording",
 }
 
 TYPE_CHECKING = False  # the lab's inside imports this package too, and not `typing`: see `kernel.lean`
@@ -62,6 +64,8 @@ if TYPE_CHECKING:
     from .labs import current as current
     from .metrics.columns import columns as columns
     from .network import Network as Network
+    from .recording import Recording as Recording
+    from .recording import sample_run as sample_run
 
 
 def __getattr__(name: str) -> Any:

@@ -9,21 +9,17 @@ from typing import TYPE_CHECKING
 
 from . import labs, ticks, units
 from .errors import BadInput, CtlabError, NameInUse, Unsupported
-from .names import check_name, did_you_mean, key
+from .names import check_name, key
 from .request import check_exists
 
 if TYPE_CHECKING:
+    from .doctor import Report
     from .lab import Lab
 
 
-def check_options(name: str, interval: float | str, engine: str, uplink: bool) -> float:
+def check_options(name: str, interval: float | str, uplink: bool) -> float:
     """The sampling interval in seconds. Raises BadInput, Unsupported."""
     check_name("lab", name)
-    if engine == "vm":
-        raise Unsupported("engine 'vm' isn't in this version; there is: native")
-    if engine not in ("auto", "native"):
-        near = did_you_mean(engine, ["auto", "native", "vm"])
-        raise BadInput(f"no engine '{engine}'{near}; there are: auto, native")
     if uplink:
         raise Unsupported("uplink isn't in this version: a lab's packets stay inside it")
     seconds = units.parse_duration(interval)
@@ -62,14 +58,12 @@ def check_platform() -> None:
         raise Unsupported(doctor().why_not)
 
 
-def why(error: CtlabError) -> CtlabError:
-    """A lab that can't start: what the doctor finds is missing, else what the keeper said."""
+def examine(error: CtlabError) -> Report | None:
+    """What the doctor finds after a start that failed with `error`; None where it couldn't tell more than that."""
     if getattr(error, "number", 0) in (errno.EMFILE, errno.ENFILE):
-        return error  # it says all, and the doctor would trip over the same
+        return None  # it says all, and the doctor would trip over the same
     with contextlib.suppress(Exception):
         from .doctor import doctor
 
-        report = doctor()
-        if not report.usable:
-            return Unsupported(report.why_not)
-    return error
+        return doctor()
+    return None

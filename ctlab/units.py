@@ -1,6 +1,6 @@
 """Quantities: text or numbers in, base units out, and back for people to read.
 
-Base units are bytes (int), bit/s (int), seconds (float), a fraction from 0 to 1 (float), CPUs (float).
+Base units are bytes (int), bit/s (int), seconds (float), CPUs (float).
 Every `parse_…` also takes a number that is in the base unit already, so it may be applied twice, and raises
 `BadInput` rather than round: what it returns is exactly what was written. The `format_…` twins give text that
 parses back to the same value; with `digits` they give a short text for a table instead.
@@ -20,7 +20,7 @@ from typing import TypeVar
 from .errors import BadInput
 
 SIZE_UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-RATE_UNITS = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
+RATE_UNITS = {"Gbit/s": 10**9, "Mbit/s": 10**6, "kbit/s": 10**3, "bit/s": 1}
 # In nanoseconds, the finest time that is told apart.
 TIME_UNITS = {"h": 3600 * 10**9, "m": 60 * 10**9, "s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 
@@ -34,8 +34,6 @@ MIN_CPUS = 0.01
 
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _SIZE = re.compile(_NUMBER + r" ?([bkmgt]?)(?:(?<=[kmgt])i?b)?", re.IGNORECASE | re.ASCII)
-_RATE = re.compile(_NUMBER + r" ?([kmg]?bit)", re.IGNORECASE | re.ASCII)
-_BITS_OR_BYTES = re.compile(_NUMBER + r" ?([kmg])?(bps|b|bytes|bits|b/s|bit/s|bits/s|)", re.IGNORECASE | re.ASCII)
 _DURATION_PART = re.compile(_NUMBER + r" ?(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
 _PLAIN = re.compile(r"[+-]?" + _NUMBER + r"(?:[eE][+-]?\d+)?", re.ASCII)
 _CPUSET_PART = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
@@ -106,44 +104,10 @@ def format_size(size: int, digits: int | None = None) -> str:
     return f"{size // SIZE_UNITS[unit]}{unit.upper()}"
 
 
-def parse_rate(value: str | int | float) -> int:
-    """Bit/s from `10mbit`, `1.5gbit` (units of 1000) or from a number of bit/s.
-
-    BadInput for text without a unit or with one that could mean bits or bytes (`10mbps`, `10M`), for zero,
-    for less than whole bits a second.
-    """
-    if isinstance(value, str):
-        text = value.strip()
-        match = _RATE.fullmatch(text)
-        if match is None:
-            raise BadInput(_why_no_rate(text, value))
-        exact = Fraction(match[1]) * RATE_UNITS[match[2].lower()]
-    else:
-        exact = _number(value, "rate")
-    rate = _whole(exact, value, "rate", "bit/s")
-    if rate == 0:
-        raise BadInput(f"{value!r} isn't a rate: nothing would pass")
-    return rate
-
-
-def _why_no_rate(text: str, value: str) -> str:
-    ambiguous = _BITS_OR_BYTES.fullmatch(text)
-    if ambiguous is None:
-        return f"{value!r} isn't a rate: write 10mbit (units bit kbit mbit gbit, of 1000)"
-    number, prefix = Fraction(ambiguous[1]), (ambiguous[2] or "").lower()
-    bits = f"{_decimal(number)}{prefix}bit"
-    if ambiguous[3].lower().startswith("bit"):
-        return f"{value!r} isn't a rate: write {bits}"
-    return f"{value!r}: bits or bytes? Write {bits}, or {_decimal(number * 8)}{prefix}bit if it is bytes a second"
-
-
-def format_rate(rate: int, digits: int | None = None) -> str:
-    """`10mbit` for 10000000: the largest unit that is exact; with `digits`, that many significant ones."""
-    if digits is not None:
-        unit = next((u for u in ("gbit", "mbit", "kbit") if rate >= RATE_UNITS[u]), "bit")
-        return _short(rate / RATE_UNITS[unit], digits) + unit
-    unit = next((u for u in ("gbit", "mbit", "kbit") if rate and rate % RATE_UNITS[u] == 0), "bit")
-    return f"{rate // RATE_UNITS[unit]}{unit}"
+def format_rate(rate: int, digits: int) -> str:
+    """`12.3 Mbit/s` for 12345678 (bit/s), in units of 1000, with that many significant digits."""
+    unit = next((u for u, size in RATE_UNITS.items() if rate >= size), "bit/s")
+    return f"{_short(rate / RATE_UNITS[unit], digits)} {unit}"
 
 
 def parse_duration(value: str | int | float | timedelta) -> float:
@@ -190,31 +154,6 @@ def format_duration(seconds: float, digits: int | None = None) -> str:
     minutes, rest = divmod(rest, TIME_UNITS["m"])
     parts = [f"{hours}h" if hours else "", f"{minutes}m" if minutes else ""]
     return "".join(parts) + (f"{_decimal(Fraction(rest, 10**9))}s" if rest else "")
-
-
-def parse_fraction(value: str | int | float) -> float:
-    """A fraction 0..1 from `0.1%` or from a number 0..1. Text needs its `%`: `1` could be all or one in a hundred."""
-    if isinstance(value, str):
-        text = value.strip()
-        if not text.endswith("%") or not _PLAIN.fullmatch(text[:-1].rstrip()):
-            if _PLAIN.fullmatch(text):
-                raise BadInput(f"{value!r} needs its sign: {text}%")
-            raise BadInput(f"{value!r} isn't a percentage: write 0.1%")
-        exact = Fraction(text[:-1].rstrip()) / 100
-        if not 0 <= exact <= 1:
-            raise BadInput(f"{value!r} is outside 0% to 100%")
-        return float(exact)
-    exact = _number(value, "fraction")
-    if not 0 <= exact <= 1:
-        raise BadInput(f"{value!r} is outside 0 to 1; as text: '{_decimal(exact)}%'")
-    return float(exact)
-
-
-def format_fraction(fraction: float, digits: int | None = None) -> str:
-    """`0.1%` for 0.001; with `digits`, that many significant ones."""
-    if digits is not None:
-        return _short(fraction * 100, digits) + "%"
-    return _decimal(Fraction(repr(float(fraction))) * 100) + "%"
 
 
 @_remembered

@@ -1,5 +1,5 @@
 // Brings what cytoscape holds up to date with the elements that Python sent, without moving what is there.
-import { addressOffset, addressText, NETWORK_WIDTH, shorten, textWidth, WIDTH } from "./look.js";
+import { addressLift, addressOffset, addressText, NETWORK_WIDTH, shorten, textWidth, WIDTH } from "./look.js";
 import { SIGNS } from "./palette.js";
 
 const DEPTH = { node: 0, network: 1, container: 1 };
@@ -36,10 +36,10 @@ export function positionOf(element, moved) {
 }
 
 /**
- * Add, update and remove. What is removed is faded out over `duration` ms and counts as gone at once.
- * Returns whether anything was added or removed.
+ * Add, update and remove. What is removed is faded out over `duration` ms and counts as gone at once; a node's box is as
+ * large as with it until then, and `settled` is called. Returns whether anything was added or removed.
  */
-export function update(cy, elements, { palette, moved, few, duration }) {
+export function update(cy, elements, { palette, moved, few, duration, settled }) {
   const wanted = new Map(elements.map((element) => [element.id, element]));
   let changed = false;
   // Names come back: what is still fading out under the same id has to go now.
@@ -54,12 +54,12 @@ export function update(cy, elements, { palette, moved, few, duration }) {
     else if (old.nonempty()) {
       if (old.isNode() && (old.data("parent") ?? null) !== (data.parent ?? null)) old.move({ parent: data.parent ?? null });
       for (const key of Object.keys(old.data())) {
-        if (!(key in data) && key !== "offset" && key !== "parent") old.removeData(key);
+        if (!(key in data) && !["offset", "lift", "parent"].includes(key)) old.removeData(key);
       }
       old.data(data);
       continue;
     }
-    if (element.source) data.offset = 0; // until placeAddresses
+    if (element.source) Object.assign(data, { offset: 0, lift: 0 }); // until placeAddresses
     const spec = { group: element.source ? "edges" : "nodes", data };
     const position = positionOf(element, moved);
     if (position) spec.position = position;
@@ -73,7 +73,10 @@ export function update(cy, elements, { palette, moved, few, duration }) {
   gone.addClass("leaving").unselectify().ungrabify();
   changed ||= gone.nonempty();
   if (duration) {
-    gone.animate({ style: { opacity: 0 } }, { duration, complete: () => gone.filter(".leaving").remove() });
+    const complete = () => {
+      if (gone.filter(".leaving").remove().nonempty()) settled();
+    };
+    gone.animate({ style: { opacity: 0 } }, { duration, complete });
     fresh.style("opacity", 0).animate(
       { style: { opacity: 1 } },
       { duration, complete: () => fresh.removeStyle("opacity") },
@@ -88,6 +91,7 @@ export function placeAddresses(edges) {
   edges.forEach((edge) => {
     if (edge.data("kind") !== "endpoint") return;
     const width = textWidth(edge.data("text"), "10.5px monospace");
-    edge.data("offset", addressOffset(edge.source().position(), edge.target().position(), width));
+    const [from, to] = [edge.source().position(), edge.target().position()];
+    edge.data({ offset: addressOffset(from, to, width), lift: addressLift(from, to) });
   });
 }

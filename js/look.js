@@ -40,6 +40,9 @@ export function addressOffset(from, to, width) {
   return Math.max(0, (label - leaves(WIDTH / 2, HEIGHT / 2)) * length);
 }
 
+/** How far above its wire an address stands: only where the wire is so level that it would strike it through. */
+export const addressLift = (from, to) => (Math.abs(to.y - from.y) < 13 ? -9 : 0);
+
 const BORDERS = { running: "solid", created: "dashed", paused: "double", exited: "solid", removed: "dotted", lost: "solid" };
 const SHAPES = {
   running: "round-rectangle",
@@ -118,7 +121,7 @@ export function styleSheet(palette) {
         "overlay-opacity": 0,
       },
     },
-    { selector: "edge.labelled[kind = 'endpoint']", style: { "source-label": "data(text)", "source-text-offset": "data(offset)" } },
+    { selector: "edge.labelled[kind = 'endpoint']", style: { "source-label": "data(text)", "source-text-offset": "data(offset)", "source-text-margin-y": "data(lift)" } },
     {
       selector: "edge.trunk[kind = 'endpoint']",
       style: { "curve-style": "taxi", "taxi-direction": "vertical", "taxi-turn": 6, "taxi-turn-min-distance": 3 },

@@ -47,8 +47,18 @@ function render({ model, el }) {
     const box = cy.elements().not(".leaving").boundingBox({ includeLabels: false });
     const width = cy.width();
     const height = cy.height();
-    const zoom = Math.min(LARGEST, (width - 32) / box.w, (height - 32) / box.h);
-    return { zoom, pan: { x: (width - zoom * (box.x1 + box.x2)) / 2, y: (height - zoom * (box.y1 + box.y2)) / 2 } };
+    const below = (above) => {
+      const zoom = Math.min(LARGEST, (width - 32) / box.w, (height - 32 - above) / box.h);
+      return { zoom, left: (width - zoom * box.w) / 2, top: above + (height - above - zoom * box.h) / 2 };
+    };
+    let place = below(0);
+    if (underTools(place.left) && place.top < tools.offsetHeight + 16) place = below(tools.offsetHeight);
+    const { zoom, left, top } = place;
+    return { zoom, pan: { x: left - zoom * box.x1, y: top - zoom * box.y1 } };
+  }
+  // Whether something that begins so far from the map's left and right reaches below the buttons in the corner.
+  function underTools(left) {
+    return left < tools.offsetWidth + 16;
   }
   function fit(animated) {
     if (!map.clientWidth || cy.elements().empty()) return;
@@ -60,7 +70,8 @@ function render({ model, el }) {
     // Wide and flat or a hundred containers: the map takes the height that it needs, within reason, and never shrinks.
     const box = cy.elements().not(".leaving").boundingBox({ includeLabels: false });
     const zoom = Math.min(LARGEST, (map.clientWidth - 32) / Math.max(box.w, 1));
-    const height = Math.min(560, Math.max(260, Math.ceil(box.h * zoom) + 40, map.clientHeight));
+    const above = underTools((map.clientWidth - box.w * zoom) / 2) ? tools.offsetHeight : 0;
+    const height = Math.min(560, Math.max(260, Math.ceil(box.h * zoom) + 40 + above, map.clientHeight));
     if (map.clientWidth) map.style.height = `${height}px`;
   }
   function zoomBy(factor, at = { x: cy.width() / 2, y: cy.height() / 2 }) {
@@ -72,15 +83,13 @@ function render({ model, el }) {
     viewport.touched = false;
     fit(true);
   }
-  map.append(
-    nothing,
-    drawTools([
-      ["+", "zoom in", () => zoomBy(1.25)],
-      ["−", "zoom out", () => zoomBy(0.8)],
-      ["fit", "show everything", fitAgain],
-      ["tidy", "arrange everything anew", tidy],
-    ]),
-  );
+  const tools = drawTools([
+    ["+", "zoom in", () => zoomBy(1.25)],
+    ["−", "zoom out", () => zoomBy(0.8)],
+    ["fit", "show everything", fitAgain],
+    ["tidy", "arrange everything anew", tidy],
+  ]);
+  map.append(nothing, tools);
   function tidy() {
     model.set("tidy_requests", model.get("tidy_requests") + 1);
     model.save_changes();
@@ -97,7 +106,11 @@ function render({ model, el }) {
   // --- from the model to the map
 
   function show(first) {
-    const changed = update(cy, elements(), { palette, moved: model.get("moved"), few: model.get("few"), duration: first ? 0 : duration });
+    const settled = () => {
+      if (!viewport.touched) fit(true);
+    };
+    const [moved, few] = [model.get("moved"), model.get("few")];
+    const changed = update(cy, elements(), { palette, moved, few, duration: first ? 0 : duration, settled });
     nothing.hidden = elements().length > 0;
     drawLegend(footer, model.get("name"), elements());
     choose();
@@ -188,7 +201,8 @@ function render({ model, el }) {
   const located = () => cy.resize();
   map.addEventListener("pointerenter", located);
   map.addEventListener("pointerdown", located, { capture: true });
-  map.addEventListener("pointerdown", () => map.focus({ preventScroll: true }));
+  // Not before the mouse is up: cytoscape takes the focus away from everything when a button goes down.
+  map.addEventListener("mouseup", () => map.focus({ preventScroll: true }));
   map.addEventListener("keydown", (event) => {
     if (event.target !== map || event.ctrlKey || event.metaKey || event.altKey) return;
     const ids = elements().map((element) => element.id);

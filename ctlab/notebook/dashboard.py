@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ctlab import units
 from ctlab.errors import BadInput, NotFound, StateError
-from ctlab.notebook import dashboard_figure
+from ctlab.notebook import dashboard_figure, shown
 from ctlab.notebook.chart_svg import chart_svg
 from ctlab.notebook.dashboard_figure import MAX_CONTAINERS, METRICS, PANES
 
@@ -96,11 +96,9 @@ class Dashboard:
     # ---- what a notebook shows
 
     def _ipython_display_(self) -> None:
-        from IPython.display import display
-
         with self._lock:
             if self._stopping.is_set():
-                display(self._repr_mimebundle_(), raw=True)  # type: ignore[no-untyped-call]
+                shown.put(self._repr_mimebundle_())
                 return
             if self._figure is None:
                 import plotly.graph_objects as go
@@ -114,7 +112,7 @@ class Dashboard:
             # What is shown where there is no widget: a page made of the notebook, another kernel.
             bundle["text/html"] = self._html()
             bundle["text/plain"] = repr(self)
-            self._handles.append(display(bundle, raw=True, display_id=True))  # type: ignore[no-untyped-call]
+            self._handles.append(shown.put(bundle, True))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="ctlab-dashboard", daemon=True)
                 self._thread.start()

@@ -6,8 +6,8 @@ Everything here is a function of a frame (of `lab.stats` by container); nothing 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     Line = tuple[Floats, Floats]  # x: ms since 1970, y: in the pane's unit
 
 MAX_CONTAINERS = 32
+MIN_SECONDS = 10.0  # of the time axis, unless less is asked for
+MAX_NAME = 24  # signs of a container's name in the legend
+ROOM_ABOVE = 44  # signs of a legend in the title's line, a swatch counted as six; what 600 pixels have beside a title
 
 # Middle tones, told apart on white and on black.
 COLOURS = (
@@ -50,7 +53,11 @@ PANES = (
     Pane(2, 2, ("pids",), 1.0, "", "solid", ".0f"),
 )
 _TITLES = ("CPU, cores", "Memory, MiB", "Network, bit/s (dotted: sent)", "Processes")
+# What an axis reaches at least: an idle lab's noise is drawn as noise, and processes are counted in whole ones.
+_LEAST = (0.1, 4.0, 1000.0, 4.0)
 SPANS = len(_TITLES)  # the first traces of a live figure
+_ABOVE = {"orientation": "h", "x": 1.0, "xanchor": "right", "yref": "container", "y": 0.99, "yanchor": "top"}
+_BESIDE = {"orientation": "v", "x": 1.02, "xanchor": "left", "yref": "paper", "y": 1.0, "yanchor": "top"}
 METRICS = tuple(metric for pane in PANES for metric in pane.metrics)
 
 
@@ -119,30 +126,45 @@ def make(title: str) -> Any:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": _TEXT, "size": 12},
-        height=460,
+        height=430,
         autosize=True,
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": _TEXT, "activecolor": COLOURS[0]},
-        margin={"l": 48, "r": 16, "t": 64, "b": 36},
+        margin={"l": 48, "r": 24, "t": 60, "b": 30},
         hovermode="x unified",
         hoverlabel={"bgcolor": "rgba(52,56,62,0.95)", "bordercolor": _TEXT, "font": {"color": "#f0f0f0"}},
-        legend={"groupclick": "togglegroup", "tracegroupgap": 0},
+        legend={"groupclick": "togglegroup", "tracegroupgap": 0, **_BESIDE},
         showlegend=True,  # also for a single container
         uirevision="ctlab",  # zoom and hidden lines survive updates
-        title={"x": 0.0, "xref": "paper", "y": 0.99, "yanchor": "top", "font": {"size": 12}, "text": title},
+        title={"x": 0.0, "xref": "paper", "y": 0.965, "yanchor": "top", "font": {"size": 12}, "text": title},
     )
     figure.update_annotations(font={"size": 13, "color": _TEXT})
     axis = {"gridcolor": _GRID, "linecolor": _GRID, "zerolinecolor": _GRID, "tickcolor": _GRID}
-    figure.update_xaxes(type="date", tickformat="%H:%M:%S", hoverformat="%H:%M:%S.%L UTC", nticks=6, **axis)
+    figure.update_xaxes(type="date", tickformat="%H:%M:%S", hoverformat="%H:%M:%S.%L UTC", nticks=5, **axis)
     figure.update_yaxes(rangemode="tozero", **axis)
     figure.update_yaxes(tickformat="~s", row=2, col=1)
+    for number, least in enumerate(_LEAST):
+        figure.update_yaxes(autorangeoptions={"include": least}, row=number // 2 + 1, col=number % 2 + 1)
     return figure
 
 
+def _short(name: str) -> str:
+    """A name for the legend: of a long one the beginning and the end, which tell it from others."""
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME // 2]}…{name[-MAX_NAME // 2 + 1 :]}"
+
+
 def _window(drawn: Mapping[str, list[Line]], seconds: float) -> list[str]:
-    """The first and the last moment to show, as texts."""
-    ends = [x[-1] for container in drawn.values() for x, _ in container if len(x)]
-    newest = datetime.fromtimestamp(max(ends) / 1000, UTC) if ends else datetime.now(UTC)
-    return [f"{moment:%Y-%m-%d %H:%M:%S.%f}" for moment in (newest - timedelta(seconds=seconds), newest)]
+    """The first and the last moment to show, as texts: of a lab that is younger than the window, its life."""
+    lines = [x for container in drawn.values() for x, _ in container if len(x)]
+    newest = max((x[-1] for x in lines), default=datetime.now(UTC).timestamp() * 1000)
+    oldest = min((x[0] for x in lines), default=newest)
+    first = max(newest - seconds * 1000, min(oldest, newest - MIN_SECONDS * 1000))
+    return [f"{datetime.fromtimestamp(at / 1000, UTC):%Y-%m-%d %H:%M:%S.%f}" for at in (first, newest)]
+
+
+def _legend(names: Iterable[str]) -> dict[str, Any]:
+    """Where the legend stands: in the title's line, so that the panes are wide, if these names have room there."""
+    names = [_short(name) for name in names]
+    return _ABOVE if sum(map(len, names)) + 6 * len(names) <= ROOM_ABOVE else _BESIDE
 
 
 def fill(figure: Any, places: dict[str, int], drawn: Mapping[str, list[Line]], *, seconds: float | None = None) -> str:
@@ -176,7 +198,7 @@ def fill(figure: Any, places: dict[str, int], drawn: Mapping[str, list[Line]], *
                     x=x,
                     y=y if window else y.astype(np.float32),
                     mode="lines",
-                    name=escape(name + pane.label),
+                    name=escape(_short(name) + pane.label),
                     legendgroup=name,
                     showlegend=number == 0,
                     line={"color": colour, "width": 1.5, "dash": pane.dash},
@@ -187,7 +209,10 @@ def fill(figure: Any, places: dict[str, int], drawn: Mapping[str, list[Line]], *
         panes = list(PANES) * len(fresh)
         figure.add_traces(traces, rows=[pane.row for pane in panes], cols=[pane.column for pane in panes])
     nothing = np.empty(0)
+    legend = _legend(places)
     with figure.batch_update():
+        if figure.layout.legend.orientation != legend["orientation"]:
+            figure.layout.legend.update(legend)
         if window:
             for span in figure.data[:SPANS]:
                 span.x = window
@@ -207,7 +232,7 @@ def table(frame: pd.DataFrame | None, title: str, picture: str = "") -> str:
 
     `picture`: HTML between the title and the table.
     """
-    heading = f"<p>{escape(title)}</p>{picture}"
+    heading = (f"<p>{escape(title)}</p>" if title else "") + picture
     if frame is None or not len(frame):
         return heading
     words = ("container", "CPU cores, mean", "CPU cores, max", "memory", "received, mean", "sent, mean")

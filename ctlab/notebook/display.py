@@ -13,6 +13,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from .. import labs, units
+from .shown import put, replace
 
 if TYPE_CHECKING:
     from ..handles import Handles
@@ -64,24 +65,20 @@ class TableView:
 
     def show(self) -> None:
         """Put it into the cell."""
-        from IPython.display import display
-
         bundle = self._bundle()
         self._shown = repr(self._table.rows())
-        display(bundle, raw=True, display_id=self._id)  # type: ignore[no-untyped-call]
+        put(bundle, self._id)
 
     def refresh_stored(self) -> None:
         """Ask again and replace the output, if it would look different."""
         if self._table.again is None:
             return
         self._table = self._table.again()
-        shown = repr(self._table.rows())
-        if shown == self._shown:
+        now = repr(self._table.rows())
+        if now == self._shown:
             return
-        self._shown = shown
-        from IPython.display import update_display
-
-        update_display(self._bundle(), display_id=self._id, raw=True)  # type: ignore[no-untyped-call]
+        self._shown = now
+        replace(self._bundle(), self._id)
 
     def close(self) -> None:
         """Up to date once more, and then no longer."""

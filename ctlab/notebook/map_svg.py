@@ -26,6 +26,7 @@ CUT = 9.0  # of the corners of a lost container's box
 SLANT = 16.0  # of a network's hexagon
 MARGIN = 12.0
 LABEL_ROOM = 124.0  # the widest address on a wire
+LEVEL, LIFT = 13.0, 9.0  # a wire that rises less than this would strike its address through: it stands above the wire
 CAPTION_ROOM = 640.0  # of a picture that is narrower
 
 _STYLE = (
@@ -220,7 +221,7 @@ def _label_point(world: World, key: str, places: Mapping[str, Point]) -> Point:
     dx, dy = to_x - x, to_y - y
     room_x, room_y = WIDTH / 2 + sum(map(_width, text)) * 10.5 / 2 + 2, HEIGHT / 2 + 13
     part = min(room_x / abs(dx) if dx else 1.0, room_y / abs(dy) if dy else 1.0, 0.5)
-    return x + dx * part, y + dy * part
+    return x + dx * part, y + dy * part - (LIFT if abs(dy) < LEVEL else 0.0)
 
 
 def _address_fits(world: World, key: str, places: Mapping[str, Point]) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ctlab.errors import CtlabError
-from ctlab.notebook import theme
+from ctlab.notebook import shown, theme
 from ctlab.notebook.coalesce import Coalesced
 from ctlab.notebook.map_boxes import Point
 from ctlab.notebook.map_layout import few, place
@@ -32,7 +32,10 @@ _SENT = ("id", "kind", "label", "parent", "state", "driver", "source", "target")
 
 
 class Source(Protocol):
-    """What a map shows. All methods may be called from any thread."""
+    """What a map shows. All methods may be called from any thread.
+
+    One that has a `recorded_at` is a recording: its name says from when it is, so nothing is added that says "now".
+    """
 
     @property
     def name(self) -> str:
@@ -207,9 +210,7 @@ class Topology:
                 return
             self._stored = self._signature()
             bundle, display_id = self._repr_mimebundle_(), self._display_id
-        from IPython.display import update_display
-
-        update_display(bundle, display_id=display_id, raw=True)  # type: ignore[no-untyped-call]
+        shown.replace(bundle, display_id)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         """The widget view, where there is one, and beside it what is shown where there is none: picture and text."""
@@ -222,16 +223,15 @@ class Topology:
 
     def _ipython_display_(self) -> None:
         """Display with an id, so that the output can be replaced later (a plain cell result has none)."""
-        from IPython.display import display
-
         with self._lock:
             self._display_id = self._display_id or f"ctlab-map-{uuid.uuid4().hex}"
             self._stored = self._signature()
-        display(self._repr_mimebundle_(), display_id=self._display_id, raw=True)  # type: ignore[no-untyped-call]
+        shown.put(self._repr_mimebundle_(), self._display_id)
 
     def _html(self) -> str:
         with self._lock:
-            caption = " · ".join(filter(None, (self.name, self.world.summary(), _as_of(), self._problem)))
+            as_of = "" if hasattr(self._source, "recorded_at") else _as_of()
+            caption = " · ".join(filter(None, (self.name, self.world.summary(), as_of, self._problem)))
             return map_svg(self._elements, positions=self._places, hues=self._hues, caption=caption)
 
     def _signature(self) -> object:

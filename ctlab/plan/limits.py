@@ -76,21 +76,6 @@ _NEEDS = {
     "pids_limit": ("--pids-limit", "pids"),
 }
 
-# What a write is taken back with (cpuset.cpus: see `_all_cpus`).
-_RESET = {
-    "cpu.cfs_period_us": str(PERIOD_US),
-    "cpu.cfs_quota_us": "-1",
-    "cpu.shares": str(SHARES_DEFAULT),
-    "memory.limit_in_bytes": "-1",
-    "memory.memsw.limit_in_bytes": "-1",
-    "cpu.max": f"max {PERIOD_US}",
-    "cpu.weight": str(WEIGHT_DEFAULT),
-    "memory.max": "max",
-    "memory.swap.max": "max",
-    "memory.oom.group": "0",
-    "pids.max": "max",
-}
-
 
 def check(limits: Limits, cpus_available: Iterable[int] | None = None) -> None:
     """BadInput for a value that the kernel would refuse, round or cap.
@@ -171,14 +156,9 @@ def changes(before: Limits, after: Limits, version: str) -> list[WriteCgroup]:
     if before.memory_bytes != after.memory_bytes:
         writes += _memory(before.memory_bytes, after.memory_bytes, version)
     if before.pids_limit != after.pids_limit:
-        pids = _RESET["pids.max"] if after.pids_limit is None else str(after.pids_limit)
+        pids = "max" if after.pids_limit is None else str(after.pids_limit)
         writes.append(WriteCgroup("pids", "pids.max", pids))
     return writes
-
-
-def reset(write: WriteCgroup, version: str) -> WriteCgroup:
-    """The write that makes unlimited again what `write` limited."""
-    return write._replace(value=_all_cpus(version) if write.file == "cpuset.cpus" else _RESET[write.file])
 
 
 def _all_cpus(version: str) -> str:

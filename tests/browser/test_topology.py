@@ -22,6 +22,14 @@ name = "a-name-of-sixty-characters-WWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWMMM"
 source.become([*star(3), container("late", "paused"), endpoint("late", "blue"), container(name, "lost")])
 """
 MAP = ".ctlab-topology[data-ready=true]"
+# Whether everything is on the map, and nothing below its buttons.
+CLEAR = """() => {
+  const root = document.querySelector('.ctlab-topology'), frame = root.querySelector('.map').getBoundingClientRect();
+  const tools = root.querySelector('.tools').getBoundingClientRect();
+  const at = ['container:w0', 'container:w1', 'container:w2', 'container:late', 'network:blue'].map(root.locate);
+  const inside = at.every(({ x, y }) => x > frame.left && x < frame.right && y > frame.top && y < frame.bottom);
+  return inside && at.every(({ x, y }) => x + 40 < tools.left || y - 20 > tools.bottom);
+}"""
 
 
 def point(page: Any, view: Any, element: str) -> tuple[float, float]:
@@ -65,11 +73,17 @@ def test_the_live_map(notebook: Callable[..., Any]) -> None:
     view.locator("aside dd", has_text="container:w2").wait_for()
     book.run(2)
     assert book.outputs(2)[0]["text"].strip() == "['container:w2'] container:w2"
-    view.locator(".map").focus()
+    page.mouse.click(*point(page, view, "container:w2"))  # which gives the map the focus
     page.keyboard.press("ArrowDown")
     book.output(0).locator(f"{MAP}:not([data-selected='container:w2']):not([data-selected=''])").wait_for()
     page.keyboard.press("Escape")
     book.output(0).locator(f"{MAP}[data-selected='']").wait_for()
+
+    # Nothing lies below the buttons, however narrow the page is.
+    page.set_viewport_size({"width": 760, "height": 1000})
+    page.wait_for_function(CLEAR)
+    page.set_viewport_size({"width": 1280, "height": 1000})
+    page.wait_for_function(CLEAR)
 
     # What is dragged stays there, in Python too, also when the output is made anew.
     x, y = point(page, view, "container:w0")

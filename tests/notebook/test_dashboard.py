@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from importlib import import_module
+from typing import Any
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,6 +23,7 @@ from ctlab.notebook.dashboard import Dashboard
 
 SECOND = 1_000_000_000
 T0 = 1_700_000_000 * SECOND
+nbformat: Any = import_module("nbformat")  # which has no types
 
 
 @settings(max_examples=100, deadline=None)
@@ -76,7 +78,7 @@ def test_lines_are_in_the_units_of_their_panes() -> None:
 def test_the_table_says_the_same() -> None:
     html = dashboard_figure.table(frame_of(1, cpu_seconds_total=0.5, rx_bytes_total=1000), "a & b")
     assert "<p>a &amp; b</p>" in html and "<td>nan&lt;0&gt;</td><td>0.50</td><td>0.50</td><td>–</td>" in html
-    assert "<td>8kbit</td><td>–</td>" in html
+    assert "<td>8 kbit/s</td><td>–</td>" in html
     assert dashboard_figure.table(None, "nothing") == "<p>nothing</p>"
 
 
@@ -86,6 +88,30 @@ def test_too_many_containers_are_said() -> None:
     said = dashboard_figure.fill(figure, places, drawn)
     assert said.startswith("8 more containers") and len(figure.data) == 32 * len(dashboard_figure.PANES)
     assert dashboard_figure.fill(figure, places, {name: drawn[name] for name in places}) == ""
+
+
+def drawn_lines(seconds: float, names: tuple[str, ...] = ("web",)) -> dict[str, list[dashboard_figure.Line]]:
+    """Lines of all panes that began so many seconds ago."""
+    x = np.array([T0 / 1e6, T0 / 1e6 + seconds * 1000])
+    return {name: [(x, np.ones(2)) for _ in dashboard_figure.PANES] for name in names}
+
+
+@pytest.mark.parametrize(("age", "shown"), [(3.0, 10.0), (25.0, 25.0), (300.0, 60.0)])
+def test_the_window_of_a_young_lab_begins_with_it(age: float, shown: float) -> None:
+    figure = dashboard_figure.make("")
+    dashboard_figure.fill(figure, {}, drawn_lines(age), seconds=60)
+    first, last = (pd.Timestamp(text).timestamp() for text in figure.data[0].x)
+    assert (last - first, last) == (pytest.approx(shown), pytest.approx(T0 / 1e9 + age))
+
+
+def test_the_legend_stands_beside_the_title_where_it_has_room() -> None:
+    figure, places = dashboard_figure.make(""), dict[str, int]()
+    dashboard_figure.fill(figure, places, drawn_lines(20, ("web", "client")), seconds=60)
+    assert figure.layout.legend.orientation == "h"
+    long = "a-name-of-sixty-three-signs-" + "x" * 35
+    dashboard_figure.fill(figure, places, drawn_lines(20, ("web", "client", long)), seconds=60)
+    assert figure.layout.legend.orientation == "v"
+    assert max(len(trace.name) for trace in figure.data if trace.showlegend and trace.name) == 24
 
 
 def test_bad_settings_are_refused_before_anything_is_shown() -> None:
@@ -148,8 +174,8 @@ CELLS = (
 
 
 def test_a_dashboard_in_a_kernel() -> None:
-    notebook = nbformat.v4.new_notebook()  # type: ignore[no-untyped-call]
-    notebook.cells = [nbformat.v4.new_code_cell(cell) for cell in CELLS]  # type: ignore[no-untyped-call]
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [nbformat.v4.new_code_cell(cell) for cell in CELLS]
     NotebookClient(notebook, timeout=60, kernel_name="python3", store_widget_state=False).execute()
     outputs = [cell.outputs for cell in notebook.cells]
     assert all(len(cell) == 1 for cell in outputs[1:])

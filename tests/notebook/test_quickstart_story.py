@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 from nbclient import NotebookClient
 
@@ -14,6 +14,7 @@ pytestmark = pytest.mark.kernel
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 END = "%lab stop"
+nbformat: Any = import_module("nbformat")  # which has no types
 WORLD = """
 import json as _json
 _lab = ctlab_labs.current() if (ctlab_labs := __import__("ctlab.labs", fromlist=["x"])) else None
@@ -31,14 +32,14 @@ def test_a_notebook_run_twice_leaves_the_same_world(
     path: Path, usable: None, runtime_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(path.parents[1]))  # the checkout, whether it is installed or not
-    once = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    once = nbformat.read(path, as_version=4)
     ends = [index for index, cell in enumerate(once.cells) if cell.source == END]
     assert ends, f"{path.name} doesn't end its lab"
-    once.cells.insert(ends[-1], nbformat.v4.new_code_cell(WORLD))  # type: ignore[no-untyped-call]
-    twice = nbformat.v4.new_notebook(metadata=once.metadata)  # type: ignore[no-untyped-call]
+    once.cells.insert(ends[-1], nbformat.v4.new_code_cell(WORLD))
+    twice = nbformat.v4.new_notebook(metadata=once.metadata)
     for turn in ("a", "b"):
         for cell in once.cells:
-            copied = nbformat.from_dict(json.loads(json.dumps(cell)))  # type: ignore[no-untyped-call]
+            copied = nbformat.from_dict(json.loads(json.dumps(cell)))
             copied["id"] = f"{turn}-{cell['id']}"
             twice.cells.append(copied)
     client = NotebookClient(
@@ -54,7 +55,7 @@ def test_a_notebook_run_twice_leaves_the_same_world(
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_are_stored_without_outputs(path: Path) -> None:
-    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -69,4 +70,4 @@ def printed(cell: Any) -> str:
 
 def size(notebook: Any) -> int:
     """Bytes of a notebook as a file."""
-    return len(nbformat.writes(notebook))  # type: ignore[no-untyped-call]
+    return len(nbformat.writes(notebook))

@@ -18,8 +18,9 @@ import pytest
 
 from ctlab import doctor as doctor_module
 from ctlab.doctor import Probe, Report, build
-from ctlab.kernel import probe, probe_facts, probe_options, probe_place
+from ctlab.kernel import probe, probe_facts, probe_options, probe_place, probe_vm
 from ctlab.kernel.cgroup_discover import Delegation
+from ctlab.kernel.probe_checks import Finding
 from ctlab.kernel.probe_facts import Facts
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "doctor"
@@ -87,6 +88,15 @@ def refused(*names: str, number: int = errno.EPERM) -> dict[str, tuple[int, str]
 ABSENT = refused("netem", number=errno.ENOENT) | refused("ipvlan", number=errno.EOPNOTSUPP)
 RESTRICTED = USER._replace(sysctls=QUOTAS | {"kernel/apparmor_restrict_unprivileged_userns": 1})
 ALL_SYSTEM_CALLS = DOCKER._replace(seccomp=2)
+
+QEMU = [("qemu-system-x86_64", "qemu-system-x86"), ("virtiofsd", "virtiofsd"), ("busybox", "busybox-static")]
+POD = ALL_SYSTEM_CALLS._replace(place="hub", uid=1000)
+NO_KERNEL = "no kernel for a VM: this machine has no apt-get, and its own kernel in /boot can't be read"
+
+
+def on_a_hub(vm: Finding) -> Report:
+    return build(outcomes(refused("user-namespace")), POD, READ_ONLY, vm)
+
 
 CASES: dict[str, Report] = {
     "all-well": build(outcomes({}), USER, DELEGATED),
@@ -157,6 +167,12 @@ CASES: dict[str, Report] = {
         DOCKER._replace(sysctls=QUOTAS | {"user/max_net_namespaces": 100}, tasks=100, files=1024),
         DELEGATED,
     ),
+    "vm-instead": on_a_hub(probe_vm.finding([], "6.12.107-cloud-amd64", "", "tcg")),
+    "vm-with-kvm": build(outcomes({}), USER, DELEGATED, probe_vm.finding([], "6.12.107-cloud-amd64", "", "kvm")),
+    "vm-not-prepared": on_a_hub(probe_vm.finding([])),
+    "vm-without-programs": on_a_hub(probe_vm.finding(QEMU)),
+    "vm-without-virtiofsd": build(outcomes({}), USER, DELEGATED, probe_vm.finding(QEMU[1:2])),
+    "vm-without-kernel": on_a_hub(probe_vm.finding([], "", NO_KERNEL)),
     "macos": build((), Facts(system="Darwin", release="24.1.0", machine="arm64", place="macos"), None),
     "windows": build((), Facts(system="Windows", release="11", machine="AMD64", place="windows"), None),
     "wsl1": build((), Facts(release="4.4.0-19041-Microsoft", machine="x86_64", place="wsl1"), None),
@@ -166,7 +182,7 @@ CASES: dict[str, Report] = {
 @pytest.mark.parametrize("name", CASES)
 def test_report_is_the_golden_one(name: str) -> None:
     report = CASES[name]
-    text = f"{report.text(100)}\n\nwhy not: {report.why_not or '(it can)'}\n"
+    text = f"{report.text(100)}\n\nwhy not: {report.why_not or '(it can)'}{report.offer}\n"
     path = GOLDEN / f"{name}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(text, encoding="utf-8")
@@ -186,6 +202,15 @@ def test_what_is_missing_says_what_to_do(name: str) -> None:
         first = next(item for item in report if item.essential and not item.ok)
         assert report.why_not.startswith(f"{first.name}: ")
         assert first.remedy.splitlines()[0] in report.why_not
+
+
+def test_a_vm_is_offered_where_it_can_be_had_and_nothing_else_can() -> None:
+    offered = {name for name, report in CASES.items() if report.offer}
+    assert offered == {"vm-instead", "vm-not-prepared"}
+    for name in offered:
+        assert "but in a VM of its own: %lab start --engine vm" in CASES[name].summary
+    assert CASES["vm-with-kvm"].usable and CASES["vm-with-kvm"].vm is not None
+    assert CASES["all-well"].vm is None
 
 
 def test_profile_names_this_interpreter_and_can_be_pasted() -> None:

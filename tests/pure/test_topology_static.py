@@ -179,6 +179,16 @@ def test_wires_have_labels_while_they_are_few_and_are_a_trunk_when_many() -> Non
     assert len(re.findall(r'class="wire hue-0" d="M[^"]*H', large)) == 100
 
 
+@pytest.mark.parametrize(("rise", "struck_through"), [(0.0, False), (8.0, False), (120.0, True)])
+def test_an_address_stands_above_a_level_wire(rise: float, struck_through: bool) -> None:
+    places = {"network:blue": (0.0, 0.0), "container:w0": (300.0, rise)}
+    root = ElementTree.fromstring(map_svg(star(1), positions=places))
+    (address,) = (text for text in root.iter() if text.get("class") == "address")
+    x, baseline = float(address.get("x", "")), float(address.get("y", ""))
+    wire = rise * x / 300  # how high it is there
+    assert (baseline - 10 < wire < baseline) == struck_through
+
+
 def test_the_picture_needs_nothing_from_elsewhere() -> None:
     svg = map_svg(star(3))
     assert re.findall(r"https?://[^\s\"']+", svg) == ["http://www.w3.org/2000/svg"]

@@ -1,0 +1,145 @@
+"""A recorded run: the map, the counters and the chart of a lab that ran elsewhere, to look at without one.
+
+Nothing in it is simulated: `scripts/record-sample.py` runs a lab and stores what its map and its sampler's rings held.
+"""
+
+from __future__ import annotations
+
+import gzip
+import html
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from .errors import BadInput, NotFound
+from .names import did_you_mean
+
+if TYPE_CHECKING:
+    import pandas
+
+    from .metrics.ring import Snapshot
+    from .notebook.topology import Topology
+
+FORMAT = 1
+SAMPLE = "sample.json.gz"
+
+
+class Recording:
+    """What `ctlab.sample_run` returns. It has the methods of a `Lab` that look at one, and none that change one."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        """`data`: as `store` has made it; BadInput for another format."""
+        if data.get("format") != FORMAT:
+            raise BadInput(f"a recording of format {data.get('format')!r}: this ctlab reads format {FORMAT}")
+        self._data = data
+        self.recorded_at = datetime.fromtimestamp(data["recorded_at"], UTC)
+        self.name: str = f"{data['lab']}, {self.as_of}"
+        self.kernel: str = data["kernel"]
+        self.story: str = data["story"]
+        self._rows: dict[str, Snapshot] = {}
+
+    def __repr__(self) -> str:
+        return f"<Recording {self.name}>\n{self.story}\n\n{self.topology().text}"
+
+    def _repr_html_(self) -> str:
+        from .notebook.chart_svg import chart_svg
+        from .notebook.dashboard_figure import METRICS, series, table
+        from .notebook.map_svg import map_svg
+
+        frame = self.stats(metrics=METRICS, last=None)
+        head = f"<p><b>{html.escape(self.name)}</b>, on Linux {html.escape(self.kernel)}</p>"
+        story = f"<p>{html.escape(self.story)}</p>"
+        return head + story + map_svg(self.map_elements()) + table(frame, "", chart_svg(series(frame)))
+
+    @property
+    def as_of(self) -> str:
+        """``recorded 2026-11-25 09:33 UTC``."""
+        return f"recorded {self.recorded_at:%Y-%m-%d %H:%M} UTC"
+
+    def stats(
+        self, containers: Any = None, metrics: Any = None, last: Any = "30s", *, by: str = "container", **options: Any
+    ) -> pandas.DataFrame:
+        """The counters as a DataFrame, with the options of `Lab.stats`; `last` counts back from the last sample."""
+        from .metrics.frame import Names, build_frame, check_by
+
+        names = Names(
+            containers={int(key): name for key, name in self._data["containers"].items()},
+            endpoints={int(key): tuple(words) for key, words in self._data["endpoints"].items()},
+        )
+        rows = self._snapshot("endpoints" if check_by(by) == "endpoint" else "containers")
+        attrs = {"lab": self.name, "interval_seconds": self._data["interval_seconds"]}
+        return build_frame(
+            rows, names, by=by, containers=containers, metrics=metrics, last=last, attrs=attrs, **options
+        )
+
+    def topology(self) -> Topology:
+        """The map: a picture in a notebook, text in a terminal. It is frozen, so a saved notebook keeps it."""
+        from .notebook.topology import Topology
+
+        made = Topology(self)
+        made.freeze()
+        return made
+
+    def chart(self, containers: Any = None, last: Any = None) -> Any:
+        """The chart, a plotly Figure: CPU, memory, network and processes of each container."""
+        from .notebook import dashboard_figure
+
+        frame = self.stats(containers, dashboard_figure.METRICS, last)
+        figure = dashboard_figure.make(html.escape(self.name))
+        said = dashboard_figure.fill(figure, {}, dashboard_figure.lines(frame, max(1, len(frame))))
+        if said:
+            figure.layout.title.text += f" · {said}"
+        return figure
+
+    # ---- what a map asks its source
+
+    def map_elements(self) -> list[dict[str, object]]:
+        """What the map shows."""
+        return [dict(element) for element in self._data["elements"]]
+
+    def details(self, element_id: str) -> Mapping[str, object]:
+        """What a live map shows of a clicked element, by its id (``container:web``); NotFound if there is none."""
+        found: Mapping[str, object] | None = self._data["details"].get(element_id)
+        if found is None:
+            raise NotFound(
+                f"nothing on the map is called '{element_id}'{did_you_mean(element_id, self._data['details'])}"
+            )
+        return found
+
+    def on_change(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Never calls: a recording doesn't change."""
+        return lambda: None
+
+    def _snapshot(self, ring: str) -> Snapshot:
+        from .metrics.columns import CONTAINERS_SCHEMA, ENDPOINTS_SCHEMA
+        from .metrics.stored import unpack
+
+        if ring not in self._rows:
+            schema = ENDPOINTS_SCHEMA if ring == "endpoints" else CONTAINERS_SCHEMA
+            self._rows[ring] = unpack(self._data["rows"][ring], schema)
+        return self._rows[ring]
+
+
+def store(data: Mapping[str, Any]) -> bytes:
+    """What `load` reads: JSON, compressed; the same data gives the same bytes."""
+    text = json.dumps({"format": FORMAT, **data}, separators=(",", ":"), allow_nan=False)
+    return gzip.compress(text.encode(), mtime=0)
+
+
+def load(stored: bytes) -> Recording:
+    """A recording from what `store` made; BadInput if it is none."""
+    try:
+        data = json.loads(gzip.decompress(stored))
+    except (OSError, EOFError, ValueError) as error:
+        raise BadInput(f"not a recording: {error}") from None
+    return Recording(data)
+
+
+def sample_run() -> Recording:
+    """A recorded lab that comes with the package: three containers, two networks, half a minute of traffic.
+
+    It needs no namespaces, no cgroups and no root: only to be looked at.
+    """
+    return load(resources.files("ctlab.recordings").joinpath(SAMPLE).read_bytes())

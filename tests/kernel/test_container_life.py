@@ -1,0 +1,162 @@
+"""The life of a container on the real kernel: waited for, stopped, killed, restarted, paused, removed."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import pytest
+from container_help import CATCHES_TERM, said
+from kernel_help import need_freezer, patient, wait_until
+
+from ctlab.errors import BadInput, NotFound, StateError
+
+pytestmark = pytest.mark.kernel
+
+
+def test_wait_times_out_and_the_container_goes_on(lab: Any) -> None:
+    container = lab.run(["sleep", "60"])
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError):
+        container.wait(0.1)
+    assert 0.1 <= time.monotonic() - begun < patient(1)
+    assert container.state == "running" and container.pid is not None
+
+
+def test_stop_of_a_program_that_catches_the_signal(lab: Any) -> None:
+    container = lab.run(CATCHES_TERM)
+    said(container, "up")
+    assert container.stop() is container
+    assert (container.state, container.returncode) == ("exited", 7)
+
+
+def test_stop_of_a_first_process_that_cannot_see_the_signal_kills_at_once_and_says_so(lab: Any) -> None:
+    container = lab.run(["sleep", "60"], name="sleeper")
+    begun = time.monotonic()
+    container.stop()
+    assert time.monotonic() - begun < patient(2)
+    assert container.returncode == 137
+    assert lab.notes[-1].startswith("sleeper: its first process doesn't catch SIGTERM")
+
+
+def test_stop_kills_after_the_grace_time(lab: Any) -> None:
+    container = lab.run(["sh", "-c", "trap 'echo no' TERM; echo up; while :; do sleep 0.02; done"])
+    said(container, "up")
+    begun = time.monotonic()
+    assert container.stop(timeout=0.2).returncode == 137
+    assert 0.2 <= time.monotonic() - begun < patient(2)
+
+
+def test_another_stop_signal(lab: Any) -> None:
+    script = "trap 'exit 3' USR1; echo up; while :; do sleep 0.02; done"
+    container = lab.run(["sh", "-c", script], stop_signal="SIGUSR1")
+    said(container, "up")
+    assert container.stop().returncode == 3
+
+
+def test_kill_with_a_signal(lab: Any) -> None:
+    container = lab.run(["sh", "-c", "trap 'echo got; exit 5' HUP; echo up; while :; do sleep 0.02; done"])
+    said(container, "up")
+    container.kill("HUP")
+    assert container.wait(patient(5)) == 5
+    assert container.logs() == "up\ngot\n"
+    other = lab.run(["sleep", "60"])
+    assert other.kill().returncode == 137
+    with pytest.raises(StateError, match="isn't running"):
+        other.kill()
+    with pytest.raises(BadInput, match="SIGNOPE"):
+        container.kill("SIGNOPE")
+
+
+def test_a_restart_keeps_files_address_and_mac(lab: Any) -> None:
+    lab.network("blue", subnet="10.20.0.0/24")
+    container = lab.run(["sleep", "60"], name="web", networks=["blue"])
+    container.exec(["sh", "-c", "echo kept > /root/file; echo kept > /usr/file"]).check()
+    before = (container.address("blue"), container.endpoints[0].mac)
+    container.exec(["sh", "-c", "echo gone > /dev/shm/file"]).check()
+    link = ["cat", "/sys/class/net/eth0/address"]
+    mac = container.exec(link).check().stdout
+    assert container.restart() is container
+    assert container.exec(["cat", "/root/file", "/usr/file"]).check().stdout == "kept\nkept\n"
+    assert container.exec(link).check().stdout == mac == before[1] + "\n"
+    assert (container.address("blue"), container.endpoints[0].mac) == before
+    assert container.exec(["ls", "/dev/shm"]).check().stdout == ""
+
+
+def test_a_program_that_ends_at_once_can_be_started_again_and_again(lab: Any) -> None:
+    container = lab.run(["sh", "-c", "echo x >> /tmp/runs; exit $(wc -l < /tmp/runs)"])
+    statuses = [container.wait(patient(5))]
+    for _ in range(20):
+        container.start()
+        statuses.append(container.wait(patient(5)))
+    assert statuses == list(range(1, 22))
+
+
+def test_an_end_told_late_is_not_taken_for_the_next_runs(lab: Any) -> None:
+    """A busy event thread hears of a container's end when it runs again already."""
+    container = lab.run(["sleep", "60"])
+    for _ in range(5):
+        with lab._lock:
+            container.kill()
+            container.start()
+        assert not wait_until(lambda: container.state != "running", 0.05)
+
+
+def test_start_of_a_running_container_changes_nothing(lab: Any) -> None:
+    container = lab.run(["sleep", "60"])
+    pid = container.pid
+    assert container.start() is container and container.pid == pid
+
+
+def test_pause_and_unpause(lab: Any) -> None:
+    need_freezer(lab)
+    container = lab.run(["sh", "-c", "while :; do echo x; sleep 0.005; done"])
+    said(container, "x\nx")
+    assert container.pause().state == "paused"
+    size = len(container.logs())
+    time.sleep(0.1)  # nothing may come in this time, so there is nothing to wait for
+    assert len(container.logs()) == size
+    assert container.unpause().state == "running"
+    assert wait_until(lambda: len(container.logs()) > size)
+    with pytest.raises(StateError, match="isn't paused, it is running"):
+        container.unpause()
+
+
+@pytest.mark.parametrize("how", ["kill", "stop", "remove"])
+def test_what_is_paused_can_be_ended(lab: Any, how: str) -> None:
+    need_freezer(lab)
+    container = lab.run(["sleep", "60"])
+    container.pause()
+    begun = time.monotonic()
+    getattr(container, how)()
+    assert time.monotonic() - begun < patient(2)
+    assert container.state == ("removed" if how == "remove" else "exited")
+
+
+def test_without_a_cgroup_pause_is_refused_with_the_reason(lab: Any) -> None:
+    if lab._client.facts["cgroup_paths"]:
+        pytest.skip("this lab has cgroup folders")
+    container = lab.run(["sleep", "60"])
+    with pytest.raises(Exception, match="pause needs a cgroup"):
+        container.pause()
+    assert container.state == "running"
+
+
+def test_remove_kills_and_a_removed_handle_says_so(lab: Any) -> None:
+    container = lab.run(["sleep", "60"], name="web")
+    pid = container.pid
+    container.remove()
+    assert not os.path.exists(f"/proc/{pid}")
+    assert (container.state, "web" in lab) == ("removed", False)
+    with pytest.raises(StateError, match="container web: it was removed"):
+        container.exec(["true"])
+    with pytest.raises(NotFound, match="no container 'web'"):
+        _ = lab["web"]
+
+
+def test_rm_removes_it_at_its_end(lab: Any) -> None:
+    container = lab.run(["true"], rm=True)
+    assert container.wait(patient(5)) == 0
+    assert wait_until(lambda: len(lab.containers) == 0)
+    assert container.state == "removed"
