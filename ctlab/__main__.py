@@ -1,4 +1,4 @@
-"""``python -m ctlab doctor|prune|version``: what can be done without a notebook."""
+"""``python -m ctlab doctor|prune|version|vm``: what can be done without a notebook."""
 
 from __future__ import annotations
 
@@ -29,6 +29,12 @@ def _prune(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _vm(arguments: argparse.Namespace) -> int:
+    from .vm import command
+
+    return command.do_prepare() if arguments.what == "prepare" else command.do_status()
+
+
 def _version(arguments: argparse.Namespace) -> int:
     from importlib import metadata
 
@@ -48,6 +54,9 @@ def main(words: list[str] | None = None) -> int:
     verb.set_defaults(do=_doctor)
     verbs.add_parser("prune", help="remove what labs that died have left").set_defaults(do=_prune)
     verbs.add_parser("version", help="print the version").set_defaults(do=_version)
+    verb = verbs.add_parser("vm", help="what a lab on a kernel of its own boots from")
+    verb.add_argument("what", choices=("prepare", "status"), help="make it ready now, or show what there is")
+    verb.set_defaults(do=_vm)
     arguments = parser.parse_args(words)
     status: int = arguments.do(arguments)
     return status

@@ -1,7 +1,7 @@
-"""Questions to a network namespace's kernel, asked by pyroute2's message classes over a socket made inside.
+"""Questions to a network namespace's kernel: the supervisor asks them inside, pyroute2's classes read the answer.
 
-The supervisor makes the netlink socket in the container's (or the node's) network namespace and hands it over;
-it is closed before the answer is returned, since an open one would keep the namespace alive.
+The request's bytes go in and the answer's bytes come out, so nothing that is open inside is held here, and a lab on a
+kernel of its own, out of which no socket can be handed, answers in the same way.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import os
 import socket
 import struct
 from typing import TYPE_CHECKING, Any
+
+from .errors import CtlabError, KernelError
 
 if TYPE_CHECKING:
     from .lab import Lab
@@ -20,18 +22,18 @@ _QUESTIONS = {"routes": (26, 12), "neighbours": (30, 12), "links": (18, 16), "ad
 
 
 def ask(lab: Lab, container_id: str | None, question: str) -> list[dict[str, Any]]:
-    """Dump a table: routes, neighbours, links or addresses; each entry with `attributes` by their kernel names."""
-    reply = lab._call({"do": "netlink_socket", "id": container_id})
-    sock = socket.socket(fileno=reply.descriptors[0])
-    try:
-        kind, body = _QUESTIONS[question]
-        sock.send(struct.pack("=IHHII", 16 + body, kind, _NLM_F_REQUEST_DUMP, 1, 0) + bytes(body))
-        return _collect(sock, question)
-    finally:
-        sock.close()
+    """Dump a table: routes, neighbours, links or addresses; each entry with `attributes` by their kernel names.
+
+    Raises KernelError for what the kernel refuses, StateError for a container that isn't running.
+    """
+    kind, body = _QUESTIONS[question]
+    request = struct.pack("=IHHII", 16 + body, kind, _NLM_F_REQUEST_DUMP, 1, 0) + bytes(body)
+    reply = lab._call({"do": "dump", "id": container_id, "request": request.hex()})
+    return decode(question, bytes.fromhex(reply["reply"]))
 
 
-def _collect(sock: socket.socket, question: str) -> list[dict[str, Any]]:
+def decode(question: str, data: bytes) -> list[dict[str, Any]]:
+    """The entries in a dump's messages, which end with DONE or ERROR. Raises KernelError, CtlabError (torn)."""
     from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
     from pyroute2.netlink.rtnl.ndmsg import ndmsg
@@ -39,22 +41,23 @@ def _collect(sock: socket.socket, question: str) -> list[dict[str, Any]]:
 
     parser = {"routes": rtmsg, "neighbours": ndmsg, "links": ifinfmsg, "addresses": ifaddrmsg}[question]
     found: list[dict[str, Any]] = []
-    while True:
-        data = sock.recv(1 << 18)
-        offset = 0
-        while offset + 16 <= len(data):
-            length, kind = struct.unpack_from("=IH", data, offset)
-            if kind == _DONE:
-                return found
-            if kind == _ERROR:
-                number = -struct.unpack_from("=i", data, offset + 16)[0]
-                raise OSError(number, f"netlink dump of {question}: {os.strerror(number)}")
-            message = parser(data[offset : offset + length])
-            message.decode()
-            entry = {name: value for name, value in message.items() if name not in ("attrs", "header")}
-            entry["attributes"] = dict(message["attrs"])
-            found.append(entry)
-            offset += (length + 3) & ~3
+    offset = 0
+    while offset + 16 <= len(data):
+        length, kind = struct.unpack_from("=IH", data, offset)
+        if length < 16 or offset + length > len(data):
+            break
+        if kind == _DONE:
+            return found
+        if kind == _ERROR:
+            number = -struct.unpack_from("=i", data, offset + 16)[0] if length >= 20 else 0
+            raise KernelError(f"netlink dump of {question}: {os.strerror(number)}", number)
+        message = parser(data[offset : offset + length])
+        message.decode()
+        entry = {name: value for name, value in message.items() if name not in ("attrs", "header")}
+        entry["attributes"] = dict(message["attrs"])
+        found.append(entry)
+        offset += (length + 3) & ~3
+    raise CtlabError(f"the answer to the dump of {question} is torn after {offset} of {len(data)} bytes")
 
 
 def routes(lab: Lab, container_id: str | None, names: dict[int, str]) -> list[dict[str, Any]]:

@@ -106,15 +106,19 @@ def network_card(net: Network) -> str:
 
 def lab_card(lab: Lab) -> str:
     """A lab."""
+    from . import engines
+
     if lab.gone:
-        return card(f"lab {lab.name}", {"state": "stopped"})
-    facts = lab._client.facts
+        why = {} if lab._stopped else {"why": lab._client.why_gone}
+        return card(f"lab {lab.name}", {"state": "stopped" if lab._stopped else "died", **why})
+    facts, vm = lab._client.facts, engines.vm_facts(lab)
     limits = ", ".join(facts["controllers"]) or f"none: {facts['cgroup_reason']}"
     return card(
         f"lab {lab.name}",
         {
             "containers": ", ".join(c.name for c in lab.containers) or "none",
             "networks": ", ".join(n.name for n in lab.networks) or "none",
+            "engine": lab.engine if vm is None else f"{lab.engine}: {engines.describe(vm)}",
             "ids": facts["mapping"],
             "limits": f"cgroup {facts['cgroup']}: {limits}",
         },

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from . import ending, sampled_names, ticks, units
+from . import ending, engines, sampled_names, ticks, units
 from .container import Container
 from .errors import AddressError, BadInput, CtlabError, LimitRefused, NameInUse, NotFound
 from .executing import body_descriptor, in_container
@@ -45,6 +45,7 @@ def create(lab: Lab, names: list[str], argv: list[str], keywords: dict[str, Any]
         raise NotFound(f"no node '{node}'; there is: host")
     body = [(word, keywords.pop(word, None)) for word in ("stdin", "script")]
     specs = [container_spec(name, argv, networks, keywords) for name in names]
+    engines.check_mounts(lab, specs[0].mounts)
     image = find_image(lab, specs[0].image, specs[0].command)
     check_limits(lab, specs[0])
     replaced: dict[str, Container] = {}
@@ -147,11 +148,17 @@ _PIDFDS_AT_ONCE = 200  # a message carries 253 descriptors at most (SCM_MAX_FD)
 
 
 def replies_of_batch(lab: Lab, made: list[Container], reply: Reply) -> list[Reply | None]:
-    """The answer of a batch for each container, with its pid as it is numbered here (None: it has ended already)."""
+    """The answer of a batch for each container, with its pid as it is numbered here (None: it has ended already).
+
+    Out of a VM no descriptor comes: there the answer has the pids themselves, as the guest numbers them.
+    """
     pids: dict[str, int] = {}
     for first in range(0, len(made), _PIDFDS_AT_ONCE):
         ids = [container.id for container in made[first : first + _PIDFDS_AT_ONCE]]
         answer = lab._call({"do": "pidfds", "ids": ids})
+        if "pids" in answer.message:
+            pids |= answer["pids"]
+            continue
         for container_id, descriptor in zip(answer["ids"], answer.descriptors, strict=True):
             with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
                 pids[container_id] = next((int(line.split()[1]) for line in file if line.startswith("Pid:")), 0)
@@ -242,9 +249,11 @@ def automatic_addresses(lab: Lab, container: Container) -> dict[str, tuple[str, 
 def find_image(lab: Lab, text: str, command: tuple[str, ...]) -> reference.Reference:
     image = reference.parse(text, command)
     if image.kind in ("folder", "archive") and image.key not in lab._images:
+        engines.check_image(lab, text, image.path)
         if image.kind == "folder":
-            lab._client.allow([image.path])
-            lab._call({"do": "image", "key": image.key, "kind": "folder", "path": image.path})
+            path = engines.guest_path(lab, image.path)
+            lab._client.allow([path])
+            lab._call({"do": "image", "key": image.key, "kind": "folder", "path": path})
         else:
             descriptor = os.open(image.path, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -256,12 +265,13 @@ def find_image(lab: Lab, text: str, command: tuple[str, ...]) -> reference.Refer
 
 
 def check_limits(lab: Lab, spec: ContainerSpec) -> None:
-    limits_plan.check(spec.limits, os.sched_getaffinity(0))
+    limits_plan.check(spec.limits, engines.cpus(lab))
     facts = lab._client.facts
     absent = limits_plan.missing(spec.limits, facts["controllers"] if facts["cgroup"] != "none" else ())
     if absent:
         raise limits_plan.unavailable(absent, facts["cgroup_reason"], facts["cgroup_remedy"])
-    for note in limits_plan.notes(spec.limits, _machine_cpus()):
+    vm = engines.vm_facts(lab)
+    for note in limits_plan.notes(spec.limits, _machine_cpus() if vm is None else vm["cpus"]):
         lab.say(note)
 
 

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
-from .kernel import probe, probe_checks, probe_facts, probe_place, probe_remedies
+from .errors import CtlabError, describe
+from .kernel import probe, probe_checks, probe_facts, probe_place, probe_remedies, probe_vm
 from .kernel.probe_checks import DelegationLike
 from .kernel.probe_facts import Facts
 
@@ -92,6 +93,17 @@ class Report(Sequence[Probe]):
         return ""
 
     @property
+    def vm(self) -> Probe | None:
+        """The probe of the engine that brings its own kernel; None where there can't be one."""
+        return self._by_name.get(probe_vm.NAME)
+
+    @property
+    def offer(self) -> str:
+        """What follows `why_not` where a VM can have the lab instead; "" elsewhere."""
+        there = not self.usable and self.vm is not None and self.vm.ok
+        return "; or give the lab a kernel of its own: engine='vm' (%lab start --engine vm)" if there else ""
+
+    @property
     def place(self) -> str:
         """Where this is: linux, docker, podman, container, kubernetes, hub, binder, colab, wsl1, wsl2, macos, …"""
         return self._facts.place
@@ -107,7 +119,9 @@ class Report(Sequence[Probe]):
         facts = self._facts
         machine = f"{facts.system} {facts.release} {facts.machine}".strip()
         if not self.usable:
-            verdict = "no lab can start here"
+            verdict = "no lab can start here" + (
+                " but in a VM of its own: %lab start --engine vm" if self.offer else ""
+            )
         else:
             missing = [item.name for item in self._probes if item.ok is False and not item.essential]
             verdict = f"a lab can start here, {_IDS[self._ids]}"
@@ -200,8 +214,13 @@ def _wrap(text: str, width: int, indent: str) -> list[str]:
     ) or [text]
 
 
-def build(outcomes: Sequence[probe.Outcome], facts: Facts, delegation: DelegationLike | None) -> Report:
-    """The report on a machine with these outcomes, facts and cgroups; pure.
+def build(
+    outcomes: Sequence[probe.Outcome],
+    facts: Facts,
+    delegation: DelegationLike | None,
+    vm: probe_checks.Finding | None = None,
+) -> Report:
+    """The report on a machine with these outcomes, facts, cgroups and VM engine; pure.
 
     Outside Linux there are no outcomes and no delegation.
     """
@@ -215,6 +234,8 @@ def build(outcomes: Sequence[probe.Outcome], facts: Facts, delegation: Delegatio
         probes.append(Probe(outcome.name, outcome.ok, detail, remedy, essential))
     if delegation is not None:
         probes += (Probe(*finding) for finding in probe_checks.checks(facts, delegation))
+    if vm is not None:
+        probes.append(Probe(*vm))
     usable = all(item.ok for item in probes if item.essential)
     return Report(probes, facts, facts.ids if usable else "")
 
@@ -250,7 +271,23 @@ def doctor() -> Report:
         plan = plan._replace(
             ifb_problem="the module ifb isn't loaded, and loading it adds ifb0 and ifb1 to the machine"
         )
-    return build(probe.run(plan), facts, delegation)
+    return build(probe.run(plan), facts, delegation, _vm_engine())
+
+
+def _vm_engine() -> probe_checks.Finding:
+    """What a VM engine needs, read and not tried: nothing is fetched or booted."""
+    from .vm import accel, prepare, programs
+
+    try:
+        missing = programs.missing()
+        if missing:
+            return probe_vm.finding(missing)
+        state = prepare.status()
+        return probe_vm.finding((), state.release, state.problem, accel.known())
+    except CtlabError as error:
+        return probe_vm.finding((), "", str(error))
+    except OSError as error:
+        return probe_vm.finding((), "", describe(error))
 
 
 class _Callable(types.ModuleType):

@@ -31,6 +31,9 @@ def hear(lab: Lab, event: dict[str, Any]) -> None:
             lab._note(text)
         lab._changed()
     elif kind == "gone":
+        if event.get("why"):
+            said, *console = event["why"].splitlines()
+            lab._note(f"lab '{lab.name}' died: {said} {' | '.join(console)}".rstrip())
         while lab._executions:
             lab._executions.popitem()[1].ended(None)
         lab._changed()

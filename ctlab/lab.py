@@ -11,9 +11,9 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import connecting, creating, labs, opening, sampled_names, ticks, units
+from . import connecting, creating, engines, labs, opening, sampled_names, ticks, units
 from .container import Container, unknown
-from .errors import CtlabError, LabGone, NotFound
+from .errors import LabGone, NotFound
 from .handles import Handles
 from .hearing import hear
 from .names import auto_name, did_you_mean, expand_pattern, key
@@ -21,7 +21,7 @@ from .network import Network
 from .plan import network as network_plan
 from .plan import ops, rootfs
 from .request import KEYWORDS, check_body, unknown_keyword
-from .runtime.client import Client, Reply
+from .runtime.client import Reply
 from .words_of_command import split_command
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ class Lab:
 
     `interval`: seconds between two samples of the counters. `exists`: ``error``, ``replace`` or ``keep`` when a lab
     of that name runs (default: an error in the same cell, replaced in a later one).
-    Raises Unsupported where this machine can't run containers, with the remedy; NameInUse.
+    `engine`: ``native``, this machine's kernel; ``vm``, a kernel of its own in a microVM, with `vm_memory` (bytes, or
+    text as 1G) and `vm_cpus`; ``auto``, native, and with `vm_if_needed` the VM where this machine's kernel can't.
+    Raises Unsupported where this machine can't run containers, with the remedy; NameInUse; BadInput.
     """
 
     def __init__(
@@ -48,10 +50,14 @@ class Lab:
         *,
         interval: float | str = 0.1,
         engine: str = "auto",
+        vm_memory: str | int | None = None,
+        vm_cpus: int | None = None,
+        vm_if_needed: bool = False,
         uplink: bool = False,
         exists: str | None = None,
     ) -> None:
-        seconds = opening.check_options(name, interval, engine, uplink)
+        seconds = opening.check_options(name, interval, uplink)
+        chosen = engines.choose(engine, vm_memory, vm_cpus, vm_if_needed)
         self.name = name
         self.tick, self.cell = ticks.now(), ticks.cell()
         self._lock = threading.RLock()
@@ -79,10 +85,7 @@ class Lab:
         opening.replace_earlier(self, exists)
         opening.check_platform()
         opening.prune(self)
-        try:
-            self._client = Client(name, seconds)
-        except CtlabError as error:
-            raise opening.why(error) from None
+        self._client = engines.start(name, seconds, chosen, self.say)
         try:
             self._top = rootfs_top()
             self._client.listen(lambda event: hear(self, event))
@@ -127,6 +130,11 @@ class Lab:
         from .node import Node
 
         return Handles([Node(self, "host")], node_row, "node")
+
+    @property
+    def engine(self) -> str:
+        """``native``: on this machine's kernel; ``vm``: on one of its own."""
+        return "native" if engines.vm_facts(self) is None else "vm"
 
     @property
     def gone(self) -> bool:
@@ -225,8 +233,10 @@ class Lab:
 
     # -- calls and events -----------------------------------------------------------------------------
     def _alive(self) -> None:
-        if self.gone:
-            raise LabGone(f"lab '{self.name}' was stopped" if self._stopped else f"lab '{self.name}' died")
+        if self._stopped:
+            raise LabGone(f"lab '{self.name}' was stopped")
+        if self._client.gone:
+            raise self._client._gone_error()
 
     def _call(
         self, message: dict[str, Any], descriptors: Sequence[int] = (), undo: Sequence[dict[str, Any]] = ()
@@ -323,8 +333,10 @@ class Lab:
     def status(self) -> dict[str, Any]:
         """The lab in plain values: name, containers, networks, ids, cgroup, what it costs."""
         facts = self._client.facts
+        vm = engines.vm_facts(self)
         return {
-            "name": self.name, "id": self._client.id, "containers": len(self._containers),
+            "name": self.name, "id": self._client.id, "engine": self.engine, **({"vm": vm} if vm is not None else {}),
+            "containers": len(self._containers),
             "running": sum(c.state == "running" for c in self._containers.values()), "networks": len(self._networks),
             "ids": facts["mapping"], "cgroup": facts["cgroup"], "limits": facts["controllers"],
             "cgroup_reason": facts["cgroup_reason"], "interval_seconds": self.interval_seconds,
@@ -363,7 +375,7 @@ class Lab:
     def __repr__(self) -> str:
         if self.gone:
             return f"<Lab {self.name}: stopped>"
-        return f"<Lab {self.name}: {len(self._containers)} containers, {len(self._networks)} networks>"
+        return f"<Lab {self.name}: {len(self._containers)} containers, {len(self._networks)} networks, {self.engine}>"
 
     def _repr_html_(self) -> str:
         from .cards import lab_card

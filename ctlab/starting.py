@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from . import engines
 from .executing import default_environment
 from .images.reference import Reference
 from .kernel.capabilities import DEFAULT
@@ -117,7 +118,7 @@ def start_message(container: Container, image: Reference, top: dict[str, str], c
         "node_operations": ops.encode(node_operations(container)),
         "inside": ops.encode(inside_operations(container)),
         "limits": [list(write) for write in writes],
-        "mounts": [mount.source for mount in spec.mounts],
+        "mounts": [engines.guest_path(container.lab, mount.source) for mount in spec.mounts],
         "idmap": True,
         "endpoints": name_endpoints(container),
         "links": links(container),

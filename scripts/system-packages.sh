@@ -1,7 +1,7 @@
 #!/bin/sh
 # What the system must have, by Debian's names. As root on Debian or Ubuntu it is installed; otherwise it is named
 # in one line with the command. Nothing else of the system is changed.
-# Usage: system-packages.sh python|run|test|bench
+# Usage: system-packages.sh python|run|test|vm|bench
 set -eu
 
 missing=""
@@ -25,6 +25,17 @@ python)
     ;;
 esac
 case "$1" in
+vm|test|bench) # QEMU for this machine's own processor, the share of its files, a shell of one file for the guest
+    case "$(uname -m)" in
+    aarch64) want qemu-system-aarch64 qemu-system-arm ;;
+    *) want qemu-system-x86_64 qemu-system-x86 ;;
+    esac
+    [ -x /usr/libexec/virtiofsd ] || [ -x /usr/lib/qemu/virtiofsd ] || want virtiofsd virtiofsd
+    want busybox busybox-static
+    want zstd zstd
+    ;;
+esac
+case "$1" in
 test)
     want chromium chromium
     want useradd passwd
@@ -37,6 +48,7 @@ bench)
     want bwrap bubblewrap
     want podman podman
     want mn mininet
+    want brctl bridge-utils
     ;;
 esac
 [ -n "$missing" ] || exit 0

@@ -41,15 +41,21 @@ class User:
         self, command: Sequence[str], *, timeout: float = 300, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command as this user; its standard output and error are one text, in order."""
+        from kernel_help import patient  # not for the child: it would import pytest
+
+        return subprocess.run(
+            self.argv(command, env), cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, timeout=patient(timeout), check=False,
+        )  # fmt: skip
+
+    def argv(self, command: Sequence[str], env: dict[str, str] | None = None) -> list[str]:
+        """What root runs to run a command as this user."""
         order = {
             "uid": self.uid, "gid": self.gid, "name": self.name, "home": str(self.home),
             "cgroups": [str(path) for path in self.cgroups], "show": _needed(), "command": list(command),
             "env": env or {},
         }  # fmt: skip
-        return subprocess.run(
-            [sys.executable, "-B", __file__, json.dumps(order)], cwd="/", stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, check=False,
-        )  # fmt: skip
+        return [sys.executable, "-B", __file__, json.dumps(order)]
 
     def python(self, script: str, *, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a Python script as this user."""
@@ -57,8 +63,12 @@ class User:
 
     def pytest(self, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """Run pytest as this user, with its temporary folder in the user's home."""
+        return self.run(self.pytest_command(*words), timeout=timeout)
+
+    def pytest_command(self, *words: str) -> list[str]:
+        """What this user runs to run pytest."""
         command = [sys.executable, "-B", "-m", "pytest", "-p", "no:cacheprovider", f"--rootdir={ROOT}"]
-        return self.run([*command, f"--basetemp={self.home}/pytest", *words], timeout=timeout)
+        return [*command, f"--basetemp={self.home}/pytest", *words]
 
 
 def _needed() -> list[str]:
@@ -129,8 +139,13 @@ def ordinary_user(*, ids: bool, cgroups: bool) -> Iterator[User]:
 
 
 def _delegate(name: str, uid: int, gid: int) -> list[Path]:
-    """A folder per version 1 controller (and in the version 2 tree beside them), made and given to the user."""
+    """A folder per version 1 controller (and in the version 2 tree beside them), made and given to the user.
+
+    Where the machine has version 2 alone: one folder, as systemd's user@.service.
+    """
     made = []
+    if (CGROUP / "cgroup.controllers").exists():
+        return [_delegate_v2(name, uid, gid)]
     for controller in (*CONTROLLERS, "unified"):
         parent = CGROUP / controller
         if not (parent / "cgroup.procs").exists() or parent.is_symlink():
@@ -145,6 +160,19 @@ def _delegate(name: str, uid: int, gid: int) -> list[Path]:
             if (folder / file).exists():
                 os.chown(folder / file, uid, gid)
     return made
+
+
+def _delegate_v2(name: str, uid: int, gid: int) -> Path:
+    """A folder with all controllers of the root; what runs goes into `session` below it, so that it can have children.
+
+    A process in the folder itself would keep its controllers from its children.
+    """
+    folder = CGROUP / f"ctlabtest-{name}"
+    (folder / "session").mkdir(parents=True)
+    for below in (folder, folder / "session"):
+        for file in (".", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"):
+            os.chown(below / file, uid, gid)
+    return folder
 
 
 def _remove_cgroup(folder: Path) -> None:
@@ -200,7 +228,8 @@ def _become(order: dict[str, Any]) -> None:
     """In the child: enter the cgroup folders, show what is needed, become the user, run the command."""
     for folder in map(str, order["cgroups"]):
         file = "tasks" if os.path.exists(f"{folder}/tasks") else "cgroup.procs"
-        Path(folder, file).write_text("0")
+        session = Path(folder, "session")
+        Path(session if session.is_dir() else folder, file).write_text("0")
     _show(list(order["show"]))
     uid, gid, home = int(str(order["uid"])), int(str(order["gid"])), str(order["home"])
     os.setgroups([gid])

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from kernel_help import patient, uses
 
 from ctlab.kernel.cgroup import ContainerCgroup, LabFolders
 from ctlab.kernel.cgroup_discover import Delegation
@@ -67,7 +68,7 @@ class World:
         try:
             poll = select.poll()
             poll.register(fd, select.POLLIN)
-            assert poll.poll(timeout * 1000), f"{pid} is still alive after {timeout} s"
+            assert poll.poll(patient(timeout) * 1000), f"{pid} is still alive after {patient(timeout):g} s"
         finally:
             os.close(fd)
         self.children.remove(pid)
@@ -97,6 +98,8 @@ class World:
 
 def apply(cgroup: ContainerCgroup, writes: list[lim.WriteCgroup]) -> None:
     for write in writes:
+        if os.path.exists(f"/proc/self/fd/{next(iter(cgroup.lab.v1.values()), cgroup.lab.unified)}/cgroup.procs"):
+            uses(f"cgroup {cgroup.lab.version} {write.controller}")  # no plain folder that stands for one
         try:
             cgroup.write(write.controller, write.file, write.value)
         except FileNotFoundError:
@@ -118,7 +121,7 @@ def eat(size: int) -> None:
 
 
 def wait_until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
-    until = time.monotonic() + timeout
+    until = time.monotonic() + patient(timeout)
     while not condition():
-        assert time.monotonic() < until, f"did not come true within {timeout:g} s"
+        assert time.monotonic() < until, f"did not come true within {patient(timeout):g} s"
         time.sleep(0.005)

@@ -17,10 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import leg_report
 import pytest
-from kernel_help import children, wait_until
+from kernel_help import children, patient, running, uses, wait_until
 
-TEST_SECONDS = 60
+TEST_SECONDS = patient(60)
 
 # A run that was started in the background of a shell ignores interrupts, and so would everything it starts: the tests
 # of interrupts would then test nothing.
@@ -30,6 +31,12 @@ for _number in (signal.SIGINT, signal.SIGQUIT):
 _cgroup_folders: set[str] = set()  # of every lab that this process has started
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Where a report of this leg is wanted (CTLAB_LEG_REPORT, a file), it is written at the end."""
+    if path := os.environ.get("CTLAB_LEG_REPORT"):
+        config.pluginmanager.register(leg_report.Recorder(path))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Any:
     """A kernel test that waits for ever fails after a minute, with the place where it waits."""
@@ -37,13 +44,15 @@ def pytest_runtest_protocol(item: pytest.Item) -> Any:
 
     def late(_: int, frame: Any) -> None:
         place = "".join(traceback.format_stack(frame)[-6:])
-        pytest.fail(f"the test took longer than {TEST_SECONDS} s; it was here:\n{place}", pytrace=False)
+        pytest.fail(f"the test took longer than {TEST_SECONDS:g} s; it was here:\n{place}", pytrace=False)
 
     before = signal.signal(signal.SIGALRM, late) if limited else None
-    signal.alarm(TEST_SECONDS if limited else 0)
+    signal.setitimer(signal.ITIMER_REAL, TEST_SECONDS if limited else 0)
+    running.append(item)
     try:
         return (yield)
     finally:
+        running.remove(item)
         signal.alarm(0)
         if before is not None:
             signal.signal(signal.SIGALRM, before)
@@ -149,6 +158,7 @@ class _Kept:
 
         if self.lab is None or self.lab.gone:
             self.lab = ctlab.Lab(f"tests-{os.getpid()}")
+        uses(*leg_report.of_lab(self.lab._client.facts))
         return self.lab
 
 
@@ -196,6 +206,7 @@ def fresh_lab(usable: None) -> Iterator[Any]:
     import ctlab
 
     lab = ctlab.Lab(f"fresh-{os.getpid()}")
+    uses(*leg_report.of_lab(lab._client.facts))
     yield lab
     lab.stop()
 

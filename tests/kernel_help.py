@@ -14,12 +14,32 @@ from typing import Any
 
 import pytest
 
+_SLOWNESS = float(os.environ.get("CTLAB_TEST_SLOWNESS", "1"))  # how much slower than a real machine this one is
+
+
+def patient(seconds: float) -> float:
+    """So many seconds on a real machine; more (CTLAB_TEST_SLOWNESS times) where the processor is emulated.
+
+    For what a test waits at most, never for what it measures against another measurement of the same run.
+    """
+    return seconds * _SLOWNESS
+
+
+running: list[pytest.Item] = []  # the test that runs now
+
+
+def uses(*capabilities: str) -> None:
+    """Note that the test which runs now uses these (names as in `leg_report.CAPABILITIES`)."""
+    for item in running:
+        item.user_properties += [("uses", name) for name in capabilities]
+
+
 SETTLE_SECONDS = 5.0  # how long the kernel is given to finish what was ended (namespaces go in the background)
 
 
 def wait_until(condition: Callable[[], bool], timeout: float = SETTLE_SECONDS, step: float = 0.005) -> bool:
-    """Wait for something that no event announces; whether it came true in time."""
-    until = time.monotonic() + timeout
+    """Wait for something that no event announces; whether it came true in time (`patient` with it)."""
+    until = time.monotonic() + patient(timeout)
     while not condition():
         if time.monotonic() >= until:
             return False
@@ -46,18 +66,23 @@ def need_controller(lab: Any, name: str) -> None:
     facts = lab._client.facts
     if facts["cgroup"] == "none" or name not in facts["controllers"]:
         pytest.skip(f"no cgroup controller {name} for this user: {facts['cgroup_reason'][:90]}")
+    uses(f"cgroup {facts['cgroup']} {name}")
 
 
 def need_freezer(lab: Any) -> None:
     """Skip where the lab's containers have no cgroup folder that can be frozen."""
-    if not lab._client.facts["cgroup_paths"]:
+    paths = lab._client.facts["cgroup_paths"]
+    if not paths:
         pytest.skip(f"no cgroup folder for this user: {lab._client.facts['cgroup_reason'][:90]}")
+    unified = lab._client.facts["cgroup"] == "v2" or any("/unified/" in path for path in paths)
+    uses("cgroup-freeze" if unified else "cgroup v1 freezer")
 
 
 def need_ids(lab: Any) -> None:
     """Skip where the lab has one user id only."""
     if lab._client.facts["single_id"]:
         pytest.skip("only one user id is mapped for this user (no range in /etc/subuid)")
+    uses("id-range")
 
 
 def need_root(why: str) -> None:
@@ -77,8 +102,8 @@ def run_owner(script: str, *words: str, timeout: float = 40) -> str:
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-B", "-c", script, *words], cwd="/", env=os.environ | {"PYTHONPATH": path},
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout,
-        check=False,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        timeout=patient(timeout), check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     return done.stdout

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from kernel_help import patient, uses
 
 CGROUP = Path("/sys/fs/cgroup")
 V1 = ("cpu", "cpuacct", "memory", "pids", "blkio")
@@ -16,7 +17,12 @@ V1 = ("cpu", "cpuacct", "memory", "pids", "blkio")
 def python(code: str, *arguments: str, fds: tuple[int, ...] = ()) -> str:
     """Run a script in a process of its own (which may change its namespaces); its output."""
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, pass_fds=fds, check=False
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=patient(60),
+        pass_fds=fds,
+        check=False,
     )
     if done.returncode == 77:
         pytest.skip(done.stdout.strip())
@@ -43,10 +49,29 @@ def folders(group: dict[str, Path], *names: str) -> dict[str, int]:
     return {name: os.open(group[name], os.O_RDONLY | os.O_DIRECTORY) for name in names if name in group}
 
 
+def given(group: dict[str, Path], *names: str) -> tuple[str, dict[str, int]]:
+    """(the sampler's name for such a group, fresh descriptors); `names` choose among version 1's controllers."""
+    if set(group) == {"unified"}:
+        return "cgroup-v2", folders(group, "unified")
+    return "cgroup-v1", folders(group, *names)
+
+
+def need_v1(group: dict[str, Path]) -> None:
+    if "memory" not in group:
+        pytest.skip("no cgroup v1 on this machine")
+    uses("cgroup v1", *(f"cgroup v1 {name}" for name in group if name != "unified"))
+
+
+def need_v2(group: dict[str, Path]) -> None:
+    if "memory" in group:
+        pytest.skip("no cgroup v2 controllers on this machine")
+    uses("cgroup v2", *(f"cgroup v2 {name}" for name in ("cpu", "memory", "pids", "io")))
+
+
 BUSY = """
 import os, sys, time
 for path in sys.argv[1:]:
-    with open(path + "/tasks" if "unified" not in path else path + "/cgroup.procs", "w") as file:
+    with open(path + ("/tasks" if os.path.exists(path + "/tasks") else "/cgroup.procs"), "w") as file:
         file.write("0")
 ballast = bytearray(24 << 20)
 for n in range(0, len(ballast), 4096):
@@ -72,7 +97,7 @@ def start_busy(group: dict[str, Path]) -> subprocess.Popen[str]:
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    process.communicate(timeout=10)
+    process.communicate(timeout=patient(10))
     assert process.returncode == 0
 
 

@@ -21,7 +21,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc_gil = ctypes.PyDLL(None, use_errno=True)
 
 # clone/unshare/setns flags: linux/sched.h
-CLONE_NEWTIME = 0x00000080
 CLONE_VM = 0x00000100
 CLONE_PIDFD = 0x00001000
 CLONE_VFORK = 0x00004000
@@ -42,7 +41,6 @@ MS_NODEV = 4
 MS_NOEXEC = 8
 MS_REMOUNT = 32
 MS_BIND = 4096
-MS_MOVE = 8192
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
@@ -52,16 +50,11 @@ MNT_DETACH = 2
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_CAPBSET_DROP = 24
-PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
-PR_CAP_AMBIENT = 47
-PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 # openat2 resolve flags: linux/openat2.h
-RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
-RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
 # mount API: linux/mount.h
@@ -85,8 +78,6 @@ _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
 _SYS_MOUNT_SETATTR = 442
 _SYS_CAPSET = 126 if _X86 else 91
-_SYS_CAPGET = 125 if _X86 else 90
-_SYS_MKNODAT = 259 if _X86 else 33
 
 
 def _check(result: int, what: str) -> int:
@@ -164,14 +155,6 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
         effective & low, permitted & low, inheritable & low, effective >> 32, permitted >> 32, inheritable >> 32
     )
     _check(_libc.syscall(ctypes.c_long(_SYS_CAPSET), ctypes.byref(header), data), "capset")
-
-
-def capget() -> tuple[int, int, int]:
-    """The (effective, permitted, inheritable) capability masks of the calling thread."""
-    header = _CapHeader(_CAP_VERSION_3, 0)
-    data = (ctypes.c_uint32 * 6)()
-    _check(_libc.syscall(ctypes.c_long(_SYS_CAPGET), ctypes.byref(header), data), "capget")
-    return (data[0] | data[3] << 32, data[1] | data[4] << 32, data[2] | data[5] << 32)
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:

@@ -19,6 +19,7 @@ import _thread
 import fcntl
 import mmap
 import os
+import struct
 from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -47,6 +48,10 @@ STATE: dict[str, tuple[int, str]] = {
     "cpu_seconds": (29, "d"),  # of the writer process, user and system
     "read_errors": (30, "Q"),  # counters files or links that could not be read at a tick
 }
+
+
+_STATE_BYTES = slice(8 * 16, 8 * 31)  # where the words of `STATE` lie
+_CHANGES = struct.Struct("=QQ")  # the first row and how many
 
 
 class Schema(NamedTuple):
@@ -254,6 +259,48 @@ class Ring:
             for target in copied.values():
                 del target[:lost]
         return Snapshot(self.schema, copied, first + lost, head, first + lost - wanted)
+
+    # ---- copies in another machine's memory
+
+    def changes(self, since_row: int, most_rows: int) -> tuple[bytes, int]:
+        """(What a copy of this ring that ends at row `since_row` lacks, for its `apply`; the row to go on from).
+
+        At most `most_rows` rows. The state of the writer is always part of it.
+        """
+        state = bytes(self._whole[_STATE_BYTES])
+        head = min(self.head, max(since_row, self.head - self.capacity) + most_rows)
+        self._barrier()
+        first = max(since_row, head - self.capacity)
+        start, count = first % self.capacity, head - first
+        fits = min(count, self.capacity - start)
+        parts: list[bytes | memoryview[Any]] = []
+        for view in self._views:
+            parts.append(view[start : start + fits].cast("B"))
+            if fits < count:
+                parts.append(view[: count - fits].cast("B"))
+        body = b"".join(parts)
+        self._barrier()
+        if self._words[_BEGUN] - self.capacity > first:  # overwritten while it was copied: what is left comes next
+            return self.changes(self._words[_BEGUN] - self.capacity, most_rows)
+        return _CHANGES.pack(first, count) + state + body, head
+
+    def apply(self, changes: bytes) -> None:
+        """Take over what `changes` of the original said (only writer, same schema and capacity)."""
+        first, count = _CHANGES.unpack_from(changes)
+        at = _CHANGES.size + _STATE_BYTES.stop - _STATE_BYTES.start
+        start, fits = first % self.capacity, min(count, self.capacity - first % self.capacity)
+        self._words[_BEGUN] = first + count
+        self._barrier()
+        data = memoryview(changes)
+        for view, (_, kind) in zip(self._views, self.schema.columns, strict=True):
+            column = data[at : at + 8 * count].cast("q" if kind == "q" else "d")
+            view[start : start + fits] = column[:fits]
+            if fits < count:
+                view[: count - fits] = column[fits:]
+            at += 8 * count
+        self._barrier()
+        self._words[_HEAD] = first + count
+        self._whole[_STATE_BYTES] = data[_CHANGES.size : _CHANGES.size + _STATE_BYTES.stop - _STATE_BYTES.start]
 
     def close(self) -> None:
         """Unmap and close the descriptor; the ring can't be used afterwards. A second call does nothing."""

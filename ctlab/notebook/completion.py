@@ -36,7 +36,6 @@ def matcher(shell: Any) -> Callable[[Any], Any]:
     """The matcher to append to a shell's `Completer.custom_matchers`."""
     from IPython.core.completer import SimpleCompletion, SimpleMatcherResult, context_matcher
 
-    @context_matcher(identifier="ctlab", priority=100)  # type: ignore[untyped-decorator]
     def ctlab_matcher(context: Any) -> Any:
         in_body = context.cursor_line > 0 and context.full_text.lstrip().startswith("%%")
         line = context.line_with_cursor[: context.cursor_position]
@@ -46,7 +45,8 @@ def matcher(shell: Any) -> Callable[[Any], Any]:
             matched_fragment=fragment, suppress=bool(found), ordered=True,
         )  # fmt: skip
 
-    return ctlab_matcher  # type: ignore[no-any-return]
+    marked: Callable[[Any], Any] = context_matcher(identifier="ctlab", priority=100)(ctlab_matcher)
+    return marked
 
 
 def complete(text: str) -> tuple[list[str], str]:

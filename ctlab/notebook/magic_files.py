@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from .commands.container import is_inside
@@ -10,20 +9,20 @@ from .magic_context import Context, Text
 
 
 def copy(context: Context) -> Any:
-    """`%container cp web:/a ./b` or the other way: where it lies now."""
+    """`%container cp web:/a ./b` or the other way: where it lies now, a Path here or the text `web:/b` inside."""
     source, target = context.subjects
     lab = context.lab
     if is_inside(source):
         name, _, path = source.partition(":")
         return lab[name].copy_out(path, target)
     name, _, path = target.partition(":")
-    return Path(lab[name].copy_in(source, path))
+    return Text(lab[name].copy_in(source, path))
 
 
 def write(context: Context) -> Any:
     """`%%container write web:/path`: the body becomes that file."""
     name, _, path = context.subjects[0].partition(":")
-    return Path(context.lab[name].write(path, context.body or ""))
+    return Text(context.lab[name].write(path, context.body or ""))
 
 
 def shell(context: Context) -> Any:

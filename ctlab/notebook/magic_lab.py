@@ -16,8 +16,16 @@ def start(context: Context) -> Any:
     running = next((lab for lab in labs.running() if same(lab.name, name)), None)
     if running is not None and context.option("exists") == "keep":
         return labs.use(running.name)
-    interval = context.option("interval", context.magics.interval)
-    made = Lab(name, interval=interval, engine=context.option("engine", "auto"), exists=context.option("exists"))
+    engine = context.option("engine", "auto")
+    made = Lab(
+        name,
+        interval=context.option("interval", context.magics.interval),
+        engine=engine,
+        vm_memory=context.option("vm_memory"),
+        vm_cpus=context.option("vm_cpus"),
+        vm_if_needed=context.option("vm_if_needed", engine == "auto" and context.magics.vm_if_needed),
+        exists=context.option("exists"),
+    )
     for note in made.notes:
         if note.startswith("replaced"):
             print(note)
@@ -78,6 +86,7 @@ def _table(found: list[Any]) -> Any:
         return {
             "name": lab.name,
             "state": "stopped" if lab.gone else "current" if lab is current else "running",
+            "engine": lab.engine,
             "containers": len(lab.containers),
             "networks": len(lab.networks),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import os
 import socket
@@ -14,13 +15,14 @@ class Call:
 
     __slots__ = ("connection", "descriptors", "message")
 
-    def __init__(self, connection: socket.socket, message: protocol.Message, descriptors: list[int]) -> None:
-        self.connection = connection
+    def __init__(self, connection: socket.socket | None, message: protocol.Message, descriptors: list[int]) -> None:
+        self.connection = connection  # None: it came otherwise, see `vm.channel`
         self.message = message
         self.descriptors = descriptors
 
     def reply(self, answer: protocol.Message, descriptors: list[int] | None = None, process: int | None = None) -> None:
         """Answer; that the caller is gone is no error."""
+        assert self.connection is not None
         try:
             if process is not None:
                 # A program that was quicker than this answer is reaped already, and its number nobody's.
@@ -35,9 +37,14 @@ class Call:
                 text = f"the answer couldn't be sent: {error.strerror}"
                 protocol.send(self.connection, {"error": "KernelError", "message": text, "errno": error.errno or 0})
 
-    def fail(self, error: BaseException) -> None:
-        """Answer with an error."""
-        self.reply(protocol.failure(error))
+    def given_up(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return self.connection is None or self.connection.fileno() < 0
+
+    def hand_over(self) -> _socket.socket:
+        """The socket on which somebody else is to answer. It is ours to close, in `close_descriptors` at the latest."""
+        assert self.connection is not None
+        return self.connection
 
     def close_descriptors(self) -> None:
         """Close what came with the request."""

@@ -21,14 +21,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import KINDS, CtlabError, KernelError, LabGone, StateError, describe
 from . import protocol, prune, runtime_folder
 
-_BOOTSTRAP = "import sys;sys.path.insert(0,{parent!r});from ctlab.runtime.seed import main;main()"
+_BOOTSTRAP = "import sys;sys.path.insert(0,{parent!r});from ctlab.{module} import main;main()"
 _START_SECONDS = 30.0
+_VM_START_SECONDS = 150.0  # its keeper gives up earlier, with a reason
 _STOP_SECONDS = 15.0
+_WHY_SECONDS = 3.0  # until what is known of a lab's death is known here
+
+
+if TYPE_CHECKING:
+    from ..vm.options import VmOptions
 
 
 class Reply:
@@ -57,11 +63,15 @@ def raise_failure(message: protocol.Message) -> None:
 
 
 class Connection:
-    """One call socket. `answered`: nothing is to come on it, so that somebody else may have it."""
+    """One call socket. `answered`: nothing is to come on it, so that somebody else may have it.
 
-    def __init__(self, sock: socket.socket) -> None:
+    `gone`: gives the error for a lab that has gone.
+    """
+
+    def __init__(self, sock: socket.socket, gone: Callable[[], LabGone]) -> None:
         self.socket = sock
         self.answered = True
+        self._gone = gone
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
     def send(self, message: protocol.Message, descriptors: Sequence[int] = ()) -> None:
@@ -83,9 +93,10 @@ class Connection:
         except OSError:
             message, descriptors, process = None, [], 0
         if message is None:
-            raise LabGone("the lab is gone: it was stopped, or its supervisor died")
+            raise self._gone()
         self.answered = True
-        return Reply(message, descriptors, process)
+        # From a VM: a relay of ours has sent it, and the process is the guest's.
+        return Reply(message, descriptors, message.pop("process", 0) if "process" in message else process)
 
     def receive(self) -> Reply:
         """The next answer. Raises LabGone at the end of file, else what the answer reports."""
@@ -104,7 +115,7 @@ class Connection:
 class Client:
     """One running lab, as its owner sees it."""
 
-    def __init__(self, name: str, interval_seconds: float) -> None:
+    def __init__(self, name: str, interval_seconds: float, vm: VmOptions | None = None) -> None:
         self.id = secrets.token_hex(6)
         self.name = name
         self.facts: protocol.Message = {}
@@ -116,6 +127,9 @@ class Client:
         self._ended = threading.Event()  # gone, and nothing of it is left
         self._stopping = False
         self._died = False
+        self.why_gone = ""  # what is known of its death, once it is `_explained`
+        self._explained = threading.Event()
+        self._vm = vm
         self._lock = threading.Lock()
         self._owner = os.getpid()
         self._folder = os.path.join(runtime_folder.base(), self.id)  # where the keeper, of our environment, makes it
@@ -154,19 +168,20 @@ class Client:
                 beyond.callback(os.close, copy)
                 actions.append((os.POSIX_SPAWN_DUP2, copy, number))
             package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-            words = [sys.executable, "-I", "-S", "-c", _BOOTSTRAP.format(parent=package_parent)]
+            module = "runtime.seed" if self._vm is None else "vm.keeper"
+            words = [sys.executable, "-I", "-S", "-c", _BOOTSTRAP.format(parent=package_parent, module=module)]
             spawn = functools.partial(os.posix_spawn, sys.executable, file_actions=actions, setsid=True)
             # An interrupt comes between two instructions of Python: one puts the pid where `_end_keeper` finds it.
             self._spawned.extend(map(spawn, [words], [_keeper_environment()]))
             self._keeper_pidfd = os.pidfd_open(self._spawned[0])
         self._control, self._events = control, events
         with contextlib.suppress(BrokenPipeError):  # it has ended already: below is why
-            protocol.send(
-                control, {"id": self.id, "name": self.name, "owner": os.getpid(), "interval": interval_seconds}
-            )
+            config = {"id": self.id, "name": self.name, "owner": os.getpid(), "interval": interval_seconds}
+            protocol.send(control, config | ({} if self._vm is None else {"vm": list(self._vm)}))
+        limit_seconds = _START_SECONDS if self._vm is None else _VM_START_SECONDS
         message = None
         with contextlib.suppress(ConnectionResetError):  # it was killed with our message unread
-            message = protocol.receive(control)[0] if readable(_START_SECONDS, control.fileno()) else None
+            message = protocol.receive(control)[0] if readable(limit_seconds, control.fileno()) else None
         if message is None:
             said = os.pread(errors.fileno(), 4000, 0).decode(errors="replace").strip().splitlines()
             raise CtlabError(f"the lab's keeper ended at start: {said[-1] if said else 'no reason given'}")
@@ -175,7 +190,7 @@ class Client:
             text = f"the lab can't start: {message['message']}"
             raise kind(text, message.get("errno", 0)) if issubclass(kind, KernelError) else kind(text)
         self.facts = message
-        self._idle.put(Connection(calls))
+        self._idle.put(Connection(calls, self._gone_error))
         threading.Thread(target=self._hear, name=f"ctlab-events-{self.name}", daemon=True).start()
 
     def _end_keeper(self) -> None:
@@ -247,7 +262,7 @@ class Client:
         if os.getpid() != self._owner:
             raise LabGone(f"lab {self.name!r} belongs to process {self._owner}, of which this is a fork")
         if self._gone.is_set() or self._stopping:
-            raise LabGone(f"lab {self.name!r} was stopped" if not self._died else f"lab {self.name!r} is gone: it died")
+            raise self._gone_error()
         try:
             return self._idle.get_nowait()
         except queue.Empty:
@@ -265,7 +280,16 @@ class Client:
             raise LabGone(f"lab {self.name!r} is gone") from None
         finally:
             theirs.close()
-        return Connection(ours)
+        return Connection(ours, self._gone_error)
+
+    def _gone_error(self) -> LabGone:
+        """The error for whoever calls a lab that has gone: with what is known of its death."""
+        if not self._stopping:
+            self._explained.wait(_WHY_SECONDS)
+        if not self._died:
+            return LabGone(f"lab {self.name!r} was stopped")
+        why = f": {self.why_gone}" if self.why_gone else " (its supervisor or keeper did)"
+        return LabGone(f"lab {self.name!r} died{why}")
 
     def give_back(self, connection: Connection) -> None:
         """The call is over and its answer was read."""
@@ -325,11 +349,22 @@ class Client:
         if unexpected:
             self._died = True
             self._gone.set()
+            self.why_gone = self._reason()
+            self._explained.set()
             self.stop()  # only to wait for the keeper, and to clean up if it is the keeper that died
         for listener in list(self._listeners):
             with contextlib.suppress(Exception):
-                listener({"event": "gone", "unexpected": unexpected})
+                listener({"event": "gone", "unexpected": unexpected, "why": self.why_gone})
         self._events.close()
+
+    def _reason(self) -> str:
+        """What the keeper says of the lab's death, if it still can."""
+        with contextlib.suppress(OSError):
+            while readable(_WHY_SECONDS, self._control.fileno()):
+                message, _, _ = protocol.receive(self._control)
+                if message is None or "why" in message:
+                    return str((message or {}).get("why", ""))
+        return ""
 
 
 def readable(seconds: float, descriptor: int) -> bool:

@@ -147,7 +147,7 @@ def wait(supervisor: Supervisor, call: Call) -> None:
     if record.slot is None:
         call.reply(exit_message(record))
     else:
-        record.waiters = [waiter for waiter in record.waiters if waiter.connection.fileno() >= 0]  # some gave up
+        record.waiters = [waiter for waiter in record.waiters if not waiter.given_up()]  # some gave up
         record.waiters.append(call)
 
 

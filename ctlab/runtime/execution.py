@@ -94,7 +94,7 @@ def execute(supervisor: Supervisor, call: Call) -> None:
     identity = (message["user"], tuple(message["capabilities"]))
     runner = record.runners.pop(identity, None)
     order = message | {"again": runner is not None}
-    handed = [call.connection.fileno()]
+    handed = [call.hand_over().fileno()]
     folder = record.slot.cgroup
     if runner is None:
         runner = supervisor.pool.take_runner()

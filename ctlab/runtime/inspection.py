@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
+import struct
 from typing import TYPE_CHECKING, Any
 
 from ..kernel import netlink, syscalls
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+DUMP_LARGEST_BYTES = 16 << 20  # in hex it has to fit into one frame of a VM's port
+_HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
+_NLM_F_DUMP, _NLMSG_DONE = 0x300, 3
 _NAMESPACES = ("mnt", "pid", "net", "uts", "ipc", "cgroup", "user")
 
 
@@ -124,23 +130,47 @@ def costs(supervisor: Supervisor, call: Call) -> None:
     call.reply({"processes": answer})
 
 
-def netlink_socket(supervisor: Supervisor, call: Call) -> None:
-    """A routing netlink socket made in a container's network namespace, or in the node's."""
+def dump(supervisor: Supervisor, call: Call) -> None:
+    """A table of the kernel's, as its own messages in hex: of a container's network namespace, or of the node's."""
     container_id = call.message["id"]
+    request = bytes.fromhex(call.message["request"])
     if container_id is None:
         supervisor.settle_names()
-        link = netlink.Netlink()
+        found = _dump(request)
     else:
         record = supervisor.record(container_id)
         if record.slot is None:
             raise Refused("StateError", f"container {record.name} isn't running")
         changes.enter_network(record)
         try:
-            link = netlink.Netlink()
+            found = _dump(request)
         finally:
             syscalls.setns(supervisor.own_network, syscalls.CLONE_NEWNET)
-    call.reply({"ok": True}, [link.fileno()])
-    link.close()
+    call.reply({"reply": found.hex()})
+
+
+def _dump(request: bytes) -> bytes:
+    """What a netlink dump request answers here, up to its DONE or ERROR message, which is the last one.
+
+    Never waits: the kernel writes each part of a dump when the one before is read. Raises OSError: EINVAL for a
+    request that is no dump, EMSGSIZE for a table of more than `DUMP_LARGEST_BYTES`.
+    """
+    if len(request) < 16 or _HEADER.unpack_from(request)[2] & _NLM_F_DUMP != _NLM_F_DUMP:
+        raise OSError(errno.EINVAL, "only netlink dumps can be asked for")
+    found = bytearray()
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as sock:
+        sock.send(request)
+        while True:
+            data = sock.recv(1 << 16, socket.MSG_DONTWAIT)  # the kernel fills at most 32 KiB
+            found += data + bytes(-len(data) % 4)
+            if len(found) > DUMP_LARGEST_BYTES:
+                raise OSError(errno.EMSGSIZE, f"the table has more than {DUMP_LARGEST_BYTES >> 20} MiB")
+            offset = 0
+            while offset + 16 <= len(data):
+                length, kind, *_ = _HEADER.unpack_from(data, offset)
+                if kind in (_NLMSG_DONE, netlink.NLMSG_ERROR):
+                    return bytes(found)
+                offset += (length + 3) & ~3
 
 
 def listening(supervisor: Supervisor, call: Call) -> None:
@@ -170,7 +200,7 @@ def pidfds(supervisor: Supervisor, call: Call) -> None:
 VERBS = {
     "pidfds": pidfds,
     "listening": listening,
-    "netlink_socket": netlink_socket,
+    "dump": dump,
     "top": top,
     "facts": facts,
     "rings": rings,

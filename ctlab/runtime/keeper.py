@@ -34,8 +34,10 @@ _DEATH_SECONDS = 0.1
 class Keeper:
     """One lab, seen from outside."""
 
-    def __init__(self, control: socket.socket, planted: _socket.socket, config: dict[str, Any], owner: int) -> None:
+    def __init__(self, control: socket.socket, planted: _socket.socket, config: dict[str, Any], *, port: bool) -> None:
+        owner: int = config["owner"]
         self.control = control
+        self.port = port
         self.planted = planted
         self.config = config
         self.lab_id: str = config["id"]
@@ -44,9 +46,10 @@ class Keeper:
         self.cgroup: cgroup_outside.LabCgroup | None = None
         self.leaf: str | None = None
         self.cleaned_up = False
+        # In a virtual machine that machine is the wall: who can ask us has all that it holds.
+        self.any_path: bool = config.get("any_path", False)
         self.allowed: set[str] = set()  # host paths that the owner wants to be mounted
         self.supervisor_pidfd = -1
-        self.supervisor_pid = 0
         self.user_namespace = -1
 
     def start(self) -> None:
@@ -72,13 +75,15 @@ class Keeper:
             "interval_seconds": self.config["interval"],
             "host_top": _host_top(),
             "name": self.config["name"],
+            "port": self.port,
         }
         descriptors = [theirs.fileno(), *folders.values(), *([] if leaf is None else [leaf])]
         pid, self.supervisor_pidfd = self._bear(facts, descriptors)
-        self.supervisor_pid = pid
         theirs.close()
         os.close(seed.CALLS)
         os.close(seed.EVENTS)
+        if self.port:
+            os.close(seed.PORT)
         for descriptor in descriptors[1:]:
             os.close(descriptor)
         idmap.write(pid, mapping)
@@ -158,6 +163,8 @@ class Keeper:
 
     def _is_allowed(self, path: str) -> bool:
         """Whether the owner has asked for this path to be mounted; what it said before is read first."""
+        if self.any_path:
+            return True
         poll = select.poll()
         poll.register(self.control, select.POLLIN)
         while path not in self.allowed and poll.poll(0):
@@ -260,7 +267,8 @@ def _readable_without_privilege() -> bool:
     """Whether our files can be read by user 0 without root's privileges (in another's home they may not be)."""
     if os.geteuid():
         return True
-    for file in (os.path.abspath(__file__), os.path.abspath(os.__file__)):
+    # Of the library a module that isn't frozen into the interpreter, whose file may be missing.
+    for file in (os.path.abspath(__file__), os.path.abspath(contextlib.__file__)):
         status = os.stat(file)
         if status.st_uid and not status.st_mode & stat.S_IROTH:
             return False
@@ -284,8 +292,8 @@ def _host_top() -> dict[str, str]:
     return top
 
 
-def main(planted: _socket.socket) -> None:
-    """The rest of the process; `planted`: where the seed waits."""
+def main(planted: _socket.socket, *, port: bool) -> None:
+    """The rest of the process; `planted`: where the seed waits. `port`: the supervisor has one, being in a VM."""
     control = socket.socket(fileno=seed.CONTROL)
     config = _receive(control)
     if config is None:
@@ -293,7 +301,7 @@ def main(planted: _socket.socket) -> None:
     keeper = None
     title.set_title(f"ctlab keeper {config['name']}")
     try:
-        keeper = Keeper(control, planted, config, config["owner"])
+        keeper = Keeper(control, planted, config, port=port)
         keeper.start()
     except BaseException as error:
         if not isinstance(error, OSError | RuntimeError):

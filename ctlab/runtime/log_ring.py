@@ -19,6 +19,7 @@ _HEADER_BYTES = 4096
 _MAGIC = 0x63746C6C6F673031  # "ctllog01"
 _HEAD, _TAIL, _DROPPED_OUT, _DROPPED_ERR, _ENDED = 16, 24, 32, 40, 48
 _RECORD = struct.Struct("=qII")
+_CHANGES = struct.Struct("=qqqqqq")  # start, head, tail, dropped of stdout and of stderr, ended
 RECORD_BYTES = _RECORD.size  # the head of a record, before its data
 _LONG = struct.Struct("=q")
 
@@ -136,3 +137,28 @@ class LogRing:
             found.append(Record(time_ns, stream, data[offset : offset + length]))
             offset += length
         return found, head
+
+    def changes(self, since: int) -> tuple[bytes, int]:
+        """(What a copy of this ring that ends at `since` lacks, for its `apply`; the offset to go on from)."""
+        while True:
+            ended = self.ended  # first: if it is true, all there will be lies below the head
+            tail, head = self._get(_TAIL), self.head
+            start = max(since, tail)
+            data = self._read(start, head - start)
+            dropped = self.dropped
+            tail = self._get(_TAIL)
+            if tail <= head:
+                break
+        if tail > start:  # overwritten meanwhile
+            data, start = data[tail - start :], tail
+        return _CHANGES.pack(start, head, tail, *dropped, ended) + data, head
+
+    def apply(self, changes: bytes) -> None:
+        """Make this copy of a ring equal to it again (only writer, same capacity)."""
+        start, head, tail, dropped_out, dropped_err, ended = _CHANGES.unpack_from(changes)
+        self._put(_TAIL, tail)  # first: who is reading leaves out what is overwritten now
+        self._put(_DROPPED_OUT, dropped_out)
+        self._put(_DROPPED_ERR, dropped_err)
+        self._write(start, changes[_CHANGES.size :])
+        self._put(_HEAD, head)
+        self._put(_ENDED, ended)

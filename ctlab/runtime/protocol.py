@@ -32,8 +32,18 @@ def send(
     flags: int = 0,
 ) -> None:
     """Send one message; see `packets.send`."""
-    body = _encoder.encode(message).encode("utf-8", "surrogateescape")
-    packets.send(connection, body, descriptors, process=process, flags=flags)
+    packets.send(connection, encode(message), descriptors, process=process, flags=flags)
+
+
+def encode(message: Message) -> bytes:
+    """A message as it travels."""
+    return _encoder.encode(message).encode("utf-8", "surrogateescape")
+
+
+def decode(body: bytes) -> Message:
+    """The message that these bytes are."""
+    message: Message = json.loads(body.decode("utf-8", "surrogateescape"))
+    return message
 
 
 def receive(connection: socket.socket, flags: int = 0) -> tuple[Message | None, list[int], int]:
@@ -44,8 +54,7 @@ def receive(connection: socket.socket, flags: int = 0) -> tuple[Message | None, 
     body, descriptors, process = packets.receive(connection, flags)
     if not body:
         return None, descriptors, 0
-    message: Message = json.loads(body.decode("utf-8", "surrogateescape"))
-    return message, descriptors, process
+    return decode(body), descriptors, process
 
 
 def failure(error: BaseException) -> Message:

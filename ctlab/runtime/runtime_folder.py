@@ -23,6 +23,7 @@ from ..errors import CtlabError, describe
 Note = dict[str, Any]  # id, name, owner, owner_start, keeper, keeper_start, cgroups, tried_in, tried_since
 _LAB_ID = re.compile(r"[0-9a-f]{12}")
 _HOLD_SECONDS = 5.0
+_VM_FOLDER = "vm"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -136,6 +137,12 @@ class RuntimeFolder:
         except OSError as error:
             raise _refused(self.path, error) from None
 
+    def vm_folder(self) -> str:
+        """A folder in it for a VM's files, which go with it."""
+        path = os.path.join(self.path, _VM_FOLDER)
+        os.mkdir(path, 0o700)
+        return path
+
     def forget(self) -> None:
         """In a child: close the lock's copy, so that only the keeper holds it."""
         os.close(self._lock)
@@ -183,6 +190,12 @@ def _refused(path: str, error: OSError) -> CtlabError:
 
 def _delete(path: str) -> None:
     """Remove one runtime folder (its files are known) and the base folder where that is empty; the base is held."""
+    within = os.path.join(path, _VM_FOLDER)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for name in os.listdir(within):
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(within, name))
+        os.rmdir(within)
     for name in ("note.new", "note", "lock"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(path, name))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 CONTROL, CALLS, EVENTS = 3, 4, 5  # descriptors on entry: the owner; the supervisor's calls and events
+PORT = 6  # and, in a virtual machine, the port through which the owner calls
 _NAMESPACES = (
     syscalls.CLONE_NEWUSER
     | syscalls.CLONE_NEWPID
@@ -48,6 +49,7 @@ class Start:
         self.interval_seconds: float = facts["interval_seconds"]
         self.host_top: dict[str, str] = facts["host_top"]
         self.name: str = facts["name"]
+        self.port = PORT if facts["port"] else -1
 
 
 def plant() -> _socket.socket:
@@ -92,7 +94,7 @@ def _become(start: Start) -> NoReturn:
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         folders = {*start.cgroup_folders.values()}
-        keep = {CALLS, EVENTS, start.keeper, *folders}
+        keep = {CALLS, EVENTS, start.keeper, *folders} | ({PORT} if start.port >= 0 else set())
         syscalls.close_all_but(keep)
         for descriptor in keep:
             os.set_inheritable(descriptor, False)
@@ -118,15 +120,15 @@ def _become(start: Start) -> NoReturn:
         os._exit(1)
 
 
-def main() -> None:
-    """Run as the keeper; see its text for the descriptors."""
+def main(*, port: bool = False) -> None:
+    """Run as the keeper; see its text for the descriptors. `port`: there is a `PORT`, for the supervisor."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # only the owner's word or death ends a lab
-    syscalls.close_range(EVENTS + 1)  # what the owner left inheritable isn't ours to hold open
+    syscalls.close_range((PORT if port else EVENTS) + 1)  # what the owner left inheritable isn't ours to hold open
     title.remember()
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))  # the rings are files, of the owner's size or not
     planted = plant()
     from . import keeper
 
-    keeper.main(planted)
+    keeper.main(planted, port=port)

@@ -42,6 +42,7 @@ from .nursery import become_root
 from .record import Record, Runner
 
 if TYPE_CHECKING:
+    from ..vm.channel import Channel
     from .seed import Start
 
 _RENAME_AFTER_SECONDS = 0.004
@@ -82,14 +83,19 @@ class Supervisor:
         self.executions: dict[int, Runner] = {}
         self.inside: dict[int, int] = {}  # our own children in containers' PID namespaces: pid -> pidfd
         self.watching_orphans = False
+        self.channel: Channel | None = None  # to an owner outside of this (virtual) machine
         self._untold: deque[protocol.Message] = deque()  # events that the owner has no room for at present
 
     # -- the loop -------------------------------------------------------------------------------
-    def on(self, descriptor: int, handler: Callable[[], None]) -> None:
-        """Call `handler` when `descriptor` is readable."""
+    def on(self, descriptor: int, handler: Callable[[], None], events: int = select.EPOLLIN) -> None:
+        """Call `handler` when something of `events` is true of `descriptor` (it is readable)."""
         self._handlers[descriptor] = handler
         self._fresh.add(descriptor)
-        self._poll.register(descriptor, select.EPOLLIN)
+        self._poll.register(descriptor, events)
+
+    def rearm(self, descriptor: int, events: int) -> None:
+        """Wait for something else from now on."""
+        self._poll.modify(descriptor, events)
 
     def off(self, descriptor: int) -> None:
         """Forget a descriptor (before it is closed)."""
@@ -135,6 +141,8 @@ class Supervisor:
                 timeout = 0.0
             elif self._timers:
                 timeout = max(0.0, self._timers[0][0] - time.monotonic())
+            if self.channel is not None:
+                self.channel.flush()
             self._fresh.clear()
             ready = self._poll.poll(timeout)
             for descriptor, _ in ready:
@@ -142,7 +150,8 @@ class Supervisor:
                 # A number that was closed and given to something new meanwhile: the event is not the new one's.
                 if handler is not None and descriptor not in self._fresh:
                     self._do(handler)
-            while self._timers and self._timers[0][0] <= time.monotonic():
+            now = time.monotonic()  # what is to be done at once from now on is for the next round
+            while self._timers and self._timers[0][0] <= now:
                 self._do(self._timers.pop(0)[1])
             if not ready and self._later:
                 self._do(self._later.pop(0))
@@ -161,7 +170,11 @@ class Supervisor:
             self.off(connection.fileno())
             connection.close()
             return
-        call = Call(connection, message, descriptors)
+        self.dispatch(Call(connection, message, descriptors))
+
+    def dispatch(self, call: Call) -> None:
+        """Serve a call."""
+        message = call.message
         try:
             verb = VERBS.get(message["do"]) or _OWN.get(message["do"])
             if verb is None:
@@ -182,6 +195,9 @@ class Supervisor:
 
     def tell(self, event: protocol.Message) -> None:
         """Send an event to the owner. One that doesn't listen (a busy notebook) hears it later and holds nobody up."""
+        if self.channel is not None:
+            self.channel.event(event)
+            return
         self._untold.append(event)
         if len(self._untold) == 1:
             self._tell()
@@ -250,6 +266,8 @@ class Supervisor:
         slot.allow_ping()
         gc.collect()
         gc.freeze()  # what was imported is never looked at again, so its pages stay shared with the children
+        if self.start.port >= 0:
+            self._open_channel()
         self.services = services.Services(self)
         self.services.watch("nursery", self._nursery_pid, self._nursery_pidfd)
         self.node = executor.NodeExecutor(self.node_link, self.services.listen, self._rename)
@@ -257,6 +275,21 @@ class Supervisor:
         calls = socket.socket(fileno=self.start.calls)
         self.connect(calls)
         self.on(self.events.fileno(), self._owner_says)
+
+    def _open_channel(self) -> None:
+        """The owner is outside of this (virtual) machine: what helpers report to it goes through the channel, too."""
+        from ..vm.channel import Channel
+
+        channel = self.channel = Channel(self, self.start.port)
+        self.events.close()
+        ours, self.events = protocol.pair()
+
+        def said() -> None:
+            message, _, _ = protocol.receive(ours)
+            if message is not None:
+                channel.event(message)
+
+        self.on(ours.fileno(), said)
 
     def _rename(self, number: int, name: str, alias: str) -> None:
         """Let the nursery rename a link, once its start no longer needs the kernel's network lock."""
@@ -305,6 +338,8 @@ _OWN: dict[str, Verb] = {"configure": _configure, "perform": _perform}
 
 def main(start: Start, folders: cgroup.LabFolders | None, nursery: tuple[_socket.socket, int, int]) -> NoReturn:
     """In the clone: become the supervisor. `nursery`: its control socket, pid and pidfd."""
+    if start.port >= 0:
+        from ..vm import channel  # noqa: F401 - now, with its owner's ids; see the module's text
     supervisor = Supervisor(start, folders, nursery)
     try:
         supervisor.take_identity()

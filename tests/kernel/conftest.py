@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cgroup_world import World, need_root
+from kernel_help import patient
 from sampler_world import CGROUP, CONTAINER, V1
 
 from ctlab.kernel.cgroup_discover import Delegation, discover
@@ -49,17 +50,21 @@ def world_v1(delegation: Delegation) -> Iterator[World]:
 
 @pytest.fixture
 def group() -> Iterator[dict[str, Path]]:
-    """A fresh v1 group, one folder for each controller, and a v2 folder as `unified` where there is one."""
+    """A fresh v1 group, one folder for each controller, and a v2 folder as `unified` where there is one.
+
+    On a machine with version 2 alone: the v2 folder only, with all of its controllers.
+    """
+    whole = (CGROUP / "cgroup.controllers").exists()
     name = f"ctlab-test-{os.getpid()}-{time.monotonic_ns()}"
     made: dict[str, Path] = {}
     try:
-        for controller in (*V1, "unified"):
-            folder = CGROUP / controller / name
+        for controller in ("unified",) if whole else (*V1, "unified"):
+            folder = CGROUP / name if whole else CGROUP / controller / name
             try:
                 folder.mkdir()
             except OSError as error:
-                if controller != "unified":
-                    pytest.skip(f"no cgroup v1 {controller} that can be written: {error}")
+                if whole or controller != "unified":
+                    pytest.skip(f"no cgroup {'v2' if whole else 'v1 ' + controller} that can be written: {error}")
             else:
                 made[controller] = folder
         yield made
@@ -88,4 +93,4 @@ def pid_namespace() -> Iterator[tuple[int, subprocess.Popen[str]]]:
     assert process.stdout.readline() == "ready\n"
     yield int(first), process
     if process.poll() is None:
-        process.communicate("quit\n", timeout=10)
+        process.communicate("quit\n", timeout=patient(10))

@@ -17,7 +17,8 @@ pytestmark = [
 ]
 
 FILES = (
-    "test_containers.py", "test_exec.py", "test_networks.py", "test_container_limits.py", "test_images.py",
+    "test_containers.py", "test_container_life.py", "test_container_names.py", "test_container_limits.py",
+    "test_exec.py", "test_networks.py", "test_images.py",
     "test_security.py", "test_copy.py", "test_logs.py", "test_labs.py", "test_bad_input_python.py",
     "test_packets_stay.py", "test_host_mounts.py", "test_copy_hardening.py", "test_hostile_files.py",
     "test_many_callers.py", "test_script_descriptors.py", "test_interrupted_changes.py",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kernel_help import patient
 
 from ctlab.errors import CtlabError
 
@@ -133,7 +134,7 @@ def world(lab: Any) -> Any:
     lab.network("tiny", subnet="10.71.0.0/30")
     lab.run(name="web", networks="blue")
     lab.run(name="full", networks="tiny")
-    lab.run(["true"], name="ended", networks="none").wait(5)
+    lab.run(["true"], name="ended", networks="none").wait(patient(5))
     return lab
 
 
@@ -176,4 +177,4 @@ def test_the_lab_goes_on(world: Any) -> None:
         with pytest.raises(CtlabError):
             action(world)
     assert world["web"].exec(["true"]).returncode == 0
-    assert world.run(["true"]).wait(5) == 0
+    assert world.run(["true"]).wait(patient(5)) == 0

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cgroup_world import need_root
+from kernel_help import uses
 
 from ctlab.kernel import cgroup_discover, cgroup_mounts
 from ctlab.kernel.cgroup_discover import discover
@@ -89,6 +90,7 @@ def test_discover_says_read_only() -> None:
 
 def test_a_scope_is_had_from_systemd_and_the_process_stays_where_it_is() -> None:
     need_root()
+    uses("systemd scope")
     if not os.path.isdir("/run/systemd/system"):
         pytest.skip("systemd is not running here, so there is no one to ask for a scope")
     before = Path("/proc/self/cgroup").read_text()

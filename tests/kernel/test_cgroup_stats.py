@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from sampler_world import V1, end, folders, python, start_busy
+from kernel_help import uses
+from sampler_world import V1, end, folders, need_v1, need_v2, python, start_busy
 
 from ctlab.kernel import cgroup_stats
 
@@ -25,6 +26,7 @@ def counters(reader: cgroup_stats.CgroupReader, slow: bool = True) -> dict[str, 
 
 @pytest.mark.parametrize("with_unified", [False, True])
 def test_v1_counters(group: dict[str, Path], with_unified: bool) -> None:
+    need_v1(group)
     if with_unified and "unified" not in group:
         pytest.skip("no v2 folder beside v1 here")
     (group["memory"] / "memory.limit_in_bytes").write_text(str(64 << 20))
@@ -56,7 +58,7 @@ def test_v1_counters(group: dict[str, Path], with_unified: bool) -> None:
 
 THROTTLED = """
 import sys, time
-open(sys.argv[1] + "/tasks", "w").write("0")
+open(sys.argv[1], "w").write("0")
 end = time.monotonic() + 0.6
 while time.monotonic() < end:
     pass
@@ -64,11 +66,12 @@ while time.monotonic() < end:
 
 
 def test_throttling_and_a_missing_controller(group: dict[str, Path]) -> None:
+    need_v1(group)
     (group["cpu"] / "cpu.cfs_quota_us").write_text("10000")  # a tenth of a CPU
     reader = cgroup_stats.CgroupReader("v1", given := folders(group, "cpu", "cpuacct"))
     for descriptor in given.values():
         os.close(descriptor)
-    python(THROTTLED, str(group["cpu"]))
+    python(THROTTLED, str(group["cpu"] / "tasks"))
     now = counters(reader)
     assert now["cpu_throttled_periods_total"] >= 2 and now["cpu_periods_total"] >= now["cpu_throttled_periods_total"]
     assert now["cpu_throttled_seconds_total"] > 0.1
@@ -77,6 +80,7 @@ def test_throttling_and_a_missing_controller(group: dict[str, Path]) -> None:
 
 
 def test_an_oom_kill_is_counted(group: dict[str, Path]) -> None:
+    need_v1(group)
     (group["memory"] / "memory.limit_in_bytes").write_text(str(16 << 20))
     reader = cgroup_stats.CgroupReader("v1", given := folders(group, "memory"))
     for descriptor in given.values():
@@ -93,12 +97,42 @@ def test_v2_counters_of_a_real_group(group: dict[str, Path]) -> None:
         pytest.skip("no cgroup v2 tree that can be written")
     reader = cgroup_stats.CgroupReader("v2", given := folders(group, "unified"))
     os.close(given["unified"])
+    uses("cgroup v2")
     process = start_busy({"unified": group["unified"]})
     now = counters(reader)
     assert 0.4 <= now["cpu_seconds_total"] < 2 and now["cpu_pressure_seconds_total"] >= 0
     parts = now["cpu_user_seconds_total"] + now["cpu_system_seconds_total"]
     assert parts == pytest.approx(now["cpu_seconds_total"], abs=0.001)
     end(process)
+    reader.close()
+
+
+def test_v2_counters_with_controllers(group: dict[str, Path]) -> None:
+    need_v2(group)
+    folder = group["unified"]
+    (folder / "memory.max").write_text(str(64 << 20))
+    reader = cgroup_stats.CgroupReader("v2", given := folders(group, "unified"))
+    os.close(given["unified"])
+    process = start_busy(group)
+    now = counters(reader)
+    assert 24 << 20 <= now["memory_bytes"] <= now["memory_peak_bytes"] <= now["memory_limit_bytes"] == 64 << 20
+    assert 24 << 20 <= now["memory_working_set_bytes"] <= now["memory_bytes"]
+    assert now["pids"] == 1 and now["oom_kills_total"] == now["cpu_throttled_seconds_total"] == 0
+    assert now["io_read_bytes_total"] >= 0 and now["memory_pressure_seconds_total"] >= 0
+    end(process)
+    (folder / "cpu.max").write_text("10000 100000")  # a tenth of a CPU
+    python(THROTTLED, str(folder / "cgroup.procs"))
+    now = counters(reader)
+    assert now["cpu_throttled_periods_total"] >= 2 and now["cpu_periods_total"] >= now["cpu_throttled_periods_total"]
+    assert now["cpu_throttled_seconds_total"] > 0.1
+    (folder / "cpu.max").write_text("max 100000")
+    (folder / "memory.max").write_text(str(16 << 20))
+    code = "import sys;open(sys.argv[1],'w').write('0');b=bytearray(64<<20);b[::4096]=b'x'*len(b[::4096])"
+    eater = [sys.executable, "-c", code, str(folder / "cgroup.procs")]
+    assert subprocess.run(eater, check=False, stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
+    assert counters(reader)["oom_kills_total"] >= 1
+    folder.rmdir()
+    assert reader.read() is None and reader.errors == 0
     reader.close()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import need_controller, wait_until
+from kernel_help import need_controller, patient, wait_until
 
 from ctlab.errors import BadInput, LimitRefused
 
@@ -36,11 +36,11 @@ def setting(container: Any, controller: str, file: str) -> str:
 def test_a_container_killed_for_memory_says_so(lab: Any) -> None:
     need_controller(lab, "memory")
     container = lab.run(["python3", "-c", EAT % 200], memory="64M")
-    assert container.wait(20) == 137
+    assert container.wait(patient(20)) == 137
     assert container.oom_killed and "OOMKilled" in repr(container)
     assert "OOMKilled" in container.failure().failure()
     calm = lab.run(["sh", "-c", "exit 9"], memory="64M")
-    assert (calm.wait(5), calm.oom_killed) == (9, False)
+    assert (calm.wait(patient(5)), calm.oom_killed) == (9, False)
 
 
 def test_a_program_exec_ed_counts_and_its_death_does_not_hang_anything(lab: Any) -> None:
@@ -56,7 +56,7 @@ def test_a_program_exec_ed_counts_and_its_death_does_not_hang_anything(lab: Any)
         if not wait_until(lambda: container.state == "running", 0.2):
             break  # version 2 ends the whole container
     container.remove()
-    assert lab.run(["true"]).wait(5) == 0
+    assert lab.run(["true"]).wait(patient(5)) == 0
 
 
 def test_memory_changed_while_it_runs_and_refused_below_the_usage(lab: Any) -> None:
@@ -95,7 +95,7 @@ def test_cpus_throttle(lab: Any) -> None:
     need_controller(lab, "cpu")
     script = "import time\ne = time.monotonic() + 1\nwhile time.monotonic() < e: pass\nprint(time.process_time())"
     container = lab.run(["python3", "-c", script], cpus=0.2)
-    container.wait(20)
+    container.wait(patient(20))
     assert float(container.logs()) < 0.45
 
 
@@ -127,7 +127,7 @@ def test_limits_hold_again_after_a_restart(lab: Any) -> None:
 def test_more_cpus_than_there_are_is_allowed_and_said(lab: Any) -> None:
     need_controller(lab, "cpu")
     count = os.cpu_count() or 1
-    lab.run(["true"], cpus=count + 2).wait(5)
+    lab.run(["true"], cpus=count + 2).wait(patient(5))
     assert any(f"{count + 2}" in note and "cpu" in note.lower() for note in lab.notes), lab.notes
 
 
@@ -151,5 +151,5 @@ def test_a_lab_with_limits_cleans_its_folders(lab: Any, when: str) -> None:
     options = {"count": 5, "name": "m{n}"} if when == "many" else {"name": "m"}
     begun = time.monotonic()
     lab.run(["sleep", "60"], memory="32M", **options)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < patient(5)
     # The `lab` fixture looks whether their folders go.

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kernel_help import patient, uses
 
 import ctlab
 from ctlab.doctor import Report, doctor
@@ -46,7 +47,7 @@ def run_doctor(*wrapper: str, path: str | None = None) -> dict[str, Any]:
     """``python -m ctlab doctor --json`` below a wrapping command, which gets it as its last arguments."""
     command = [*wrapper, sys.executable, "-B", "-m", "ctlab", "doctor", "--json"]
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)} | ({"PATH": path} if path is not None else {})
-    return _report(subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30))
+    return _report(subprocess.run(command, env=environment, capture_output=True, text=True, timeout=patient(30)))
 
 
 def run_doctor_as_root_of(namespaces: str, script: str) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def user_doctor() -> Iterator[Doctor]:
                         extra_groups=[],
                         capture_output=True,
                         text=True,
-                        timeout=30,
+                        timeout=patient(30),
                     )
                 except PermissionError:
                     continue
@@ -263,6 +264,7 @@ def _filtered(call: str, answer: str) -> dict[str, Any]:
     calls = _CALLS.get(platform.machine())
     if calls is None:
         pytest.skip(f"the filter of this test isn't written for {platform.machine()}")
+    uses("seccomp")
     return run_doctor(sys.executable, "-c", _FILTER, str(calls[call]), answer)
 
 
@@ -296,7 +298,7 @@ def test_a_step_that_hangs_is_named_and_everything_is_ended() -> None:
     assert (found["nftables"].ok, found["nftables"].detail) == (False, "this step did not end within 1 s")
     assert found["bridge"].ok is True
     assert found["nft-nat"].ok is None
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + patient(5)
     while _running("sleep", duration) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert _running("sleep", duration) == []
@@ -312,7 +314,7 @@ def _running(*words: str) -> list[str]:
 def test_command_line(words: list[str], status: int) -> None:
     command = [sys.executable, "-m", "ctlab", *words]
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=patient(30))
     assert done.returncode == status, done.stderr
     assert (done.stdout.startswith("ctlab")) == (status == 0)
 

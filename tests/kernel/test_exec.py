@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from kernel_help import need_freezer, need_ids, wait_until
+from kernel_help import need_freezer, need_ids, patient, wait_until
 
 from ctlab.errors import BadInput, NotFound, ProgramFailed, ProgramNotFound, StateError
 
@@ -153,26 +153,27 @@ def test_detached(lab: Any) -> None:
     container = lab.run()
     process = container.exec(["sh", "-c", "sleep 0.05; exit 4"], detach=True)
     assert process.poll() is None
-    assert process.wait(5) == 4 == process.poll()
+    assert process.wait(patient(5)) == 4 == process.poll()
     sleeper = container.exec(["sleep", "60"], detach=True)
     with pytest.raises(TimeoutError):
         sleeper.wait(0.05)
     sleeper.kill("TERM")
-    assert sleeper.wait(5) == 128 + signal.SIGTERM
+    assert sleeper.wait(patient(5)) == 128 + signal.SIGTERM
     with pytest.raises(ProgramNotFound):
         container.exec(["nosuchprogram"], detach=True)
 
 
 def test_detached_that_ends_at_once(lab: Any) -> None:
     container = lab.run()
-    assert [container.exec(["sh", "-c", f"exit {n}"], detach=True).wait(5) for n in range(10)] == list(range(10))
+    limit = patient(5)
+    assert [container.exec(["sh", "-c", f"exit {n}"], detach=True).wait(limit) for n in range(10)] == list(range(10))
 
 
 def test_what_a_program_leaves_running_does_not_hold_the_call(lab: Any) -> None:
     container = lab.run()
     begun = time.monotonic()
     done = container.exec(["sh", "-c", "sleep 60 & echo done"])
-    assert done.stdout == "done\n" and time.monotonic() - begun < 2
+    assert done.stdout == "done\n" and time.monotonic() - begun < patient(2)
 
 
 def test_a_script_leaves_standard_input_alone(lab: Any) -> None:
@@ -234,7 +235,7 @@ def test_twenty_threads_at_once(lab: Any) -> None:
 def test_twenty_threads_run_containers(lab: Any) -> None:
     def one(n: int) -> tuple[int, str]:
         container = lab.run(["sh", "-c", f"echo {n}; exit {n}"], name=f"t{n}")
-        return container.wait(10), container.logs()
+        return container.wait(patient(10)), container.logs()
 
     with ThreadPoolExecutor(20) as threads:
         assert list(threads.map(one, range(40))) == [(n, f"{n}\n") for n in range(40)]
@@ -251,7 +252,7 @@ def test_descriptors_do_not_leak(lab: Any) -> None:
     def once() -> None:
         container.exec(["true"], stdin=b"x")
         short = lab.run(["true"])
-        short.wait(5)
+        short.wait(patient(5))
         short.logs()
         short.remove()
         with pytest.raises(ProgramNotFound):

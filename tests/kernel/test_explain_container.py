@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from explain_help import comparable
-from kernel_help import need_controller, need_ids
+from kernel_help import need_controller, need_ids, patient
 
 pytestmark = pytest.mark.kernel
 NEW_NODE = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--mount-proc"]
@@ -96,7 +96,7 @@ def mounts(text: str) -> list[tuple[str, ...]]:
 def run_script(before: list[str], container: str, wait: str = "wait") -> str:
     """What the container's program wrote when all is typed into a root shell with namespaces of its own."""
     script = "\n".join(["ip link set lo up", *before, container, wait, ""])
-    done = subprocess.run([*NEW_NODE, "sh", "-e"], input=script, text=True, capture_output=True, timeout=60)
+    done = subprocess.run([*NEW_NODE, "sh", "-e"], input=script, text=True, capture_output=True, timeout=patient(60))
     assert done.stderr == "", script
     assert done.returncode == 0, script
     return done.stdout
@@ -105,7 +105,7 @@ def run_script(before: list[str], container: str, wait: str = "wait") -> str:
 def both(lab: Any, probe: str, **keywords: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the probe sees in a lab's container, and in the one that the printed commands make."""
     container = lab.run(["sh", "-c", probe], name=f"explained-{os.getpid()}", **keywords)
-    assert container.wait(20) == 0, container.logs()
+    assert container.wait(patient(20)) == 0, container.logs()
     made = [net.explain() for net in lab.networks]
     return sections(container.logs().stdout), sections(run_script(made, container.explain()))
 
@@ -158,7 +158,7 @@ def test_a_container_on_the_nodes_network(lab: Any) -> None:
 def test_a_container_on_anothers_network(lab: Any, blue: Any) -> None:
     first = lab.run(name="first", networks=["blue"])
     container = lab.run(["sh", "-c", PROBE], name="second", networks=["container:first"])
-    assert container.wait(20) == 0, container.logs()
+    assert container.wait(patient(20)) == 0, container.logs()
     wait = (
         'until pid=$(pgrep -P $!); do sleep 0.02; done\nuntil [ "$(cat /proc/$pid/comm)" = sleep ]; do sleep 0.02; done'
     )
@@ -201,11 +201,11 @@ def test_a_user_has_its_ids_and_no_capability(lab: Any) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root: the script's shell has one id only, as --map-root-user gives an ordinary user")
     container = lab.run(["sh", "-c", PROBE], name="explained-user", user="daemon", networks=["none"])
-    assert container.wait(20) == 0, container.logs()
+    assert container.wait(patient(20)) == 0, container.logs()
     # A root shell that keeps the machine's ids, since one id alone can't become another; it needs no user namespace.
     node = [word for word in NEW_NODE if word not in ("--user", "--map-root-user")]
     script = f"{container.explain()}\nwait\n"
-    done = subprocess.run([*node, "sh", "-e"], input=script, text=True, capture_output=True, timeout=60)
+    done = subprocess.run([*node, "sh", "-e"], input=script, text=True, capture_output=True, timeout=patient(60))
     assert (done.returncode, done.stderr) == (0, ""), script
     ours, theirs = sections(container.logs().stdout), sections(done.stdout)
     assert "uid=1(daemon)" in ours["ids"][0] and f"CapEff:\t{0:016x}" in ours["privileges"]
@@ -301,7 +301,7 @@ def test_limits(lab: Any) -> None:
         assert typed_shell.stdin is not None
         typed_shell.stdin.write(script + "\nwait\n")
         typed_shell.stdin.close()
-        until = time.monotonic() + 20
+        until = time.monotonic() + patient(20)
         running: list[str] = []
         while time.monotonic() < until and running != ["sleep"]:
             time.sleep(0.02)
@@ -320,7 +320,7 @@ def test_limits(lab: Any) -> None:
     finally:
         typed_shell.kill()
         typed_shell.wait()
-        until = time.monotonic() + 5
+        until = time.monotonic() + patient(5)
         while any(path.exists() for path in made) and time.monotonic() < until:
             for path in made:
                 with contextlib.suppress(OSError):

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from explain_help import comparable
+from kernel_help import patient
 
 from ctlab.kernel import netlink, syscalls
 from ctlab.plan import network, ops
@@ -88,7 +89,7 @@ def look(pid: int) -> dict[str, Any]:
 
 def settled(pid: int) -> dict[str, Any]:
     """The state once it no longer changes (an interface's carrier comes a moment after it is up)."""
-    before, until = look(pid), time.monotonic() + 5
+    before, until = look(pid), time.monotonic() + patient(5)
     while time.monotonic() < until:
         time.sleep(0.03)
         now = look(pid)
@@ -170,7 +171,7 @@ def test_node_operations_leave_the_same_state(world: str, disconnect: bool) -> N
         done = subprocess.run(enter, input=script, text=True, capture_output=True)
         assert (done.returncode, done.stderr) == (0, ""), script
         ours = theirs = None
-        until = time.monotonic() + 3
+        until = time.monotonic() + patient(3)
         while ours is None or (theirs != ours and time.monotonic() < until):
             # The kernel tells IPv6 of a carrier that is lost up to a second later.
             ours = {"node": settled(node), "container": settled(container)}

@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import pytest
+from kernel_help import patient
 
 from ctlab import measuring, sampled_names
 from ctlab.errors import LabGone
@@ -71,7 +72,7 @@ def test_who_waits_for_a_detached_program_hears_of_the_end_of_the_lab(fresh_lab:
     process = fresh_lab.run(name="c").exec(["sleep", "60"], detach=True)
     threading.Timer(0.1, fresh_lab.stop).start()
     with pytest.raises(LabGone, match="sleep 60"):
-        process.wait(10)
+        process.wait(patient(10))
     assert not fresh_lab._executions
 
 

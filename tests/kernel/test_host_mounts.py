@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import held_beside_slots, need_root, run_owner
+from kernel_help import held_beside_slots, need_root, run_owner, uses
 
 from ctlab.errors import CtlabError, KernelError
 
@@ -103,6 +103,7 @@ def test_nothing_that_is_mounted_passes_between_machine_and_container(who: str) 
 def test_descriptors_of_mounts_are_closed(lab: Any, tmp_path: Path) -> None:
     """Of containers that start, of those whose mount fails inside, and of those whose second mount isn't to be had."""
     need_root("to look at what the supervisor has open")
+    uses("detached-mount")
     folder = tmp_path / "folder"
     folder.mkdir()
     (tmp_path / "file").touch()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import need_ids
+from kernel_help import need_ids, patient
 
 from ctlab.errors import BadInput, CtlabError, NotFound, Unsupported
 
@@ -80,7 +80,7 @@ def test_accounts_of_a_mount_that_are_a_trap(lab: Any, tmp_path: Path, kind: str
             lab.run(["id"], user="someone", mounts=mounts, **options)
     assert len(lab.containers) == 0
     container = lab.run(["id", "-u"], mounts=mounts)
-    assert (container.wait(5), container.logs()) == (0, "0\n")
+    assert (container.wait(patient(5)), container.logs()) == (0, "0\n")
 
 
 @pytest.mark.parametrize("kind", TRAPS)

@@ -10,11 +10,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import need_controller, need_freezer, wait_until
+from kernel_help import need_controller, need_freezer, patient, wait_until
 
 from ctlab.errors import CtlabError, StateError
 from ctlab.plan.network import bridge_name, veth_name
@@ -106,7 +107,7 @@ def test_connect_and_disconnect(small: tuple[Any, Any]) -> None:
     returned = 0
     for _ in range(60):
         change = green.disconnect if web in green.containers else green.connect
-        returned += interrupted(lambda change=change: change(web), 0.004)  # type: ignore[misc]
+        returned += interrupted(partial(change, web), 0.004)
         agree_soon(lab)
     assert returned < 60, "no interrupt came in time"
 
@@ -138,7 +139,7 @@ def test_start_stop_and_restart(small: tuple[Any, Any]) -> None:
         agree_soon(lab)
     assert returned < 40
     web.start()
-    assert web.kill().wait(5) == 137
+    assert web.kill().wait(patient(5)) == 137
 
 
 def test_run_and_remove(small: tuple[Any, Any]) -> None:
@@ -187,7 +188,7 @@ def test_pause_and_rename(small: tuple[Any, Any]) -> None:
         interrupted(web.unpause if web.state == "paused" else web.pause, 0.002)
         agree(lab)
         if web.state == "running":
-            interrupted(lambda number=number: web.rename(f"web{number}"), 0.002)  # type: ignore[misc]
+            interrupted(partial(web.rename, f"web{number}"), 0.002)
             assert lab.networks["blue"].pools[0].owner(web.addresses["blue"]) == web.name
             agree(lab)
 
@@ -207,7 +208,7 @@ def test_limits(small: tuple[Any, Any]) -> None:
     lab, web = small
     need_controller(lab, "memory")
     for megabytes in range(64, 94):
-        interrupted(lambda megabytes=megabytes: web.update(memory=f"{megabytes}M"), 0.002)  # type: ignore[misc]
+        interrupted(partial(web.update, memory=f"{megabytes}M"), 0.002)
         if web.limits.memory_bytes is not None:  # the first one may have been undone
             assert memory_limit(web) == web.limits.memory_bytes
         agree(lab)
@@ -233,7 +234,7 @@ def test_a_supervisor_that_is_stuck_holds_no_interrupt_up_for_ever(small: tuple[
             # The second one is for what takes it back, which waits as well.
             threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
             assert not interrupted(change, 0.1)
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < patient(2)
             wait_for_timers()
         finally:
             os.kill(supervisor, signal.SIGCONT)
@@ -273,10 +274,10 @@ def test_a_start_that_fails_leaves_it_as_it_was(lab: Any, tmp_path: Path) -> Non
     source.mkdir()
     tmp_path.chmod(0o755)
     ended = lab.run(["sh", "-c", "exit 7"], mounts=[f"{source}:/mnt/here"])
-    assert ended.wait(5) == 7
+    assert ended.wait(patient(5)) == 7
     source.rmdir()
     with pytest.raises(CtlabError):
         ended.start()
-    assert (ended.state, ended.returncode, ended.wait(5)) == ("exited", 7, 7)
+    assert (ended.state, ended.returncode, ended.wait(patient(5))) == ("exited", 7, 7)
     source.mkdir()
-    assert ended.start().wait(5) == 7
+    assert ended.start().wait(patient(5)) == 7

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import need_freezer, wait_until
+from kernel_help import need_freezer, patient, wait_until
 
 from ctlab.errors import StateError
 
@@ -20,7 +20,7 @@ MEGABYTE = 1 << 20
 def test_apart_and_in_order(lab: Any) -> None:
     script = "import os\nfor n in range(200): os.write(1 + n % 2, b'%d\\n' % n)"
     container = lab.run(["python3", "-c", script])
-    container.wait(5)
+    container.wait(patient(5))
     logs = container.logs()
     assert logs.stdout.split() == [str(n) for n in range(0, 200, 2)]
     assert logs.stderr.split() == [str(n) for n in range(1, 200, 2)]
@@ -30,14 +30,14 @@ def test_apart_and_in_order(lab: Any) -> None:
 def test_lines_that_alternate_slowly_are_in_order(lab: Any) -> None:
     script = "for n in 1 2 3 4 5 6; do echo o$n; sleep 0.02; echo e$n >&2; sleep 0.02; done"
     container = lab.run(["sh", "-c", script])
-    container.wait(5)
+    container.wait(patient(5))
     assert container.logs().split() == [f"{kind}{n}" for n in range(1, 7) for kind in "oe"]
 
 
 def test_everything_written_before_the_end_is_there(lab: Any) -> None:
     for n in range(20):
         container = lab.run(["sh", "-c", f"head -c 60000 /dev/zero | tr '\\0' x; echo end{n}"])
-        container.wait(5)
+        container.wait(patient(5))
         assert container.logs().endswith(f"end{n}\n") and len(container.logs()) == 60000 + len(f"end{n}\n")
         container.remove()
 
@@ -46,7 +46,7 @@ def test_a_flood_is_bounded_and_what_was_dropped_is_counted(lab: Any) -> None:
     size = 20 * MEGABYTE
     script = f"import os\nfor n in range({size // 4096}): os.write(1, (b'%015d\\n' % n) * 256)\nos.write(2, b'done')"
     container = lab.run(["python3", "-c", script])
-    assert container.wait(20) == 0
+    assert container.wait(patient(20)) == 0
     logs = container.logs()
     assert len(logs.stdout) + len(logs.stderr) + logs.dropped_bytes == size + 4
     assert MEGABYTE // 2 < len(logs.stdout) <= MEGABYTE
@@ -60,9 +60,9 @@ def test_a_flood_without_end_blocks_nobody(lab: Any) -> None:
     begun = time.monotonic()
     for _ in range(5):
         flood.logs()
-        assert lab.run(["echo", "here"], rm=False).wait(5) == 0
+        assert lab.run(["echo", "here"], rm=False).wait(patient(5)) == 0
     assert flood.exec(["echo", "inside"]).stdout == "inside\n"
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < patient(5)
     assert flood.logs().startswith(("y", "\n"))
     flood.kill()
 
@@ -70,7 +70,7 @@ def test_a_flood_without_end_blocks_nobody(lab: Any) -> None:
 def test_a_notebook_that_holds_everything_up_does_not_block_a_container(lab: Any) -> None:
     """What writes goes on while nobody here reads: the program ends although 5 MB were never asked for."""
     container = lab.run(["sh", "-c", "head -c 5000000 /dev/zero"])
-    until = time.monotonic() + 10
+    until = time.monotonic() + patient(10)
     pid = container.pid
     while os.path.exists(f"/proc/{pid}") and time.monotonic() < until:
         sum(range(100_000))  # the interpreter is busy, as in a cell that computes
@@ -89,7 +89,7 @@ def test_follow_gives_it_as_it_comes(lab: Any) -> None:
 
     container.follow(sink)
     assert seen == [(1, "a\n"), (2, "b\n")]
-    assert container.wait(5) == 3
+    assert container.wait(patient(5)) == 3
 
 
 def test_stream_until_end_gives_the_status(lab: Any) -> None:
@@ -101,7 +101,7 @@ def test_stream_until_end_gives_the_status(lab: Any) -> None:
 
 def test_tail_and_time_stamps(lab: Any) -> None:
     container = lab.run(["sh", "-c", "echo one; echo two; echo three"])
-    container.wait(5)
+    container.wait(patient(5))
     assert container.logs(tail=2) == "two\nthree\n" and container.logs(tail=0) == ""
     stamped = container.logs(timestamps=True).splitlines()
     assert [line[10] + line[29:] for line in stamped] == ["TZ one", "TZ two", "TZ three"]
@@ -110,21 +110,21 @@ def test_tail_and_time_stamps(lab: Any) -> None:
 
 def test_output_of_several_runs_is_kept(lab: Any) -> None:
     container = lab.run(["sh", "-c", "echo x >> /tmp/n; wc -l < /tmp/n"])
-    container.wait(5)
+    container.wait(patient(5))
     for _ in range(2):
-        container.start().wait(5)
+        container.start().wait(patient(5))
     assert container.logs() == "1\n2\n3\n"
 
 
 def test_bytes_that_are_not_text(lab: Any) -> None:
     container = lab.run(["printf", r"a\377\303\274b"])
-    container.wait(5)
+    container.wait(patient(5))
     assert container.logs() == "a\N{REPLACEMENT CHARACTER}üb"
 
 
 def test_a_character_written_in_two_pieces_is_one(lab: Any) -> None:
     container = lab.run(["sh", "-c", r"printf '\303'; sleep 0.05; printf '\274'"])
-    container.wait(5)
+    container.wait(patient(5))
     assert container.logs() == "ü" == container.logs().stdout
 
 
@@ -137,13 +137,13 @@ def test_closed_streams(lab: Any) -> None:
 def test_a_terminal_of_its_own(lab: Any) -> None:
     script = "import sys; print(sys.stdout.isatty(), end='.'); sys.stdin.read()"
     container = lab.run(["python3", "-c", script], tty=True)
-    container.wait(5)
+    container.wait(patient(5))
     assert container.logs() == "True."
 
 
 def test_logs_of_a_removed_container_say_so(lab: Any) -> None:
     container = lab.run(["echo", "x"])
-    container.wait(5)
+    container.wait(patient(5))
     container.remove()
     with pytest.raises(StateError, match="it was removed"):
         container.logs()

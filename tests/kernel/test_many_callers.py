@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from kernel_help import wait_until
+from kernel_help import patient, wait_until
 
 from ctlab.errors import CtlabError
 from ctlab.runtime.client import readable
@@ -89,7 +89,7 @@ def test_every_caller_gets_its_own_answer_and_one(lab: Any) -> None:
         if order.random() < 0.3:
             leave(container, order)
         if order.random() < 0.7:
-            assert (container.wait(10), container.logs()) == (number, f"{number}\n")
+            assert (container.wait(patient(10)), container.logs()) == (number, f"{number}\n")
         container.remove()
 
     def one(number: int) -> tuple[int, str, str]:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from kernel_help import wait_until
+from kernel_help import patient, uses, wait_until
 
 from ctlab.errors import AddressError, BadInput, NotFound, StateError
 
@@ -107,6 +107,7 @@ def test_they_reach_each_other_by_name_and_address(lab: Any) -> None:
 
 
 def test_ipv6_and_both(lab: Any) -> None:
+    uses("ipv6")
     lab.network("six", subnet="fd00:6::/64")
     lab.network("both", subnet=["10.41.0.0/24", "fd00:41::/64"])
     lab.network("chosen", ipv6=True)
@@ -263,7 +264,7 @@ def test_the_first_packet_of_a_program_is_not_lost(lab: Any) -> None:
     for n in range(20):
         command = ["ping", "-c1", "-W1", web.addresses["blue"]] if n % 2 else ["python3", "-c", script]
         container = lab.run(command, networks=["blue"])
-        assert container.wait(5) == 0, (n, container.logs())
+        assert container.wait(patient(5)) == 0, (n, container.logs())
         container.remove()
 
 
@@ -271,7 +272,7 @@ def test_a_name_is_known_to_the_first_question_about_it(lab: Any) -> None:
     lab.run(name="asker")
     for n in range(10):
         container = lab.run(["getent", "hosts", f"w{n}", "asker"], name=f"w{n}", networks=["bridge"])
-        assert container.wait(5) == 0, container.logs()
+        assert container.wait(patient(5)) == 0, container.logs()
         assert lab["asker"].exec(["getent", "hosts", f"w{n}"]).returncode in (0, 2)
         container.remove()
 

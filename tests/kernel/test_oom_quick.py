@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import pytest
-from kernel_help import need_controller
+from kernel_help import need_controller, patient
 
 pytestmark = pytest.mark.kernel
 LEAST = "6M"  # reached within milliseconds
@@ -20,7 +20,7 @@ def test_a_kill_within_milliseconds_is_counted(lab: Any) -> None:
     need_controller(lab, "memory")
     for _ in range(20):
         container = lab.run(EAT, memory=LEAST)
-        assert (container.wait(10), container.oom_killed) == (137, True)
+        assert (container.wait(patient(10)), container.oom_killed) == (137, True)
         container.remove()
 
 
@@ -40,7 +40,7 @@ def test_before_the_supervisor_has_heard_that_the_program_runs(lab: Any) -> None
             stopper = threading.Thread(target=stop, args=(step * 0.0002,))
             stopper.start()
             container = lab.run(EAT, memory=LEAST)
-            assert (container.wait(10), container.oom_killed) == (137, True), step
+            assert (container.wait(patient(10)), container.oom_killed) == (137, True), step
             stopper.join()
             container.remove()
     finally:
@@ -50,16 +50,16 @@ def test_before_the_supervisor_has_heard_that_the_program_runs(lab: Any) -> None
 def test_so_is_each_of_a_batch(lab: Any) -> None:
     need_controller(lab, "memory")
     made = list(lab.run(EAT, memory=LEAST, count=20, name="o{n}"))
-    assert [(container.wait(20), container.oom_killed) for container in made] == [(137, True)] * 20
+    assert [(container.wait(patient(20)), container.oom_killed) for container in made] == [(137, True)] * 20
 
 
 def test_each_start_counts_for_itself(lab: Any) -> None:
     need_controller(lab, "memory")
     script = "if [ -e /tmp/again ]; then exit 3; fi; touch /tmp/again; exec tail /dev/zero"
     container = lab.run(["sh", "-c", script], memory=LEAST)
-    assert (container.wait(10), container.oom_killed) == (137, True)
+    assert (container.wait(patient(10)), container.oom_killed) == (137, True)
     container.start()
-    assert (container.wait(10), container.oom_killed) == (3, False)
+    assert (container.wait(patient(10)), container.oom_killed) == (3, False)
     killed = lab.run(["sleep", "60"], memory=LEAST)
     killed.kill()
-    assert (killed.wait(10), killed.oom_killed) == (137, False)
+    assert (killed.wait(patient(10)), killed.oom_killed) == (137, False)

@@ -6,6 +6,7 @@ import os
 import subprocess
 
 import pytest
+from kernel_help import patient
 
 from ctlab.kernel import proc_stats
 
@@ -42,7 +43,7 @@ def test_counters_from_proc(pid_namespace: tuple[int, subprocess.Popen[str]]) ->
     one = now()
     assert one["pids"] == 1 and one["memory_rss_bytes"] < two["memory_rss_bytes"]
     assert two["cpu_seconds_total"] <= one["cpu_seconds_total"] <= two["cpu_seconds_total"] + 0.2
-    process.communicate("quit\n", timeout=10)
+    process.communicate("quit\n", timeout=patient(10))
     table.refresh()
     assert table.read(group) is None
     table.forget(group)

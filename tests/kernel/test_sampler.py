@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sampler_world import NEW_NETWORK, V1, end, folders, start_busy
+from kernel_help import patient
+from sampler_world import NEW_NETWORK, V1, end, given, start_busy
 
 from ctlab.metrics.columns import CONTAINERS_SCHEMA, ENDPOINTS_SCHEMA, NETWORK, SOURCE_CODES
 from ctlab.metrics.ring import Ring
@@ -39,7 +40,7 @@ class Running:
         self.containers = Ring.create(CONTAINERS_SCHEMA, capacity)
         self.endpoints = Ring.create(ENDPOINTS_SCHEMA, capacity)
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.control.settimeout(10)
+        self.control.settimeout(patient(10))
         fds = (theirs.fileno(), self.containers.fd, self.endpoints.fd)
         self.process = subprocess.Popen(
             [sys.executable, "-c", SAMPLER, *map(str, fds), str(interval)],
@@ -68,7 +69,7 @@ class Running:
 
     def close(self) -> None:
         self.control.close()
-        output, _ = self.process.communicate(timeout=10)
+        output, _ = self.process.communicate(timeout=patient(10))
         assert self.process.returncode == 0
         assert output == "[]\n"  # nothing was imported once it ran
         self.containers.close()
@@ -83,18 +84,16 @@ def running() -> Iterator[Running]:
 
 
 def test_a_container_is_sampled_on_a_grid(running: Running, group: dict[str, Path]) -> None:
-    given = folders(group, *V1, "unified")
-    assert (
-        running.tell({"do": "add", "key": 5, "source": "cgroup-v1", "controllers": list(given)}, [*given.values()])
-        == {}
-    )
+    source, fds = given(group, *V1, "unified")
+    added = {"do": "add", "key": 5, "source": source, "controllers": list(fds)}
+    assert running.tell(added, [*fds.values()]) == {}
     process = start_busy(group)
     time.sleep(0.4)
     before = running.containers.head
     assert running.tell({"do": "remove", "key": 5}) == {}  # takes a last sample
     rows = running.rows(running.containers)
     assert len(rows) > before >= 10
-    assert {row["container_key"] for row in rows} == {5} and {row["source"] for row in rows} == {1}
+    assert {row["container_key"] for row in rows} == {5} and {row["source"] for row in rows} == {SOURCE_CODES[source]}
     assert rows[-1]["cpu_seconds_total"] >= 0.4 and rows[-1]["memory_bytes"] > 24 << 20
     assert all(a["time_ns"] < b["time_ns"] and a["read_ns"] < b["read_ns"] for a, b in pairwise(rows))
     assert all(a["cpu_seconds_total"] <= b["cpu_seconds_total"] for a, b in pairwise(rows))
@@ -112,8 +111,8 @@ def test_a_container_is_sampled_on_a_grid(running: Running, group: dict[str, Pat
 
 
 def test_pause_resume_interval_and_mistakes(running: Running, group: dict[str, Path]) -> None:
-    given = folders(group, "pids")
-    running.tell({"do": "add", "key": 1, "source": "cgroup-v1", "controllers": ["pids"]}, [given["pids"]])
+    source, fds = given(group, "pids")
+    running.tell({"do": "add", "key": 1, "source": source, "controllers": list(fds)}, [*fds.values()])
     running.tell({"do": "pause"})
     assert running.containers.state()["paused"] == 1
     head = running.containers.head
@@ -138,7 +137,7 @@ def test_pause_resume_interval_and_mistakes(running: Running, group: dict[str, P
     held = os.listdir(f"/proc/{running.process.pid}/fd")
     assert [fd for fd in held if os.readlink(f"/proc/{running.process.pid}/fd/{fd}") == "/"] == []
     running.tell({"do": "stop"})
-    running.process.wait(10)
+    running.process.wait(patient(10))
 
 
 def test_a_container_counted_by_proc(running: Running, pid_namespace: tuple[int, subprocess.Popen[str]]) -> None:
@@ -202,8 +201,8 @@ def test_what_the_node_sends_the_container_receives(running: Running, group: dic
         ours.send(json.dumps([which, count, size]).encode())
         assert ours.recv(100) == b"sent"
 
-    given = folders(group, "pids")
-    running.tell({"do": "add", "key": 1, "source": "cgroup-v1", "controllers": ["pids"]}, [given["pids"]])
+    source, folder = given(group, "pids")
+    running.tell({"do": "add", "key": 1, "source": source, "controllers": list(folder)}, [*folder.values()])
     running.tell({"do": "node", "name": "host"}, fds)
     running.tell({"do": "endpoints", "key": 1, "links": [[70, first], [71, second]], "node": "host"})
     send(0, 50, 1000)  # node0 -> the container's first interface
@@ -229,12 +228,12 @@ def test_what_the_node_sends_the_container_receives(running: Running, group: dic
     time.sleep(0.06)
     assert math.isnan(running.rows(running.containers)[-1]["rx_bytes_total"])
     ours.close()
-    node.communicate(timeout=10)
+    node.communicate(timeout=patient(10))
 
 
 def test_the_end_of_the_socket_is_the_end(running: Running) -> None:
     running.control.close()
-    assert running.process.wait(5) == 0
+    assert running.process.wait(patient(5)) == 0
 
 
 def test_a_full_answer_queue_does_not_stop_it(running: Running) -> None:

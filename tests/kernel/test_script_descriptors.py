@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kernel_help import patient
 
 pytestmark = pytest.mark.kernel
 
@@ -29,7 +30,7 @@ def test_the_script_of_a_container(lab: Any, tmp_path: Path, init: bool) -> None
         mounts = [f"{tmp_path}:/data/{number}" for number in range(count)]
         for options in ({}, {"networks": []}) if count < 8 else ({},):
             container = lab.run(script=SCRIPT, mounts=mounts, init=init, **options)
-            assert container.wait(10) == 7, (count, container.logs())
+            assert container.wait(patient(10)) == 7, (count, container.logs())
             logs = container.logs()
             assert (logs.stdout, logs.stderr) == (SHOWN, "err\n"), count
 
@@ -38,7 +39,7 @@ def test_the_script_of_a_container_with_a_terminal(lab: Any, tmp_path: Path) -> 
     for count in range(6):
         mounts = [f"{tmp_path}:/data/{number}" for number in range(count)]
         container = lab.run(script="echo out; echo err >&2; cat; exit 7", tty=True, mounts=mounts)
-        assert container.wait(10) == 7
+        assert container.wait(patient(10)) == 7
         assert (container.logs().stdout, container.logs().stderr) == ("out\n", "err\n")
 
 
@@ -54,7 +55,7 @@ def test_scripts_run_in_a_container(lab: Any, command: list[str] | None) -> None
     if not lab._client.facts["single_id"]:
         done = container.script(SCRIPT, user="1234")
         assert (done.returncode, done.stdout, done.stderr) == (7, SHOWN, "err\n")
-    assert container.script("exec > /tmp/said; " + SCRIPT, detach=True).wait(5) == 7
+    assert container.script("exec > /tmp/said; " + SCRIPT, detach=True).wait(patient(5)) == 7
     assert container.exec(["cat", "/tmp/said"]).check().stdout == SHOWN
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import need_ids
+from kernel_help import need_ids, patient
 
 from ctlab.errors import Unsupported
 from ctlab.kernel.capabilities import DEFAULT, mask
@@ -30,7 +30,7 @@ def ways(lab: Any) -> dict[str, dict[int, str]]:
     python = ["python3", "-c", listing]
     plain, init, idle = lab.run(python), lab.run(python, init=True), lab.run()
     for container in (plain, init):
-        assert container.wait(5) == 0
+        assert container.wait(patient(5)) == 0
     return {
         "run": descriptors(plain.logs()),
         "init": descriptors(init.logs()),
@@ -62,7 +62,7 @@ def test_no_new_privileges_and_the_small_capability_set(lab: Any, way: str) -> N
     command = ["cat", "/proc/self/status"]
     if way in ("run", "init"):
         container = lab.run(command, init=way == "init")
-        container.wait(5)
+        container.wait(patient(5))
         text = container.logs()
     else:
         container = lab.run()
@@ -204,7 +204,7 @@ def test_only_its_own_processes_are_seen(lab: Any) -> None:
     listing = container.exec(["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]).stdout
     assert "61.5" not in listing and "ctlab" not in listing
     assert container.exec(["sh", "-c", "kill -9 -1; true"]).returncode in (0, 137)
-    assert lab.run(["true"]).wait(5) == 0
+    assert lab.run(["true"]).wait(patient(5)) == 0
 
 
 def test_an_init_of_ours_cannot_be_looked_into(lab: Any) -> None:

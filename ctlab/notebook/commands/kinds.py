@@ -45,6 +45,12 @@ def _memory(text: str) -> int:
     return size
 
 
+def _size(text: str) -> str:
+    """A size, kept as it was typed for what the API says about it."""
+    units.parse_size(text)
+    return text
+
+
 def _or_none(reader: Callable[[str], object]) -> Callable[[str], object]:
     """A limit's reader that lets `none` pass: no limit, said and not left to a number's meaning."""
     return lambda text: "none" if text in ("none", "-1") else reader(text)
@@ -197,6 +203,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "node": lambda text: names.check_name("node", text),
     "network": _network,
     "memory": _or_none(_memory),
+    "size": _size,
     "cpus": _or_none(units.parse_cpus),
     "cpuset": _or_none(lambda text: units.format_cpuset(units.parse_cpuset(text))),
     "shares": _or_none(lambda text: _integer(text, "the weight", 2, 262144)),

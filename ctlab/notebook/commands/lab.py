@@ -7,17 +7,15 @@ from ...errors import BadInput
 from . import common
 from .model import Absent, Noun, Option, Parsed, Subject, Verb
 
-ENGINES = ("auto", "native")
+ENGINES = ("auto", "native", "vm")
 GRANULARITIES = ("container", "endpoint", "device", "connection", "qdisc", "node")
 NOT_YET = "isn't in this version"
 
 
 def check_start(parsed: Parsed, cell: bool) -> None:
-    """The new lab's name and its engine."""
+    """The new lab's name."""
     for name in parsed.subjects:
         names.check_name("lab", name)
-    if parsed.options.get("engine") == "vm":
-        raise BadInput("--engine vm isn't in this version: auto or native")
     if parsed.subjects and parsed.options.get("lab", parsed.subjects[0]) != parsed.subjects[0]:
         raise BadInput("start takes the new lab's name once: as a word or with --lab")
 
@@ -48,7 +46,13 @@ LAB = Noun(
         Verb(
             "lab", "start", "start a lab", (
                 Option("interval", "", "TIME", "duration", help="how often counters are read (100ms)"),
-                Option("engine", "", "ENGINE", "choice", choices=(*ENGINES, "vm"), help="auto or native (auto)"),
+                Option(
+                    "engine", "", "ENGINE", "choice", choices=ENGINES,
+                    help="native: this machine's kernel; vm: one of its own (auto)",
+                ),
+                Option("vm-memory", "", "SIZE", "size", help="the VM's memory (512M)"),
+                Option("vm-cpus", "", "N", "count", help="the VM's CPUs (1)"),
+                Option("vm-if-needed", kind="flag", help="a VM where this machine's kernel can't"),
                 common.EXISTS_OPTION, common.LAB,
             ),
             (Subject("NAME", "new", optional=True),),

@@ -1,0 +1,154 @@
+"""Which kernel a lab runs on: this machine's (`native`), or one of its own in a microVM (`vm`), and what differs then.
+
+``auto`` is this machine's kernel; only when that has failed is the doctor asked, so a machine that can pays nothing.
+`ctlab.vm` is imported only where a VM is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import opening, units
+from .errors import BadInput, CtlabError, Unsupported
+from .names import did_you_mean
+from .runtime.client import Client
+
+if TYPE_CHECKING:
+    from .lab import Lab
+    from .spec import MountSpec
+    from .vm.options import VmOptions
+
+NAMES = ("auto", "native", "vm")
+HOST_SHARE = "/run/ctlab/host"  # where a VM's guest has this machine's files, read-only
+ARCHIVE_SHARE = 4  # a tar image may be as large as the VM's memory divided by this: it is copied there and unpacked
+_NOBODY = 65534  # who a VM started by root reads this machine's files as
+
+
+class Engine(NamedTuple):
+    """What was asked for. `options`: of the VM, None where none of them was given."""
+
+    name: str
+    options: VmOptions | None
+    if_needed: bool
+
+
+def choose(engine: str, memory: str | int | None, cpus: int | None, if_needed: bool) -> Engine:
+    """Check what goes together. Raises BadInput."""
+    if engine not in NAMES:
+        near = did_you_mean(engine, NAMES) if isinstance(engine, str) else ""
+        raise BadInput(f"no engine {engine!r}{near}; there are: {', '.join(NAMES)}")
+    if if_needed and engine == "native":
+        raise BadInput("vm_if_needed goes with engine='auto': 'native' is this machine's kernel or none")
+    given = [name for name, value in (("vm_memory", memory), ("vm_cpus", cpus)) if value is not None]
+    if given and engine != "vm" and not if_needed:
+        option = given[0].replace("_", "-")
+        raise BadInput(f"{given[0]} is for a VM: add engine='vm' (%lab start --engine vm --{option} …)")
+    return Engine(engine, _options(memory, cpus) if given else None, if_needed)
+
+
+def _options(memory: str | int | None = None, cpus: int | None = None) -> VmOptions:
+    from .vm import options
+
+    return options.parse(memory, cpus)
+
+
+def start(name: str, interval_seconds: float, engine: Engine, say: Callable[[str], None]) -> Client:
+    """The client of a lab that has been started. `say` takes a line for the person.
+
+    Raises Unsupported where this machine's kernel can't, with an offer where a VM could; what the start itself raised
+    where the doctor finds nothing missing.
+    """
+    if engine.name == "vm":
+        return Client(name, interval_seconds, vm=engine.options or _options())
+    try:
+        return Client(name, interval_seconds)
+    except CtlabError as error:
+        report = opening.examine(error)
+        if report is None or report.usable:
+            raise
+    if engine.name == "native":
+        raise Unsupported(report.why_not)
+    if not engine.if_needed:
+        raise Unsupported(f"{report.why_not}{report.offer}")
+    if report.vm is None or not report.vm.ok:
+        vm = f"{report.vm.detail}; {report.vm.remedy}" if report.vm else "not on this system"
+        raise Unsupported(f"{report.why_not}; and no VM can be had: {vm}")
+    say(f"lab '{name}' gets a kernel of its own, in a VM, since this machine's can't: {report.why_not}")
+    return Client(name, interval_seconds, vm=engine.options or _options())
+
+
+# -- what differs in a VM ---------------------------------------------------------------------------------------------
+def vm_facts(lab: Lab) -> dict[str, Any] | None:
+    """The VM that a lab runs in: acceleration, machine, kernel_release, memory_bytes, cpus, boot_seconds; or None."""
+    facts: dict[str, Any] | None = lab._client.facts.get("vm")
+    return facts
+
+
+def describe(vm: dict[str, Any]) -> str:
+    """A VM in one phrase, for status and card."""
+    cpus = f"{vm['cpus']} CPU{'s' if vm['cpus'] != 1 else ''}"
+    text = f"QEMU {vm['machine']}, {vm['acceleration']}, Linux {vm['kernel_release']}"
+    text += f", {units.format_size(vm['memory_bytes'])}, {cpus}"
+    boot = ", ".join(f"{what} {seconds:.1f} s" for what, seconds in vm.get("boot_seconds", {}).items())
+    return text + (f"; boot: {boot}" if boot else "")
+
+
+def cpus(lab: Lab) -> Collection[int]:
+    """The numbers of the CPUs that the lab may use."""
+    vm = vm_facts(lab)
+    return range(vm["cpus"]) if vm is not None else os.sched_getaffinity(0)
+
+
+def guest_path(lab: Lab, path: str) -> str:
+    """A path of this machine as the lab's inside finds it. Links are followed here: there, they'd lead elsewhere."""
+    return path if vm_facts(lab) is None else HOST_SHARE + os.path.realpath(path)
+
+
+def check_mounts(lab: Lab, mounts: Iterable[MountSpec]) -> None:
+    """Unsupported for a mount that a VM can't have; before anything is made."""
+    if vm_facts(lab) is None:
+        return
+    for mount in mounts:
+        words = f"{mount.source}:{mount.target}"
+        if not mount.read_only:
+            raise Unsupported(
+                f"mount {words}: a VM lab shares this machine's files read-only: write {words}:ro, "
+                "or copy with %container cp"
+            )
+        _check_readable(f"mount {words}:ro", mount.source)
+
+
+def check_image(lab: Lab, text: str, path: str) -> None:
+    """Unsupported for an image folder that a VM can't read, and for a tar file that its memory can't hold."""
+    vm = vm_facts(lab)
+    if vm is None:
+        return
+    if os.path.isdir(path):
+        _check_readable(f"image {text}", path)
+        return
+    size, memory = os.stat(path).st_size, vm["memory_bytes"]
+    if size > memory // ARCHIVE_SHARE:
+        enough = 1 << (ARCHIVE_SHARE * size - 1).bit_length()
+        raise Unsupported(
+            f"image {text}: its {units.format_size(size, 3)} don't fit into a quarter of the VM's memory "
+            f"({units.format_size(memory)}), where it is unpacked: %lab start --engine vm "
+            f"--vm-memory {units.format_size(enough)}"
+        )
+
+
+def _check_readable(what: str, path: str) -> None:
+    """Ask the kernel as who will read it: started by root, a VM runs as nobody and shows what an ordinary user sees."""
+    if os.geteuid() != 0:
+        return
+    words = ["test", "-r", path, "-a", "-x", path] if os.path.isdir(path) else ["test", "-r", path]
+    done = subprocess.run(
+        words, user=_NOBODY, group=_NOBODY, extra_groups=[], cwd="/", stdin=subprocess.DEVNULL, check=False
+    )
+    if done.returncode:
+        raise Unsupported(
+            f"{what}: a VM started by root reads this machine's files as nobody, who may not read {path} (EACCES): "
+            "chmod o+rX it and the folders above, or copy with %container cp"
+        )

@@ -1,0 +1,75 @@
+"""Whether KVM runs a guest here: tried once by booting one, and remembered.
+
+An open `/dev/kvm` says little: inside another hypervisor it may open, and the guest never gets to its first line.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import tempfile
+import time
+from pathlib import Path
+
+from ..errors import CtlabError
+from . import architecture, cache, command_line, process, programs
+
+KVM, TCG = "kvm", "tcg"
+DEVICE = "/dev/kvm"
+_FILE = "acceleration.json"
+_TRIAL_SECONDS = 3.0
+_REACHED = b"Kernel panic"  # the kernel has booted, and has found no first process: as it should be
+_LARGEST_CONSOLE_BYTES = 1 << 20
+
+
+def known() -> str:
+    """What was found out before: `kvm` or `tcg`; empty if it has to be tried yet."""
+    if not os.access(DEVICE, os.R_OK | os.W_OK):
+        return TCG
+    qemu = programs.path_of(architecture.here().qemu)
+    found = cache.read_json(cache.folder() / _FILE) if qemu else {}
+    answer = found.get("answer") if found.get("key") == _key(qemu) else ""
+    return str(answer or "")
+
+
+def choose(qemu: str, kernel: Path) -> str:
+    """`kvm` where a guest boots on it, else `tcg`. Takes up to 3 s the first time. Raises CtlabError."""
+    answer = known()
+    if not answer:
+        answer = KVM if _boots(qemu, kernel) else TCG
+        cache.write_json(cache.folder() / _FILE, {"key": _key(qemu), "answer": answer})
+    return answer
+
+
+def _key(qemu: str) -> str:
+    """What the answer depends on: this machine's kernel, its boot, and QEMU."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        boot = file.read().strip()  # the machine may be a VM that is elsewhere after its next boot
+    return f"{os.uname().release} {boot} {programs.version(qemu)}"
+
+
+def _boots(qemu: str, kernel: Path) -> bool:
+    """Boot a kernel with KVM up to the point where it looks for its first process."""
+    with (
+        tempfile.NamedTemporaryFile() as console,
+        open(console.name, "wb") as writing,  # QEMU takes a descriptor only with the access that it asks for
+        open(kernel, "rb") as image,
+        open(os.devnull, "wb") as log,
+        open(DEVICE, "r+b", buffering=0) as kvm,
+    ):
+        given = (image.fileno(), writing.fileno(), kvm.fileno())
+        words = command_line.trial(qemu, architecture.here(), *given)
+        try:
+            pid, pidfd = process.start(words, given, log.fileno(), largest_file_bytes=_LARGEST_CONSOLE_BYTES)
+        except CtlabError:
+            return False
+        try:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            until = time.monotonic() + _TRIAL_SECONDS
+            while not poll.poll(50) and time.monotonic() < until:
+                if _REACHED in os.pread(console.fileno(), _LARGEST_CONSOLE_BYTES, 0):
+                    return True
+            return _REACHED in os.pread(console.fileno(), _LARGEST_CONSOLE_BYTES, 0)
+        finally:
+            process.end(pid, pidfd)

@@ -1,0 +1,411 @@
+"""The guest's end of the channel, inside the supervisor's loop: calls that come over the VM's port.
+
+A process between the port and the supervisor would cost an emulated machine two switches a message. Streams of a call
+get pipes here; what the owner maps natively (rings) is mirrored: changes are sent, and applied to a copy there.
+"""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
+
+from ..metrics.ring import Ring
+from ..runtime import packets, protocol
+from ..runtime.calls import Call
+from ..runtime.log_ring import LogRing
+from . import calls, frames
+from .streams import Reader, Writer
+from .wire import Wire
+
+if TYPE_CHECKING:
+    from ..runtime.supervisor import Supervisor
+
+_BATCH_SECONDS = 0.25  # between two batches of samples; never more often than samples are taken
+_BATCH_ROWS = 2048
+_BUSY_BYTES = 1 << 20  # with so much waiting to be written, no more of a ring is sent
+
+
+class Channel:
+    """All that passes through the port."""
+
+    def __init__(self, supervisor: Supervisor, port: int) -> None:
+        self.supervisor = supervisor
+        self.wire = Wire(supervisor, port, self._hear, _lost)
+        self._waiting: deque[tuple[int, int, bytes]] = deque()  # frames that were read but not yet served
+        self._called = False  # a call was served in this round of the loop
+        self._taken = 0  # calls, since the other end was told
+        self._closed: set[int] = set()  # connections that are over while a call of theirs may be served
+        self._serving: dict[int, int] = {}  # connection -> calls that are still to be answered
+        self._incoming: dict[int, Writer | _File] = {}
+        self._outgoing: dict[int, Reader] = {}
+        self._held: dict[int, Callable[[], bool]] = {}  # stream -> tries to send an answer that waits for it
+        self._numbers = 1  # of our streams: odd
+        self._logs: dict[int, _Log] = {}
+        self._followers: dict[int, tuple[int, int, int]] = {}  # the owner's number -> (the other end's, eventfd, key)
+        self._rings: list[tuple[Ring, int]] = []
+
+    # -- frames -----------------------------------------------------------------------------------
+    def flush(self) -> None:
+        """Called once a round of the loop: write what there is."""
+        self.wire.flush()
+        self._called = False
+
+    def _hear(self, kind: int, number: int, body: bytes) -> None:
+        """Serve a frame. Of calls one a round, as of callers on sockets: others have to be heard in between."""
+        if self._waiting or self._called:
+            if not self._waiting:
+                self.supervisor.after(0.0, self._go_on)
+            self._waiting.append((kind, number, body))
+            return
+        self._try_take(kind, number, body)
+
+    def _go_on(self) -> None:
+        while self._waiting and not self._called:
+            self._try_take(*self._waiting.popleft())
+        if self._waiting:
+            self.supervisor.after(0.0, self._go_on)
+
+    def _try_take(self, kind: int, number: int, body: bytes) -> None:
+        try:
+            self._take(kind, number, body)
+        except Exception as error:  # a bug of ours must not end the lab
+            self.event({"event": "note", "text": f"channel: {type(error).__name__}: {error}"})
+
+    def _take(self, kind: int, number: int, body: bytes) -> None:
+        if kind == frames.CALL:
+            self._called = True
+            self._taken += 1
+            if self._taken == frames.CALLS_STEP:
+                self._taken = 0
+                self.wire.send(frames.TAKEN, 0)
+            self._call(number, body)
+        elif kind == frames.DATA:
+            stream = self._incoming.get(number)
+            if stream is not None:
+                stream.give(body)
+        elif kind == frames.END:
+            self._end(number)
+        elif kind == frames.CREDIT:
+            reader = self._outgoing.get(number)
+            if reader is not None:
+                reader.more(int.from_bytes(body, "little"))
+                self._try_held(number)
+        elif kind == frames.CLOSE and self._serving.get(number):
+            self._closed.add(number)
+
+    def _end(self, number: int) -> None:
+        stream = self._incoming.pop(number, None)
+        if stream is not None:
+            stream.end()
+            return
+        reader = self._outgoing.pop(number, None)
+        if reader is not None:  # nobody there reads any more
+            reader.close()
+            self._try_held(number)
+
+    def _call(self, connection: int, body: bytes) -> None:
+        message, described, _ = calls.unpack(body)
+        decoded = protocol.decode(message)
+        if decoded["do"] == "unfollow":
+            self._unfollow(decoded["follower"])
+        call = ChannelCall(self, connection, decoded)
+        self._serving[connection] = self._serving.get(connection, 0) + 1
+        files: list[_File] = []
+        try:
+            for kind, number in described:
+                if kind == "f":
+                    file = self._incoming[number] = _File(self.wire, number)
+                    files.append(file)
+                    call.descriptors.append(file.descriptor)
+                else:
+                    call.descriptors.append(self._descriptor(call, kind, number))
+        except OSError as error:  # too many open
+            call.reply(protocol.failure(error))
+            call.close_descriptors()
+            return
+        waiting = len(files)
+        if not waiting:
+            self.supervisor.dispatch(call)
+            return
+
+        def whole() -> None:
+            nonlocal waiting
+            waiting -= 1
+            if not waiting:
+                self.supervisor.dispatch(call)
+
+        for file in files:
+            file.then = whole
+
+    def _descriptor(self, call: ChannelCall, kind: str, number: int) -> int:
+        if kind == "n":
+            return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        if kind == "e":
+            return self._follow(call, number)
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        if kind == "r":
+            self._incoming[number] = Writer(self.wire, self.supervisor, number, writing)
+            return reading
+        os.set_blocking(reading, False)
+        call.streams.append(self.send_from(reading, number))
+        return writing
+
+    def send_from(self, descriptor: int, number: int = 0) -> Reader:
+        """Send what `descriptor` gives as a stream, with a number of ours if it has none yet."""
+        if not number:
+            self._numbers += 2
+            number = self._numbers
+        reader = self._outgoing[number] = _Reader(self, number, descriptor)
+        reader.begin()
+        return reader
+
+    def _hold(self, readers: list[Reader], send: Callable[[], None]) -> None:
+        """Call `send` once all that could be read from these now was sent: an answer comes behind the output."""
+        goals = [(reader, reader.sent_bytes + reader.waiting_bytes()) for reader in readers]
+
+        def attempt() -> bool:
+            for reader, goal in goals:
+                while reader.open and reader.sent_bytes < goal:
+                    before = reader.sent_bytes
+                    reader.pump()
+                    if reader.open and reader.sent_bytes == before:
+                        return False
+            send()
+            return True
+
+        for reader in readers:  # one piece more may be there to read: the end of file
+            if reader.open:
+                reader.pump()
+        if not attempt():
+            for reader in readers:
+                self._held[reader.number] = attempt
+
+    def _try_held(self, number: int) -> None:
+        attempt = self._held.get(number)
+        if attempt is not None and attempt():
+            self._held = {key: other for key, other in self._held.items() if other is not attempt}
+
+    def stream_ended(self, number: int) -> None:
+        """A stream of ours has given all."""
+        self._outgoing.pop(number, None)
+
+    # -- answers ----------------------------------------------------------------------------------
+    def answer(self, call: ChannelCall, message: bytes, described: calls.Described, process: int) -> None:
+        """Answer a call, unless its connection is over."""
+        connection = call.number
+        left = self._serving[connection] = self._serving.get(connection, 1) - 1
+        if connection not in self._closed:
+            self.wire.send(frames.ANSWER, connection, calls.pack(message, described, process))
+        if left <= 0:
+            del self._serving[connection]
+            self._closed.discard(connection)
+
+    def is_closed(self, connection: int) -> bool:
+        """Whether nobody waits on that connection any more."""
+        return connection in self._closed
+
+    def event(self, message: protocol.Message) -> None:
+        """Tell the owner of something."""
+        self.wire.send(frames.EVENT, 0, calls.pack(protocol.encode(message), []))
+
+    def hand_over(self, call: ChannelCall) -> _socket.socket:
+        """A socket for whoever answers a call himself; what is written to its other end is passed on."""
+        ours, theirs = protocol.pair()
+
+        def said() -> None:
+            message, descriptors, _ = packets.receive(ours)
+            if not message:
+                self.supervisor.off(ours.fileno())
+                ours.close()
+                return
+            described: calls.Described = []
+            for descriptor in descriptors:  # terminals that were made inside
+                os.set_blocking(descriptor, False)
+                reader = self.send_from(descriptor)
+                call.streams.append(reader)
+                described.append(["r", reader.number])
+            if described:  # not the last answer
+                self.wire.send(frames.ANSWER, call.number, calls.pack(message, described))
+                return
+            self._hold(call.streams, lambda: self.answer(call, message, [], 0))
+
+        self.supervisor.on(ours.fileno(), said)
+        return theirs
+
+    # -- rings ------------------------------------------------------------------------------------
+    def send_log(self, key: int, ring: int) -> None:
+        """Send what a container's log ring has that its copy lacks."""
+        log = self._logs.get(key)
+        if log is None:
+            self._forget_logs()
+            log = self._logs[key] = _Log(LogRing(ring, writable=False))
+        self._send_log(key, log)
+
+    def _send_log(self, key: int, log: _Log) -> None:
+        changes, log.sent = log.ring.changes(log.sent)
+        self.wire.send(frames.LOG, key, changes)
+
+    def _forget_logs(self) -> None:
+        keys = {record.key for record in self.supervisor.records.values()}
+        keys |= {key for _, _, key in self._followers.values()}
+        for key in [key for key in self._logs if key not in keys]:
+            self._logs.pop(key).ring.close()
+            self.wire.send(frames.LOG, key)
+
+    def _follow(self, call: ChannelCall, number: int) -> int:
+        record = self.supervisor.records.get(call.message["id"])
+        event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        follower = call.message["follower"]
+        if record is None:
+            return event
+        self.send_log(record.key, record.ring)
+        key = record.key
+        self._followers[follower] = (number, event, key)
+
+        def told() -> None:
+            if follower not in self._followers:
+                return  # gone while this waited
+            if self.wire.waiting_bytes > _BUSY_BYTES:
+                self.supervisor.after(_BATCH_SECONDS / 10, told)
+                return
+            with contextlib.suppress(BlockingIOError, OSError):
+                os.eventfd_read(event)
+            log = self._logs.get(key)
+            if log is not None:
+                self._send_log(key, log)
+                self.wire.send(frames.TOLD, number)
+
+        self.supervisor.on(event, told)
+        return os.dup(event)
+
+    def _unfollow(self, follower: int) -> None:
+        number, event, _ = self._followers.pop(follower, (0, -1, 0))
+        if event >= 0:
+            self.supervisor.off(event)
+            os.close(event)
+            self.wire.send(frames.TOLD, number, b"end")
+
+    def send_rings(self) -> calls.Described:
+        """Mirror the rings of counters from now on."""
+        services = self.supervisor.services
+        if not self._rings:
+            for descriptor in (services.container_ring, services.endpoint_ring):
+                self._rings.append((Ring.attach(os.dup(descriptor)), 0))
+            self._send_rows()
+            interval = max(_BATCH_SECONDS, self.supervisor.start.interval_seconds)
+            self.supervisor.after(interval, lambda: self._batch(interval))
+        else:
+            self._send_rows()
+        return [["m", 0], ["m", 1]]
+
+    def _send_rows(self) -> None:
+        for number, (ring, sent) in enumerate(self._rings):
+            while True:
+                changes, sent = ring.changes(sent, _BATCH_ROWS)
+                self.wire.send(frames.ROWS, number, changes)
+                if sent >= ring.head or self.wire.waiting_bytes > 16 * _BUSY_BYTES:
+                    break
+            self._rings[number] = (ring, sent)
+
+    def _batch(self, interval: float) -> None:
+        if self.wire.waiting_bytes <= _BUSY_BYTES:
+            self._send_rows()
+        self.supervisor.after(interval, lambda: self._batch(interval))
+
+
+class _Log:
+    def __init__(self, ring: LogRing) -> None:
+        self.ring = ring
+        self.sent = 0
+
+
+class _File:
+    """A file's content as it comes, into memory; `then` is called when it is whole."""
+
+    def __init__(self, wire: Wire, number: int) -> None:
+        self._wire = wire
+        self._number = number
+        self.descriptor = os.memfd_create("content", os.MFD_CLOEXEC)
+        self.then: Callable[[], None] = lambda: None
+
+    def give(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self.descriptor, rest) :]
+        self._wire.send(frames.CREDIT, self._number, len(data).to_bytes(8, "little"))
+
+    def end(self) -> None:
+        os.lseek(self.descriptor, 0, os.SEEK_SET)
+        self.then()
+
+
+class _Reader(Reader):
+    """A reader that its channel forgets when it has ended."""
+
+    def __init__(self, channel: Channel, number: int, descriptor: int) -> None:
+        super().__init__(channel.wire, channel.supervisor, number, descriptor)
+        self._channel = channel
+
+    def close(self) -> None:
+        super().close()
+        self._channel.stream_ended(self.number)
+
+
+class ChannelCall(Call):
+    """A request that came over the port."""
+
+    __slots__ = ("_handed", "channel", "number", "streams")
+
+    def __init__(self, channel: Channel, number: int, message: protocol.Message) -> None:
+        super().__init__(None, message, [])
+        self.channel = channel
+        self.number = number
+        self.streams: list[Reader] = []  # what the program writes
+        self._handed: _socket.socket | None = None
+
+    def reply(self, answer: protocol.Message, descriptors: list[int] | None = None, process: int | None = None) -> None:
+        """Answer. What `descriptors` are is told by the verb."""
+        described: calls.Described = []
+        verb, channel = self.message["do"], self.channel
+        if "error" in answer:
+            pass
+        elif verb in ("logs", "follow") and descriptors:
+            record = channel.supervisor.records.get(self.message["id"])
+            if record is not None:
+                channel.send_log(record.key, record.ring)
+                described = [["l", record.key]]
+        elif verb == "rings":
+            described = channel.send_rings()
+        elif verb == "pidfds":
+            answer = answer | {"pids": dict(zip(answer["ids"], map(_pid, descriptors or ()), strict=True))}
+        channel.answer(self, protocol.encode(answer), described, process or 0)
+
+    def given_up(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return self.channel.is_closed(self.number)
+
+    def hand_over(self) -> _socket.socket:
+        """A socket for whoever answers in our place."""
+        self._handed = self.channel.hand_over(self)
+        return self._handed
+
+    def close_descriptors(self) -> None:
+        """Close what came with the request, and what was handed over."""
+        super().close_descriptors()
+        if self._handed is not None:
+            self._handed.close()
+            self._handed = None
+
+
+def _pid(pidfd: int) -> int:
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+        return next((int(line.split()[1]) for line in file if line.startswith("Pid:")), 0)
+
+
+def _lost() -> NoReturn:
+    """The host's end is gone: whatever happened to it, this lab is over, and the kernel clears up."""
+    os._exit(0)

@@ -1,0 +1,100 @@
+"""The command lines of QEMU, of virtiofsd and of the guest's kernel. Pure: the same for the same input."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .architecture import Architecture
+from .frames import PORT_NAME
+from .guest_setup import TAG
+from .initramfs import INTERPRETER, LIBRARIES
+from .options import VmOptions
+
+_START = "from ctlab.vm.guest import main;main()"
+
+
+class Descriptors(NamedTuple):
+    """What QEMU inherits: each is a descriptor's number there."""
+
+    kernel: int
+    initramfs: int
+    memory: int  # a memfd of the guest's size
+    files: int  # connected to virtiofsd
+    port: int
+    console: int
+    kvm: int = -1  # an open /dev/kvm, where it is used
+
+
+def kernel_words(architecture: Architecture) -> str:
+    """What the kernel is told.
+
+    Figures are seconds of an emulated boot. What helps: `quiet` (a serial line is slow: 0.4), `tsc=reliable` and `lpj`
+    (nothing is calibrated), `random.trust_cpu` (the interpreter asks for random numbers at once). A word that the
+    kernel doesn't know would become an argument of the first process, so there is none; the loader's variable becomes
+    part of its environment. `panic=-1`: restart at once, which QEMU takes for the end.
+    """
+    words = [
+        f"console={architecture.console}", "quiet", "loglevel=4", "panic=-1", "mitigations=off", "audit=0",
+        "random.trust_cpu=on", "rcupdate.rcu_expedited=1", "cgroup_no_v1=all", "nowatchdog",
+    ]  # fmt: skip
+    if architecture.machine == "x86_64":
+        words += ["tsc=reliable", "lpj=10000000", "8250.nr_uarts=1"]
+    words += [f"LD_LIBRARY_PATH={LIBRARIES}", f"rdinit={INTERPRETER}", "--", "-I", "-S", "-B", "-c", f'"{_START}"']
+    return " ".join(words)
+
+
+def processor(architecture: Architecture, acceleration: str) -> str:
+    """QEMU's -cpu: under TCG the simplest that has all that the guest needs, which is a tenth quicker than `max`."""
+    if acceleration == "kvm":
+        return "host"
+    return "Nehalem,+rdrand" if architecture.machine == "x86_64" else "max"
+
+
+def qemu(
+    program: str, architecture: Architecture, options: VmOptions, acceleration: str, given: Descriptors, name: str
+) -> list[str]:
+    """The words that start the machine. What it opens it gets as descriptors: as another user it could open nothing."""
+    size = f"{options.memory_bytes >> 20}M"
+    machine = f"{architecture.machine_type},memory-backend=memory"
+    if architecture.machine == "aarch64" and acceleration == "kvm":
+        machine += ",gic-version=host"
+    words = [
+        program, "-name", name, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+        "-machine", machine, "-accel", f"kvm,device=/dev/fdset/{given.kvm}" if acceleration == "kvm" else "tcg",
+        "-cpu", processor(architecture, acceleration), "-smp", str(options.cpus), "-m", size,
+        "-object", f"memory-backend-file,id=memory,share=on,size={size},mem-path={_path(given.memory)}",
+        "-kernel", _path(given.kernel), "-initrd", _path(given.initramfs), "-append", kernel_words(architecture),
+        "-add-fd", f"fd={given.console},set={given.console}",
+        "-chardev", f"file,id=console,append=on,path=/dev/fdset/{given.console}", "-serial", "chardev:console",
+        "-chardev", f"socket,id=files,fd={given.files}",
+        "-device", f"vhost-user-fs-pci,chardev=files,tag={TAG},queue-size=1024",
+        "-device", "virtio-serial-pci,max_ports=2",
+        "-chardev", f"socket,id=port,fd={given.port}", "-device", f"virtserialport,chardev=port,name={PORT_NAME}",
+    ]  # fmt: skip
+    if given.kvm >= 0:
+        words += ["-add-fd", f"fd={given.kvm},set={given.kvm}"]
+    return words
+
+
+def trial(program: str, architecture: Architecture, kernel: int, console: int, kvm: int) -> list[str]:
+    """The words that start a machine with KVM which only boots its kernel, finds no first process and ends."""
+    words = f"console={architecture.console} panic=-1 loglevel=7 rdinit=/none root=none"
+    return [
+        program, "-name", "ctlab-trial", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+        "-machine", architecture.machine_type, "-add-fd", f"fd={kvm},set={kvm}",
+        "-accel", f"kvm,device=/dev/fdset/{kvm}", "-cpu", "host", "-m", "256M",
+        "-kernel", _path(kernel), "-append", words, "-add-fd", f"fd={console},set={console}",
+        "-chardev", f"file,id=console,append=on,path=/dev/fdset/{console}", "-serial", "chardev:console",
+    ]  # fmt: skip
+
+
+def virtiofsd(program: str, listening: int) -> list[str]:
+    """The words that share this machine's files, read-only, with what its own user may read."""
+    return [
+        program, f"--fd={listening}", "--shared-dir=/", "--readonly", "--sandbox=none", "--no-announce-submounts",
+        "--inode-file-handles=never", "--cache=auto", "--rlimit-nofile=0", "--log-level=warn",
+    ]  # fmt: skip
+
+
+def _path(descriptor: int) -> str:
+    return f"/proc/self/fd/{descriptor}"

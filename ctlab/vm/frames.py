@@ -1,0 +1,40 @@
+"""What travels over a VM's port: frames, each a header (length, kind, id) and a body.
+
+The host sends CONFIG first; the guest's first process answers with BOOT frames until its supervisor takes the port
+over. `id` is a connection, a stream or a ring, whichever the kind speaks of. Bodies are JSON where not said otherwise.
+Standard library only and lean: both ends import it, and in an emulated guest every import is felt.
+"""
+
+from __future__ import annotations
+
+import struct
+
+HEADER = struct.Struct("=IBI")  # bytes of the body, kind, id
+LARGEST_BODY_BYTES = 64 << 20
+PORT_NAME = "ctlab"
+CALLS_AHEAD = 8  # that the guest hasn't begun to serve: more wait with those who make them
+CALLS_STEP = 4
+
+# Guest's first process <-> host
+BOOT = 1  # guest: {"at": "python" | "ready", "uptime_seconds": ..., "facts": {...}}
+CONFIG = 2  # host: what to be
+FATAL = 3  # guest: {"error", "message", "errno"}: it can't go on
+# Calls; `id` is a connection
+CALL = 10  # host: see `calls`
+ANSWER = 11  # guest: see `calls`
+CLOSE = 12  # host: the connection is over
+EVENT = 13  # guest: as an answer
+TAKEN = 14  # guest: it has begun to serve CALLS_STEP more calls
+# Streams; `id` is one: even numbers are the host's, odd ones the guest's
+DATA = 20  # bytes
+END = 21  # no more will come (from the sender of DATA), or nobody reads any more (from its receiver)
+CREDIT = 22  # 8 bytes, little-endian: so many more may be sent
+# Mirrors of rings
+LOG = 30  # guest: a log ring's changes, see `mirror`; `id` is the ring's key
+TOLD = 31  # guest: a follower has been told; `id` is its number
+ROWS = 32  # guest: new rows of a ring of counters; `id` is 0 (containers) or 1 (endpoints)
+
+
+def pack(kind: int, number: int, body: bytes) -> bytes:
+    """One frame."""
+    return HEADER.pack(len(body), kind, number) + body

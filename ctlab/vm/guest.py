@@ -1,0 +1,144 @@
+"""The guest's first process: makes the root, starts what the host asks for, reaps, ends the machine.
+
+`main` is what the kernel runs (see `command_line`). The port is served by this process until the lab's supervisor
+takes it over; what goes wrong before is told there (FATAL) and on the console.
+
+CONFIG's `program` is one of: `lab`; `echo` (each DATA frame comes back: the bare port, to be measured); `run`: `argv`,
+`env`, `cwd` as the guest's root, its standard input, output and error DATA frames, with all modules loaded.
+"""
+
+from __future__ import annotations
+
+import _socket
+import json
+import os
+import time
+
+from . import frames, guest_setup
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_PORT = 6  # the lab's supervisor finds the port there
+_LARGEST_READ = 1 << 16
+_started = time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def main() -> None:
+    """Be PID 1. Returns never: the machine ends."""
+    port = -1
+    try:
+        guest_setup.load_early()
+        guest_setup.mount_root()
+        port = guest_setup.open_port(frames.PORT_NAME)
+        kernel_seconds = guest_setup.kernel_seconds()
+        _send(port, frames.BOOT, b'{"at": "init", "uptime_seconds": %.3f}' % (kernel_seconds or _started))
+        _send(port, frames.BOOT, b'{"at": "python", "uptime_seconds": %.3f}' % _started)
+        guest_setup.settle()
+        _live(port)
+    except BaseException as error:
+        _fatal(port, error)
+    finally:
+        guest_setup.end()
+
+
+def _live(port: int) -> None:
+    control, keeper = _start_keeper(port)
+    config = _config(port)
+    if config["program"] == "lab":
+        _be_a_lab(port, control, keeper, config)
+        return
+    os.close(control)  # it was to be a lab; without its orders it ends
+    os.waitpid(keeper, 0)
+    from . import guest_programs
+
+    guest_programs.run(port, config)
+
+
+def _start_keeper(port: int) -> tuple[int, int]:
+    """Fork the lab's keeper, from before anything heavy is imported: (our end of its control socket, its pid)."""
+    pairs = [_socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET) for _ in range(3)]
+    pid = os.fork()
+    if pid == 0:
+        try:
+            wanted = [theirs.fileno() for _, theirs in pairs]
+            # Through numbers above all that are wanted: one of those here may have such a number.
+            high = [_duplicate(number, _PORT + 10) for number in (*wanted, port)]
+            for number, descriptor in enumerate(high, start=3):
+                os.dup2(descriptor, number)
+            from ..runtime import seed
+
+            seed.main(port=True)
+        except BaseException as error:
+            _say(f"the keeper ended: {type(error).__name__}: {error}")
+        finally:
+            os._exit(1)
+    ours = [mine.detach() for mine, _ in pairs]  # those for calls and events only stay open: the port is in their place
+    return ours[0], pid
+
+
+def _duplicate(descriptor: int, least: int) -> int:
+    import fcntl
+
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, least)
+
+
+def _be_a_lab(port: int, control: int, keeper: int, config: dict[str, Any]) -> None:
+    """Tell the keeper what to be, the host when it is ready; reap until the keeper has ended."""
+    orders = {"id": config["id"], "name": config["name"], "owner": os.getpid(), "interval": config["interval"]}
+    os.write(control, json.dumps({**orders, "any_path": True}).encode())
+    said = os.read(control, _LARGEST_READ)
+    if b'"error"' in said or not said:
+        nothing = b'{"error": "CtlabError", "message": "the keeper in the VM ended before it was ready", "errno": 0}'
+        _send(port, frames.FATAL, said or nothing)
+        return
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    _send(port, frames.BOOT, b'{"at": "ready", "uptime_seconds": %.3f, "facts": %s}' % (now, said))
+    os.close(port)
+    while True:
+        pid, status = os.wait()
+        if pid == keeper:
+            _say(f"the lab's keeper ended with status {os.waitstatus_to_exitcode(status)}")
+            return
+
+
+def _config(port: int) -> dict[str, Any]:
+    size, kind, _ = frames.HEADER.unpack(_read(port, frames.HEADER.size))
+    body = _read(port, size)
+    if kind != frames.CONFIG:
+        raise RuntimeError(f"the host's first frame is of kind {kind}, not CONFIG")
+    config: dict[str, Any] = json.loads(body)
+    return config
+
+
+def _read(port: int, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        more = os.read(port, size - len(data))
+        if not more:
+            raise RuntimeError("the host has closed the port")
+        data += more
+    return data
+
+
+def _send(port: int, kind: int, body: bytes) -> None:
+    data = frames.pack(kind, 0, body)
+    while data:
+        data = data[os.write(port, data) :]
+
+
+def _fatal(port: int, error: BaseException) -> None:
+    _say(f"{type(error).__name__}: {error}")
+    if port >= 0:
+        number = error.errno or 0 if isinstance(error, OSError) else 0
+        text = f"the VM can't go on: {type(error).__name__}: {error}"
+        try:
+            _send(port, frames.FATAL, json.dumps({"error": "KernelError", "message": text, "errno": number}).encode())
+        except OSError:
+            pass
+
+
+def _say(text: str) -> None:
+    """One line on the console, which is what is left of a machine that has ended."""
+    os.write(2, f"ctlab: {text}\n".encode(errors="replace"))

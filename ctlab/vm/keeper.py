@@ -1,0 +1,215 @@
+"""The keeper of a lab in a VM: one thread outside, which boots the VM, passes on what is said, and clears up.
+
+Started as the native keeper is (descriptors 3 = control, 4 = calls, 5 = events), watches the same things, and besides
+them QEMU and virtiofsd, who die with it. The guest has a keeper of its own, which minds the guest's cgroups.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+from ..errors import CtlabError
+from ..kernel import syscalls, title
+from ..runtime import protocol, runtime_folder, seed
+from . import frames
+from .loop import Loop
+from .machine import Machine
+from .options import VmOptions
+from .relay import Relay
+from .wire import Wire
+
+BOOT_SECONDS = 120.0  # on a busy machine, emulated; a boot takes a few
+_UNREAD_BYTES = 16 << 10  # by the guest: calls wait with the owner, who waits for them, and not in between
+_LAST_WORDS_SECONDS = 1.0  # for what a dying guest's kernel has still to say, and for QEMU to end
+
+
+class Keeper:
+    """One VM lab, seen from outside."""
+
+    def __init__(self, control: socket.socket, config: dict[str, Any]) -> None:
+        self.control = control
+        self.config = config
+        self.loop = Loop()
+        self.owner_pidfd = os.pidfd_open(config["owner"])
+        self.folder = runtime_folder.create(config["id"], config["name"], config["owner"])
+        self.machine: Machine | None = None
+        self.wire: Wire | None = None
+        self.relay: Relay | None = None
+        self.boot: dict[str, float] = {}  # seconds from QEMU's start to: init, python, ready
+        self.facts: dict[str, Any] | None = None
+        self.over = False  # the owner has said so, or is gone
+        self.died = ""  # why the VM ended by itself
+        self.cleaned_up = False
+
+    def start(self) -> None:
+        """Boot; tell the owner. Raises CtlabError with the console's last lines."""
+        self.loop.on(self.control.fileno(), self._owner_says)
+        self.loop.on(self.owner_pidfd, self._owner_died)
+        place = self.folder.vm_folder()
+        options = VmOptions(*self.config["vm"])
+        machine = self.machine = Machine(place, options, lab_name=self.config["name"])
+        machine.start()
+        for name, pidfd in machine.pidfds.items():
+            self.loop.on(pidfd, lambda name=name: self._process_ended(name))  # type: ignore[misc] # a default is bound
+        port = machine.accept()
+        port.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD_BYTES)
+        wire = self.wire = Wire(self.loop, port.detach(), self._hear, self._port_lost)
+        config = {key: self.config[key] for key in ("id", "name", "interval")}
+        wire.send(frames.CONFIG, 0, json.dumps(config | {"program": "lab", "time_ns": time.time_ns()}).encode())
+        booted = self.loop.run(lambda: bool(self.facts or self.died or self.over), BOOT_SECONDS, self._flush)
+        if self.over:
+            return
+        if self.died:
+            raise CtlabError(self.died)
+        if not booted:
+            raise CtlabError(f"the VM didn't get ready in {BOOT_SECONDS:g} s{self._tail()}")
+        assert self.facts is not None
+        self.relay = Relay(self.loop, wire, socket.socket(fileno=seed.CALLS), socket.socket(fileno=seed.EVENTS))
+        vm = {**machine.facts, "boot_seconds": self._boot_seconds()}
+        mine = {"keeper": os.getpid(), "runtime_folder": self.folder.path, "cgroup_paths": [], "vm": vm}
+        protocol.send(self.control, self.facts | mine)
+
+    def _boot_seconds(self) -> dict[str, float]:
+        """How long each part took: QEMU and the kernel to the first program, to Python, to the lab."""
+        kernel, python = self.boot.get("init", 0.0), self.boot.get("python", 0.0)
+        return {
+            "kernel": round(kernel, 3),
+            "python": round(python - kernel, 3),
+            "lab": round(self.boot["ready"] - python, 3),
+        }
+
+    def watch(self) -> None:
+        """Pass on until the owner's word, its death, or the VM's."""
+        self.loop.run(lambda: self.over or bool(self.died), None, self._flush)
+
+    def _flush(self) -> None:
+        if self.relay is not None and not self.died:
+            self.relay.flush()
+        elif self.wire is not None and not self.died:
+            self.wire.flush()
+
+    # -- what happens -------------------------------------------------------------------------------
+    def _hear(self, kind: int, number: int, body: bytes) -> None:
+        if self.relay is not None:
+            if kind == frames.FATAL:
+                self._guest_failed(json.loads(body))
+            else:
+                self.relay.hear(kind, number, body)
+        elif kind == frames.BOOT:
+            said = json.loads(body)
+            assert self.machine is not None
+            self.boot.setdefault(said["at"], time.monotonic() - self.machine.started)
+            if said["at"] == "ready":
+                self.facts = said["facts"]
+        elif kind == frames.FATAL:
+            self._guest_failed(json.loads(body))
+
+    def _guest_failed(self, said: dict[str, Any]) -> None:
+        self.died = self.died or f"the VM's lab failed: {said['message']}{self._tail()}"
+
+    def _process_ended(self, name: str) -> None:
+        if not self.died:
+            time.sleep(0.05)  # the console's last lines are on their way
+            self.died = f"{_WHAT_ENDED[name]}{self._tail()}"
+
+    def _port_lost(self) -> None:
+        """The guest's end is gone: QEMU ends too, or the supervisor has died and the guest powers itself off."""
+        if self.died:
+            return
+        assert self.machine is not None
+        until = time.monotonic() + _LAST_WORDS_SECONDS
+        while time.monotonic() < until and not _ended(self.machine.pidfds["qemu"]):
+            time.sleep(0.01)
+        self.died = f"{_WHAT_ENDED['qemu']}{self._tail()}"
+
+    def _tail(self) -> str:
+        lines = self.machine.console_tail().strip() if self.machine is not None else ""
+        return f"; the console's last lines:\n{lines}" if lines else "; its console is empty"
+
+    def _owner_says(self) -> None:
+        try:
+            message, _, _ = protocol.receive(self.control)
+        except OSError:
+            message = None
+        if message is None or message["do"] == "stop":
+            self.over = True
+        # Else "allow": the guest has this machine's files read-only, as an ordinary user sees them, and no more.
+
+    def _owner_died(self) -> None:
+        self.over = True
+
+    # -- the end ------------------------------------------------------------------------------------
+    def say(self, message: dict[str, Any]) -> None:
+        """Tell the owner, if it is there."""
+        with contextlib.suppress(OSError):
+            protocol.send(self.control, message)
+
+    def clean_up(self) -> None:
+        """End the VM (everything in it ends with it) and remove the folder. Twice is no error."""
+        if self.cleaned_up:
+            return
+        self.cleaned_up = True
+        if self.machine is not None:
+            self.machine.kill()
+        self.folder.remove()
+
+
+_WHAT_ENDED = {
+    "qemu": "the VM ended (a panic of its kernel, no memory left, or a crash of QEMU)",
+    "virtiofsd": "the VM lost its files: virtiofsd ended",
+}
+
+
+def _ended(pidfd: int) -> bool:
+    import select
+
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def main() -> None:
+    """Run as the keeper; see the module's text for the descriptors."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # only the owner's word or death ends a lab
+    syscalls.close_range(seed.EVENTS + 1)
+    title.remember()
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # every pipe of every call has an end here
+    for descriptor in (seed.CONTROL, seed.CALLS, seed.EVENTS):
+        os.set_inheritable(descriptor, False)
+    control = socket.socket(fileno=seed.CONTROL)
+    config, _, _ = protocol.receive(control)
+    if config is None:
+        return
+    title.set_title(f"ctlab keeper {config['name']} (vm)")
+    keeper = None
+    try:
+        keeper = Keeper(control, config)
+        keeper.start()
+    except BaseException as error:
+        if not isinstance(error, OSError | CtlabError):
+            import traceback
+
+            traceback.print_exc()
+        if keeper is not None:
+            keeper.clean_up()
+        with contextlib.suppress(OSError):
+            protocol.send(control, protocol.failure(error))
+        sys.exit(1)
+    try:
+        keeper.watch()
+    finally:
+        keeper.clean_up()
+        keeper.say({"gone": "died" if keeper.died else "stopped", "why": keeper.died})

@@ -1,0 +1,151 @@
+"""A virtual machine: virtiofsd, which shares this machine's files with it, and QEMU. One thread only.
+
+Both die with this process. Everything that they open is opened here and handed over as descriptors: where we are root
+they run as `nobody`, and the files that the guest sees are those that an ordinary user may read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+
+from ..errors import CtlabError, KernelError, StateError, describe
+from . import accel, architecture, command_line, prepare, process, programs
+from .options import VmOptions
+
+_CONSOLE = "console"
+_LOG = "log"
+_LARGEST_CONSOLE_BYTES = 4 << 20  # what more the guest says is lost
+_TAIL_BYTES = 16 << 10
+_MFD_CLOEXEC = 1
+
+
+class Machine:
+    """One machine. `folder`: a private one, which is left as it is, with the console's text in it."""
+
+    def __init__(self, folder: str, options: VmOptions, *, program: str = "lab", lab_name: str = "lab") -> None:
+        self.folder = folder
+        self.options = options
+        self.name = f"ctlab-{program}-{lab_name}".replace(",", ",,")  # a comma would end QEMU's -name
+        self.pidfds: dict[str, int] = {}
+        self.facts: dict[str, object] = {}
+        self.started = 0.0
+        self._pids: dict[str, int] = {}
+        self._port: socket.socket | None = None
+
+    def start(self) -> None:
+        """Prepare what is missing, start both programs. Raises CtlabError; nothing is left running then."""
+        tools = programs.find()
+        prepared = prepare.prepare()
+        acceleration = accel.choose(tools.qemu, prepared.kernel)
+        here = architecture.here()
+        self.facts = {
+            "acceleration": acceleration,
+            "machine": here.machine_type,
+            "kernel_release": prepared.release,
+            "memory_bytes": self.options.memory_bytes,
+            "cpus": self.options.cpus,
+        }
+        try:
+            with contextlib.ExitStack() as ours:
+                self._start(tools, here, prepared, acceleration, ours)
+        except OSError as error:
+            self.kill()
+            raise KernelError(f"the VM can't start: {describe(error)}", error.errno or 0) from None
+        except CtlabError:
+            self.kill()
+            raise
+
+    def _start(
+        self,
+        tools: programs.Programs,
+        here: architecture.Architecture,
+        prepared: prepare.Prepared,
+        acceleration: str,
+        ours: contextlib.ExitStack,
+    ) -> None:
+        def opened(path: str | os.PathLike[str], flags: int, mode: int = 0o600) -> int:
+            descriptor = os.open(path, flags | os.O_CLOEXEC, mode)
+            ours.callback(os.close, descriptor)
+            return descriptor
+
+        log = opened(os.path.join(self.folder, _LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        console = opened(os.path.join(self.folder, _CONSOLE), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        listening, files = self._sockets(ours)
+        self._run("virtiofsd", command_line.virtiofsd(tools.virtiofsd, listening), (listening,), log)
+        memory = os.memfd_create("ctlab-vm", _MFD_CLOEXEC)
+        ours.callback(os.close, memory)
+        os.ftruncate(memory, self.options.memory_bytes)
+        self._port, theirs = socket.socketpair()
+        ours.callback(theirs.close)
+        given = command_line.Descriptors(
+            kernel=opened(prepared.kernel, os.O_RDONLY),
+            initramfs=opened(prepared.initramfs, os.O_RDONLY),
+            memory=memory,
+            files=files,
+            port=theirs.fileno(),
+            console=console,
+            kvm=opened(accel.DEVICE, os.O_RDWR) if acceleration == accel.KVM else -1,
+        )
+        words = command_line.qemu(tools.qemu, here, self.options, acceleration, given, self.name)
+        self.started = time.monotonic()
+        inherited = [descriptor for descriptor in given if descriptor >= 0]
+        self._run("qemu", words, inherited, log, largest_file_bytes=_LARGEST_CONSOLE_BYTES)
+
+    def _sockets(self, ours: contextlib.ExitStack) -> tuple[int, int]:
+        """(listening, connected to it): virtiofsd accepts what already waits, so neither has to wait for the other."""
+        directory = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        ours.callback(os.close, directory)
+        listening = ours.enter_context(socket.socket(socket.AF_UNIX))
+        connected = ours.enter_context(socket.socket(socket.AF_UNIX))
+        place = f"/proc/self/fd/{directory}/files"  # a folder's path may be longer than a socket's may be
+        listening.bind(place)
+        try:
+            listening.listen(1)
+            connected.connect(place)
+        finally:
+            os.unlink(os.path.join(self.folder, "files"))
+        return listening.fileno(), connected.fileno()
+
+    def _run(
+        self, name: str, words: list[str], inherited: list[int] | tuple[int, ...], log: int, largest_file_bytes: int = 0
+    ) -> None:
+        self._pids[name], self.pidfds[name] = process.start(
+            words, inherited, log, largest_file_bytes=largest_file_bytes
+        )
+
+    def accept(self) -> socket.socket:
+        """The port's stream, connected from the start; the caller's from now on. Raises StateError if it was given."""
+        if self._port is None:
+            raise StateError("the VM's port was given already, or the VM isn't started")
+        port, self._port = self._port, None
+        return port
+
+    def console_tail(self, lines: int = 12) -> str:
+        """The last lines that the guest's console has shown, after what QEMU and virtiofsd have complained of."""
+        text = [line for name in (_LOG, _CONSOLE) for line in _last_lines(os.path.join(self.folder, name))]
+        return "\n".join(text[-lines:])
+
+    def kill(self) -> None:
+        """End both, wait, close everything. Twice is no error."""
+        for name in ("qemu", "virtiofsd"):
+            if name in self._pids:
+                process.end(self._pids.pop(name), self.pidfds.pop(name))
+        if self._port is not None:
+            self._port.close()
+            self._port = None
+
+
+def _last_lines(path: str) -> list[str]:
+    """The last lines of a file, without empty ones and signs that aren't text."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - _TAIL_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    shown = "".join(sign if sign.isprintable() or sign == "\n" else " " for sign in text.replace("\r", ""))
+    return [line.rstrip() for line in shown.splitlines() if line.strip()]

@@ -1,0 +1,80 @@
+"""Compressed data of packages, kernels and modules: recognised by its first bytes, unpacked in memory.
+
+xz, lzma, gzip and bzip2 by the standard library; zstd by it from Python 3.14 on, else by the program.
+"""
+
+from __future__ import annotations
+
+import bz2
+import importlib
+import lzma
+import shutil
+import subprocess
+import zlib
+
+from ..errors import CtlabError, Unsupported, describe
+
+_MAGICS = (
+    (b"\xfd7zXZ\0", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"\x1f\x8b", "gzip"),
+    (b"BZh", "bzip2"),
+    (b"\x5d\0\0", "lzma"),
+    (b"\x02\x21\x4c\x18", "lz4"),
+)
+_PROGRAMS = {"zstd": ("zstd", "-dc"), "lz4": ("lz4", "-dc")}
+_PROGRAM_SECONDS = 120.0
+
+
+def kind(data: bytes) -> str:
+    """How `data` is compressed (`xz`, `zstd`, ...); empty if it isn't in a known way."""
+    return next((name for magic, name in _MAGICS if data.startswith(magic)), "")
+
+
+def unpack(data: bytes, what: str) -> bytes:
+    """What `data` was before it was compressed; itself if it wasn't. What follows the end of it is ignored.
+
+    `what` names it in errors. Raises CtlabError (damaged), Unsupported (no program for it).
+    """
+    try:
+        match kind(data):
+            case "":
+                return data
+            case "xz":
+                return lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(data)
+            case "lzma":
+                return lzma.LZMADecompressor(lzma.FORMAT_ALONE).decompress(data)
+            case "gzip":
+                return zlib.decompressobj(wbits=31).decompress(data)
+            case "bzip2":
+                return bz2.BZ2Decompressor().decompress(data)
+            case other:
+                return _by_library(data, other) or _by_program(data, other, what)
+    except (lzma.LZMAError, zlib.error, OSError, EOFError) as error:
+        said = describe(error) if isinstance(error, OSError) else error
+        raise CtlabError(f"{what} is damaged: it can't be decompressed ({said}); fetch it again") from None
+
+
+def _by_library(data: bytes, name: str) -> bytes | None:
+    if name != "zstd":
+        return None
+    try:
+        zstd = importlib.import_module("compression.zstd")  # from Python 3.14 on
+    except ImportError:
+        return None
+    unpacked: bytes = zstd.ZstdDecompressor().decompress(data)
+    return unpacked
+
+
+def _by_program(data: bytes, name: str, what: str) -> bytes:
+    program, *options = _PROGRAMS[name]
+    path = shutil.which(program)
+    if path is None:
+        raise Unsupported(
+            f"{what} is compressed with {name} and the program {program} isn't here: apt install {program}"
+        )
+    done = subprocess.run([path, *options], input=data, capture_output=True, timeout=_PROGRAM_SECONDS, check=False)
+    # A kernel's payload is followed by other bytes, of which the program complains when all is unpacked.
+    if not done.stdout:
+        raise CtlabError(f"{what} is damaged: {program} said {done.stderr.decode(errors='replace').strip()!r}")
+    return done.stdout

@@ -1,0 +1,73 @@
+"""Which tests run in which virtual machine, and as whom. Pure.
+
+Two machines run side by side, each with one processor, since a test machine has two. The shares are balanced by the
+times that the files took in an emulated guest (`SECONDS`; a file that is missing there is taken as small).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+KERNEL_TESTS = Path(__file__).resolve().parents[1] / "kernel"
+MACHINES = ("one", "two")
+MACHINE_MEMORY_BYTES = 1536 << 20  # pandas, pytest and the largest test (200 MB that are eaten) at once
+SLOWNESS = 10  # for CTLAB_TEST_SLOWNESS: work with processes takes 13-17 times as long when it is emulated
+
+# Files that the leg leaves out, with why.
+LEFT_OUT: Mapping[str, str] = {
+    "test_as_user.py": "runs most other files again, three times; the ordinary user's share below stands for it",
+}
+# Again as an ordinary user of the guest: (range of ids, delegated folder) -> the files.
+AS_USER: tuple[tuple[bool, bool, tuple[str, ...]], ...] = (
+    (True, True, ("test_container_limits.py", "test_containers.py")),
+    (False, False, ("test_security.py",)),
+)
+# Seconds in a guest without hardware acceleration on two cores of a cloud machine, both machines at work.
+SECONDS: Mapping[str, float] = {}
+_UNKNOWN_SECONDS = 10.0
+
+
+class Step(NamedTuple):
+    """One run of pytest in a guest. `who`: "root", or the ids and folders of an ordinary user."""
+
+    who: str
+    ids: bool
+    cgroups: bool
+    files: list[str]
+
+
+def kernel_files() -> list[str]:
+    """Every file of tests of the kernel that the leg runs as root."""
+    return sorted(path.name for path in KERNEL_TESTS.glob("test_*.py") if path.name not in LEFT_OUT)
+
+
+def seconds(file: str, who: str = "root") -> float:
+    """How long a file is expected to take there."""
+    key = file if who == "root" else f"{file} as {who}"
+    return SECONDS.get(key, SECONDS.get(file, _UNKNOWN_SECONDS))
+
+
+def shares(files: Iterable[str] | None = None, as_user: bool = True) -> dict[str, list[Step]]:
+    """Machine -> its runs of pytest: the longest first, each to the machine that has the least to do so far."""
+    loads = dict.fromkeys(MACHINES, 0.0)
+    roots: dict[str, list[str]] = {name: [] for name in MACHINES}
+    users: dict[str, list[Step]] = {name: [] for name in MACHINES}
+    for ids, cgroups, chosen in AS_USER if as_user else ():
+        name = min(MACHINES, key=loads.__getitem__)
+        users[name].append(Step("user", ids, cgroups, list(chosen)))
+        loads[name] += sum(seconds(file, "user") for file in chosen)
+    for file in sorted(kernel_files() if files is None else files, key=seconds, reverse=True):
+        name = min(MACHINES, key=loads.__getitem__)
+        roots[name].append(file)
+        loads[name] += seconds(file)
+    return {
+        name: [*([Step("root", True, True, sorted(roots[name]))] if roots[name] else []), *users[name]]
+        for name in MACHINES
+    }  # fmt: skip
+
+
+def orders(steps: Iterable[Step]) -> list[dict[str, Any]]:
+    """The steps as a guest is told them, in JSON's types."""
+    return [step._asdict() for step in steps]

@@ -1,0 +1,210 @@
+"""A lab on a kernel of its own: the same verbs as on this machine's, and what has to differ, said in one line.
+
+One VM for all tests of this file, but for its death and for being taken where it has to be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kernel_help import children_of, patient, wait_until
+
+import ctlab
+from ctlab.errors import BadInput, LabGone, Unsupported
+
+VM_KEYS = {"acceleration", "machine", "kernel_release", "memory_bytes", "cpus", "boot_seconds"}
+
+
+@pytest.fixture(scope="module")
+def vm_lab(machine_programs: None) -> Iterator[Any]:
+    with ctlab.Lab(f"vm-{os.getpid()}", engine="vm") as made:
+        yield made
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder of this machine that everyone may read, as the user has it by whom a VM of root's is run."""
+    with tempfile.TemporaryDirectory(prefix="ctlab-test-vm-") as folder:
+        path = Path(folder)
+        path.chmod(0o755)
+        (path / "note").write_text("from this machine\n")
+        (path / "note").chmod(0o644)
+        yield path
+
+
+def test_it_says_what_it_runs_on(vm_lab: Any) -> None:
+    status = vm_lab.status()
+    assert vm_lab.engine == status["engine"] == "vm"
+    vm = status["vm"]
+    assert set(vm) >= VM_KEYS and vm["acceleration"] in ("kvm", "tcg")
+    assert set(vm["boot_seconds"]) == {"kernel", "python", "lab"} and all(vm["boot_seconds"].values())
+    assert (vm["memory_bytes"], vm["cpus"]) == (512 << 20, 1)
+    assert repr(vm_lab).endswith(", vm>") and vm["kernel_release"] in vm_lab._repr_html_()
+    inside = vm_lab.run().exec(["sh", "-c", "uname -r; nproc; grep MemTotal /proc/meminfo"]).check().stdout.split()
+    assert inside[0] == vm["kernel_release"] != os.uname().release
+    assert inside[1] == "1" and 0.7 * vm["memory_bytes"] < int(inside[3]) * 1024 <= vm["memory_bytes"]
+
+
+def test_containers_meet_on_a_network_and_its_tables_can_be_read(vm_lab: Any) -> None:
+    vm_lab.network("blue", subnet="10.77.0.0/24")
+    one, two = vm_lab.run(name="one", networks=["blue"]), vm_lab.run(name="two", networks=["blue"])
+    assert one.exec(["ping", "-c", "1", "-W", "5", "two"]).returncode == 0
+    told = json.loads(one.exec(["ip", "-j", "route"]).check().stdout)
+    assert {(r["dst"], r["dev"]) for r in one.routes()} >= {(r["dst"], r["dev"]) for r in told}
+    assert any(n["dst"] == str(two.address("blue").ip) for n in one.neighbours())
+    assert "lo" in {link["name"] for link in vm_lab.nodes[0].links()}
+
+
+def test_pids_are_the_guests_alone_and_in_a_batch(vm_lab: Any) -> None:
+    alone, *batch = vm_lab.run(["sleep", "600"]), *vm_lab.run(["sleep", "600"], count=3, name="many{n}")
+    pids = [container.pid for container in (alone, *batch)]
+    assert all(isinstance(pid, int) and pid > 1 for pid in pids) and len(set(pids)) == 4
+    assert alone.inspect()["pid"] == alone.pid
+
+
+def test_a_read_only_mount_shows_this_machines_files(vm_lab: Any, shared: Path) -> None:
+    (shared / "link").symlink_to(shared / "note")
+    container = vm_lab.run(mounts=[f"{shared}:/data:ro", f"{shared}/link:/one:ro"])
+    assert container.exec(["cat", "/data/note", "/one"]).check().stdout == "from this machine\n" * 2
+    (shared / "later").write_text("x")
+    (shared / "later").chmod(0o644)
+    assert wait_until(lambda: container.exec(["cat", "/data/later"]).stdout == "x", 3, 0.2)
+    refused = container.exec(["sh", "-c", "echo y > /data/note"])
+    assert refused.returncode != 0 and "Read-only file system" in refused.stderr
+    assert (shared / "note").read_text() == "from this machine\n"
+
+
+@pytest.mark.parametrize("words", ["{0}:/data", "{0}:/data:rw", "type=bind,source={0},target=/data"])
+def test_a_read_write_mount_is_refused_before_anything_is_made(vm_lab: Any, shared: Path, words: str) -> None:
+    before = [c.name for c in vm_lab.containers], [n.name for n in vm_lab.networks]
+    with pytest.raises(Unsupported) as caught:
+        vm_lab.run(name="never", mounts=[words.format(shared)])
+    assert str(caught.value) == (
+        f"mount {shared}:/data: a VM lab shares this machine's files read-only: write {shared}:/data:ro, "
+        "or copy with %container cp"
+    )
+    assert ([c.name for c in vm_lab.containers], [n.name for n in vm_lab.networks]) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only then does a VM run as somebody else")
+def test_what_only_root_may_read_is_not_shared(vm_lab: Any, shared: Path) -> None:
+    (shared / "secret").write_text("root's\n")
+    (shared / "secret").chmod(0o600)
+    with pytest.raises(Unsupported, match="reads this machine's files as nobody"):
+        vm_lab.run(mounts=[f"{shared}/secret:/secret:ro"])
+    container = vm_lab.run(mounts=[f"{shared}:/data:ro"])
+    read = container.exec(["cat", "/data/secret"])
+    assert read.returncode != 0 and "root's" not in read.stdout
+    assert container.exec(["cat", "/etc/shadow"]).returncode != 0
+
+
+def test_folders_and_tar_files_are_images(vm_lab: Any, shared: Path) -> None:
+    tree = shared / "tree"
+    (tree / "bin").mkdir(parents=True)
+    busybox = next(path for path in ("/bin/busybox", "/usr/bin/busybox") if os.path.exists(path))
+    (tree / "bin" / "busybox").write_bytes(Path(busybox).read_bytes())
+    (tree / "mark").write_text("of the image\n")
+    for path in (tree, tree / "bin", tree / "bin" / "busybox"):
+        path.chmod(0o755)
+    (tree / "mark").chmod(0o644)
+    with tarfile.open(shared / "image.tar", "w") as archive:
+        archive.add(tree, "/")
+    for image in (tree, shared / "image.tar"):
+        container = vm_lab.run(["/bin/busybox", "sleep", "600"], image=str(image))
+        assert container.exec(["/bin/busybox", "cat", "/mark"]).check().stdout == "of the image\n", image
+
+
+def test_a_tar_file_that_the_memory_cannot_hold_is_refused(vm_lab: Any, shared: Path) -> None:
+    with (shared / "large.tar").open("wb") as file:
+        file.truncate((128 << 20) + 4096)  # sparse: a quarter of 512M, and a page
+    with pytest.raises(Unsupported, match=r"a quarter of the VM's memory \(512M\).*--vm-memory 1G"):
+        vm_lab.run(image=str(shared / "large.tar"))
+
+
+def test_limits_are_measured_against_the_vm(vm_lab: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BadInput, match="no CPU 1 here, there are 0"):
+        vm_lab.run(cpuset_cpus="1")
+    container = vm_lab.run(cpus=0.5, memory="32M", pids_limit=20)
+    assert container.inspect()["state"] == "running"
+    said = container.exec(["python3", "-c", "x = 'x' * (1 << 26)"])
+    assert said.returncode != 0
+    wide = vm_lab.run(name="wide", cpus=2)
+    assert any("--cpus 2 is more than this machine's 1" in note for note in vm_lab.notes)
+    wide.remove()
+
+
+def test_counters_arrive(vm_lab: Any) -> None:
+    container = vm_lab.run(["sh", "-c", "while :; do :; done"], name="busy")
+    assert wait_until(lambda: len(vm_lab.stats("busy", last="2s")) > 5, 5, 0.2)
+    frame = vm_lab.stats("busy", last="5s")
+    assert frame["cpu_seconds_total"].iloc[-1] > frame["cpu_seconds_total"].iloc[0]
+    assert set(frame["source"]) == {"cgroup-v2"}
+    container.remove()
+
+
+def test_its_death_is_one_error_with_what_the_console_said(machine_programs: None) -> None:
+    lab = ctlab.Lab(f"dies-{os.getpid()}", engine="vm", vm_memory="256M")
+    try:
+        assert lab.status()["vm"]["memory_bytes"] == 256 << 20
+        container = lab.run()
+        qemu = next(
+            pid for pid in children_of(lab._client.facts["keeper"])
+            if "qemu" in os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+        )  # fmt: skip
+        os.kill(qemu, signal.SIGKILL)
+        with pytest.raises(LabGone, match="died: the VM ended"):
+            container.exec(["true"])
+        assert wait_until(lambda: lab.gone)
+        with pytest.raises(LabGone, match=f"lab 'dies-{os.getpid()}' died: the VM ended"):
+            lab.run()
+        assert wait_until(lambda: any("died: the VM ended" in note for note in lab.notes))
+        assert ">died<" in lab._repr_html_()
+    finally:
+        lab.stop()
+
+
+NEEDED = """
+import os, sys, json
+import ctlab
+from ctlab.kernel import syscalls
+ready, go, child = os.pipe(), os.pipe(), os.fork()
+if child:
+    os.read(ready[0], 1)
+    for name in ("uid_map", "gid_map"):
+        with open(f"/proc/{child}/{name}", "w") as file: file.write("0 0 4294967295")
+    os.write(go[1], b"x")
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+syscalls.unshare(syscalls.CLONE_NEWUSER)
+os.write(ready[1], b"x")
+os.read(go[0], 1)
+with open("/proc/sys/user/max_user_namespaces", "w") as file: file.write("0")
+try:
+    ctlab.Lab("offered")
+except ctlab.Unsupported as error:
+    offered = str(error)
+with ctlab.Lab("needed", vm_if_needed=True) as lab:
+    output = lab.run().exec(["uname", "-r"]).check().stdout.strip()
+    print(json.dumps([offered, lab.engine, lab.notes, output, lab.status()["vm"]["kernel_release"]]))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to map every id into the namespace that forbids the lab")
+def test_where_the_kernel_forbids_a_lab_the_vm_is_offered_and_taken(machine_programs: None) -> None:
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", NEEDED], capture_output=True, text=True, timeout=patient(120), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    offered, engine, notes, inside, release = json.loads(done.stdout)
+    assert offered.startswith("user-namespace: ENOSPC") and offered.endswith("engine='vm' (%lab start --engine vm)")
+    assert engine == "vm" and inside == release
+    assert any(note.startswith("lab 'needed' gets a kernel of its own, in a VM") for note in notes)
