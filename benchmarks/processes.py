@@ -35,6 +35,15 @@ def _read(pid: int) -> Process | None:
     )
 
 
+def cpu_seconds(pid: int) -> float:
+    """What a process has used of CPUs, its threads included, its children not (a clock tick's precision)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def descendants(root: int) -> list[Process]:
     """All living processes below `root` (itself left out), parents before children."""
     everyone: dict[int, list[Process]] = {}

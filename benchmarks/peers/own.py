@@ -10,7 +10,14 @@ import time
 from typing import Any
 
 from benchmarks.peers.worker import Missing, SideFailed, serve, timed
-from benchmarks.processes import descendants, own_cgroup_folders, private_dirty_kib, shared_memory_kib, supervisor
+from benchmarks.processes import (
+    cpu_seconds,
+    descendants,
+    own_cgroup_folders,
+    private_dirty_kib,
+    shared_memory_kib,
+    supervisor,
+)
 
 LIMITS: dict[str, Any] = {"memory": "64M", "cpus": 0.5, "pids_limit": 64}
 SUBNET = "10.10.0.0/24"
@@ -35,14 +42,44 @@ class Own:
         version = getattr(self._ctlab, "__version__", "of the working tree")
         return {"version": f"ctlab {version}, Python {platform.python_version()}"}
 
-    def open(self) -> float:
+    def open(self, engine: str = "native") -> float:
         """Starts the lab; seconds that took. Raises Missing where this machine can't have one."""
         begin = time.perf_counter()
         try:
-            self._lab = self._ctlab.Lab("bench")
+            self._lab = self._ctlab.Lab("bench", engine=engine)
         except self._unsupported as error:
             raise Missing(str(error)) from None
         return time.perf_counter() - begin
+
+    def first_output(self, engine: str) -> dict[str, Any]:
+        """A lab from nothing to the output of its first container, and its end; seconds from the call, and facts."""
+        begin = time.perf_counter()
+        ready = self.open(engine)
+        said = self._lab.run(["/bin/echo", "here"])
+        said.wait()
+        text = said.logs()
+        seconds = time.perf_counter() - begin
+        if str(text) != "here\n":
+            raise SideFailed(f"the first container said {text!r}")
+        facts = {"output": seconds, "ready": ready, "vm": self._lab.status().get("vm")}
+        self.close()
+        return facts
+
+    def counters(self) -> int:
+        """Reads the counters of all containers; how many rows there are."""
+        return len(self._lab.stats())
+
+    def busy_seconds(self, seconds: float) -> dict[str, float]:
+        """CPU seconds that each of this lab's processes on this machine has used in the next `seconds`, by its name."""
+        before = {process.pid: cpu_seconds(process.pid) for process in descendants(os.getpid())}
+        time.sleep(seconds)
+        used: dict[str, float] = {}
+        for process in descendants(os.getpid()):
+            if process.pid in before:
+                name = "qemu" if process.name.startswith("qemu") else process.name
+                name = "keeper" if process.parent == os.getpid() else name
+                used[name] = used.get(name, 0.0) + cpu_seconds(process.pid) - before[process.pid]
+        return used
 
     def network(self) -> float:
         """Makes the bridge; seconds."""
@@ -213,6 +250,7 @@ class Own:
         """Stops a lab that is still there."""
         if self._lab is not None:
             self._lab.stop()
+            self._lab = self._web = None
 
 
 if __name__ == "__main__":

@@ -33,8 +33,9 @@ def main() -> None:
         guest_setup.mount_root()
         port = guest_setup.open_port(frames.PORT_NAME)
         kernel_seconds = guest_setup.kernel_seconds()
-        _send(port, frames.BOOT, b'{"at": "init", "uptime_seconds": %.3f}' % (kernel_seconds or _started))
-        _send(port, frames.BOOT, b'{"at": "python", "uptime_seconds": %.3f}' % _started)
+        for at, seconds in ((b"init", kernel_seconds or _started), (b"python", _started)):
+            now = time.clock_gettime(time.CLOCK_BOOTTIME)  # both are told when there is a port to tell them on
+            _send(port, frames.BOOT, b'{"at": "%s", "uptime_seconds": %.3f, "now": %.3f}' % (at, seconds, now))
         guest_setup.settle()
         _live(port)
     except BaseException as error:

@@ -22,7 +22,7 @@ _ROOT = "/run/root"  # where the new root is put together
 _LAYER = "/run/layer"
 _MS_MOVE = 8192
 _SYS_FINIT_MODULE = 313 if os.uname().machine == "x86_64" else 273
-_CONSOLE = 4 << 10
+_KERNEL_LOG_BYTES = 256 << 10
 _READ_ALL = 3  # syslog(2)
 _RUN_INIT = b"as init process"
 _OPEN_FILES = 1 << 19  # as systemd sets it; the kernel's own default is 4096
@@ -114,6 +114,8 @@ def settle() -> None:
         controllers = file.read().split()
     _write("/sys/fs/cgroup/cgroup.subtree_control", " ".join(f"+{name}" for name in controllers))
     _write("/proc/sys/kernel/modprobe", MODPROBE)
+    # A tunnel's module would put its gre0, sit0, … into every network namespace that is made from then on.
+    _write("/proc/sys/net/core/fb_tunnels_only_for_init_net", "2")
     import resource
 
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, _OPEN_FILES))
@@ -136,8 +138,8 @@ def open_port(name: str) -> int:
 
 def kernel_seconds() -> float:
     """How long the kernel took until it ran its first process, by its own log; 0 if the log doesn't tell."""
-    buffer = ctypes.create_string_buffer(_CONSOLE)
-    size = _libc.klogctl(_READ_ALL, buffer, _CONSOLE)
+    buffer = ctypes.create_string_buffer(_KERNEL_LOG_BYTES)
+    size = _libc.klogctl(_READ_ALL, buffer, _KERNEL_LOG_BYTES)
     for line in buffer.raw[: max(size, 0)].splitlines():
         if _RUN_INIT in line:
             try:

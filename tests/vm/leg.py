@@ -94,19 +94,19 @@ def run_machine(name: str, argv: list[str], environment: dict[str, str], until: 
         machine = Machine(folder, VmOptions(MACHINE_MEMORY_BYTES, 1), program="run", lab_name=f"leg-{name}")
         try:
             machine.start()
-            port = machine.accept()
-            port.sendall(frames.pack(frames.CONFIG, 0, json.dumps(config).encode()))
-            for kind, body in frames_of(port, machine.pidfds, until):
-                if kind == frames.DATA:
-                    sys.stdout.buffer.write(body)
-                    sys.stdout.buffer.flush()
-                elif kind == frames.FATAL:
-                    raise LegFailed(f"the guest can't go on: {body.decode(errors='replace')}")
-                elif kind == frames.BOOT:
-                    said = json.loads(body)
-                    if said["at"] == "ended":
-                        return int(said["returncode"])
-                    print(f"guest: {said} after {time.monotonic() - began:.1f} s; {machine.facts}", flush=True)
+            with machine.accept() as port:
+                port.sendall(frames.pack(frames.CONFIG, 0, json.dumps(config).encode()))
+                for kind, body in frames_of(port, machine.pidfds, until):
+                    if kind == frames.DATA:
+                        sys.stdout.buffer.write(body)
+                        sys.stdout.buffer.flush()
+                    elif kind == frames.FATAL:
+                        raise LegFailed(f"the guest can't go on: {body.decode(errors='replace')}")
+                    elif kind == frames.BOOT:
+                        said = json.loads(body)
+                        if said["at"] == "ended":
+                            return int(said["returncode"])
+                        print(f"guest: {said} after {time.monotonic() - began:.1f} s; {machine.facts}", flush=True)
         except LegFailed as error:
             console = "\n".join(f"    {line}" for line in machine.console_tail(30).splitlines())
             raise LegFailed(f"{error}; the console's last lines:\n{console or '    (none)'}") from None
