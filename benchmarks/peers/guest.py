@@ -26,9 +26,11 @@ MODULE = "benchmarks.peers.own"
 
 def main() -> None:
     """Boot, then be a pipe between this process's streams and the program's, until the input ends."""
-    script = f"exec {sys.executable} -B -m {MODULE} 2>/dev/console"
+    script = f"""
+        if [ ! -e {ROOT} ]; then mkdir -p {ROOT}; mount --bind /run/ctlab/host{ROOT} {ROOT}; fi  # below the guest's /tmp
+        cd {ROOT}; exec {sys.executable} -B -m {MODULE} 2>/dev/console"""
     config = {
-        "id": "bench", "name": "bench", "program": "run", "argv": ["/bin/sh", "-c", script], "cwd": str(ROOT),
+        "id": "bench", "name": "bench", "program": "run", "argv": ["/bin/sh", "-c", script], "cwd": "/",
         "env": {"LC_ALL": "C.UTF-8", "TMPDIR": "/tmp", OUTSIDE: "none"},
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="ctlab-bench-") as folder:

@@ -28,6 +28,8 @@ REPORTS = ROOT / "out/legs"
 WHOLE_SECONDS = 20 * 60  # for the leg; the tests take about half of it where nothing accelerates the machine
 SILENCE_SECONDS = 240  # a machine says something at least once a test, and a test has its own, shorter limit
 BOOT_SECONDS = 60
+# The guest's /tmp and /run are its own: a checkout that lies there is brought from the host's files. Then: the rest.
+SHOW = """if [ ! -e "$1" ]; then mkdir -p "$1"; mount --bind "/run/ctlab/host$1" "$1"; fi; cd "$1"; shift; exec "$@" """
 _ENDED = "the machine ended before its tests did"
 
 
@@ -89,7 +91,7 @@ def run_machine(name: str, argv: list[str], environment: dict[str, str], until: 
     from ctlab.vm.options import VmOptions
 
     began = time.monotonic()
-    config = {"id": f"leg-{name}", "name": name, "program": "run", "argv": argv, "env": environment, "cwd": str(ROOT)}
+    config = {"id": f"leg-{name}", "name": name, "program": "run", "argv": argv, "env": environment, "cwd": "/"}
     with tempfile.TemporaryDirectory(prefix=f"ctlab-leg-{name}-") as folder:
         machine = Machine(folder, VmOptions(MACHINE_MEMORY_BYTES, 1), program="run", lab_name=f"leg-{name}")
         try:
@@ -145,7 +147,7 @@ def one(name: str, steps: list[dict[str, Any]], seconds: float) -> int:
     """The process of one machine: its steps, its reports; 0 if all tests passed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     show_checkout()
-    argv = [sys.executable, "-B", str(ROOT / "tests/vm/in_guest.py"), json.dumps(steps)]
+    argv = ["/bin/sh", "-ec", SHOW, "sh", str(ROOT), sys.executable, "-B", "tests/vm/in_guest.py", json.dumps(steps)]
     try:
         return run_machine(name, argv, environment_of_guest(), time.monotonic() + seconds)
     except LegFailed as error:
