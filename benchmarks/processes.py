@@ -36,12 +36,14 @@ def _read(pid: int) -> Process | None:
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has used of CPUs, its threads included, its children not (a clock tick's precision)."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """What a process's threads have used of CPUs (/proc/PID/task/*/schedstat, in nanoseconds)."""
+    total = 0
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        try:
+            total += int(path.read_text().split()[0])
+        except (OSError, IndexError):
+            continue  # a thread that has just ended
+    return total / 1e9
 
 
 def descendants(root: int) -> list[Process]:

@@ -37,8 +37,9 @@ def status(container: Container) -> str:
 
 
 def short(text: str, length: int = 60) -> str:
-    """At most so many characters."""
-    return text if len(text) <= length else f"{text[: length - 1]}…"
+    """One line of at most so many characters."""
+    line = " ".join(text.split("\n"))
+    return line if len(line) <= length else f"{line[: length - 1]}…"
 
 
 def container_row(container: Container) -> dict[str, Any]:
@@ -71,23 +72,39 @@ def node_row(node: Node) -> dict[str, Any]:
     return {"name": node.name, "networks": " ".join(node.networks)}
 
 
-def card(title: str, facts: Mapping[str, Any]) -> str:
-    """A small table of name and value, with the moment it was true."""
+def _plain(value: Any) -> str:
+    """A value as a person writes it: several on a line each, pairs without brackets."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {one}" for name, one in value.items())
+    return "\n".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def card(title: str, facts: Mapping[str, Any], when: str = "") -> str:
+    """A small table of name and value, with the moment it was true (`when`: by default now)."""
     rows = "".join(
         f"<tr><td style='text-align:left;opacity:.7'>{html.escape(name)}</td>"
-        f"<td style='text-align:left'>{html.escape(str(value))}</td></tr>"
+        f"<td style='text-align:left;white-space:pre-wrap'>{html.escape(_plain(value))}</td></tr>"
         for name, value in facts.items()
         if value not in (None, "", [], {}, ())
     )
+    note = html.escape(when or as_of())
     return (
         f"<table class='ctlab-card'><caption style='text-align:left;font-weight:bold'>{html.escape(title)}</caption>"
-        f"<tbody>{rows}</tbody></table><p style='opacity:.7;margin:.2em 0;font-size:12px'>{html.escape(as_of())}</p>"
+        f"<tbody>{rows}</tbody></table><p style='opacity:.7;margin:.2em 0;font-size:12px'>{note}</p>"
     )
+
+
+def pid_label(lab: Lab) -> str:
+    """What a first process's number is called: out of a VM it means nothing to this machine's tools."""
+    from . import engines
+
+    return "pid" if engines.vm_facts(lab) is None else "pid in the VM"
 
 
 def container_card(container: Container) -> str:
     """A container."""
     row = container_row(container)
+    row[pid_label(container.lab)] = row.pop("pid")
     limits = container.limits
     facts = {k: v for k, v in row.items() if k != "name"} | {
         "memory limit": units.format_size(limits.memory_bytes) if limits.memory_bytes else "",
@@ -119,7 +136,7 @@ def lab_card(lab: Lab) -> str:
             "containers": ", ".join(c.name for c in lab.containers) or "none",
             "networks": ", ".join(n.name for n in lab.networks) or "none",
             "engine": lab.engine if vm is None else f"{lab.engine}: {engines.describe(vm)}",
-            "ids": facts["mapping"],
+            "ids": facts["mapping"] if vm is None else f"in the VM, {facts['mapping']}",
             "limits": f"cgroup {facts['cgroup']}: {limits}",
         },
     )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import signal as _signal
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from . import units
 from .errors import ProgramFailed
 
 if TYPE_CHECKING:
     from .execution import Execution
+
+HEAD_LINES, TAIL_LINES, LINE_CHARACTERS = 20, 10, 200  # of a stream, where a result is shown
 
 
 def signal_of(returncode: int) -> str | None:
@@ -61,8 +64,47 @@ class Completed:
         return f"{shown} in {self.container} {how}" + (f": {last[0][:200]}" if last else "")
 
     def __repr__(self) -> str:
-        status = self.signal or self.returncode
-        return f"<Completed {self.container}: status {status}, {self.duration_seconds:.3g} s>"
+        return self._head([f"{name} {_measure(text)}" for name, text in self._streams() if text])
+
+    def _head(self, wrote: list[str]) -> str:
+        how = self.signal or str(self.returncode)
+        if self.oom_killed:
+            how += " (OOMKilled)"
+        dropped = [f"{units.format_size(self.dropped_bytes, 3)} dropped"] if self.dropped_bytes else []
+        parts = [f"status {how}", f"{self.duration_seconds:.3g} s", *wrote, *dropped]
+        return f"<Completed {self.container}: {', '.join(parts)}>"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """As a cell's value: what it wrote as well, without the middle of what is long. In a list: one line."""
+        if len(printer.stack) > 1:
+            printer.text(repr(self))
+            return
+        shown = [line for name, text in self._streams() for line in excerpt(text, name)]
+        printer.text("\n".join([self._head([]), *shown]))
+
+    def _streams(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        return ("stdout", self.stdout), ("stderr", self.stderr)
+
+
+def _measure(text: str) -> str:
+    """How much it is; itself, where that is shorter."""
+    line = text.removesuffix("\n")
+    if len(line) <= 40 and "\n" not in line:
+        return repr(line)
+    count = line.count("\n") + 1
+    return f"{count} line{'s' if count > 1 else ''} of {units.format_size(len(text.encode()), 3)}"
+
+
+def excerpt(text: str, name: str) -> list[str]:
+    """The lines of a stream: the first and the last of many, each cut where it is long. `name`: .stdout or .stderr."""
+    if not text:
+        return []
+    lines = text.removesuffix("\n").split("\n")
+    more = len(lines) - HEAD_LINES - TAIL_LINES
+    if more > 0:
+        lines = [*lines[:HEAD_LINES], f"[{more} lines more: .{name} has all]", *lines[-TAIL_LINES:]]
+    shown = [line if len(line) <= LINE_CHARACTERS else f"{line[:LINE_CHARACTERS]}…" for line in lines]
+    return [f"{name}:", *shown]
 
 
 class Logs(str):

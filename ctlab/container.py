@@ -120,8 +120,10 @@ class Container:
     def _alive(self) -> None:
         if self._gone:
             raise StateError(f"container {self.name}: {self._gone}")
-        if self.lab.gone:
-            raise LabGone(f"container {self.name}: lab '{self.lab.name}' was stopped")
+        try:
+            self.lab._alive()
+        except LabGone as error:
+            raise LabGone(f"container {self.name}: {error}") from None
 
     # -- its life ---------------------------------------------------------------------------------
     def start(self) -> Container:

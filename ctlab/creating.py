@@ -271,7 +271,8 @@ def check_limits(lab: Lab, spec: ContainerSpec) -> None:
     if absent:
         raise limits_plan.unavailable(absent, facts["cgroup_reason"], facts["cgroup_remedy"])
     vm = engines.vm_facts(lab)
-    for note in limits_plan.notes(spec.limits, _machine_cpus() if vm is None else vm["cpus"]):
+    counted = (_machine_cpus(), "this machine's") if vm is None else (vm["cpus"], "the VM's")
+    for note in limits_plan.notes(spec.limits, *counted):
         lab.say(note)
 
 

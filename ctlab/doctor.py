@@ -7,8 +7,10 @@ system; where there are no namespaces it says where to go instead.
 from __future__ import annotations
 
 import html
+import os
 import shutil
 import sys
+import tempfile
 import textwrap
 import types
 from collections.abc import Iterator, Sequence
@@ -16,12 +18,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
 from .errors import CtlabError, describe
-from .kernel import probe, probe_checks, probe_facts, probe_place, probe_remedies, probe_vm
+from .kernel import probe, probe_checks, probe_facts, probe_options, probe_place, probe_remedies, probe_vm
 from .kernel.probe_checks import DelegationLike
 from .kernel.probe_facts import Facts
 
 if TYPE_CHECKING:
     import pandas
+
+# What a place without labs still has; it needs nothing of the kernel.
+RECORDED = "ctlab.sample_run() shows a recorded lab: its map, counters and chart"
 
 _WORDS = {True: "works", False: "missing", None: "not tried"}
 _MARKS = {True: "✓", False: "✗", None: "·"}
@@ -104,6 +109,11 @@ class Report(Sequence[Probe]):
         return "; or give the lab a kernel of its own: engine='vm' (%lab start --engine vm)" if there else ""
 
     @property
+    def instead(self) -> str:
+        """What follows `why_not` in an error: the VM where one can be had, else what there is to look at."""
+        return self.offer or (f"; {RECORDED}" if not self.usable else "")
+
+    @property
     def place(self) -> str:
         """Where this is: linux, docker, podman, container, kubernetes, hub, binder, colab, wsl1, wsl2, macos, …"""
         return self._facts.place
@@ -119,9 +129,8 @@ class Report(Sequence[Probe]):
         facts = self._facts
         machine = f"{facts.system} {facts.release} {facts.machine}".strip()
         if not self.usable:
-            verdict = "no lab can start here" + (
-                " but in a VM of its own: %lab start --engine vm" if self.offer else ""
-            )
+            verdict = "no lab can start here"
+            verdict += " but in a VM of its own: %lab start --engine vm" if self.offer else f"; {RECORDED}"
         else:
             missing = [item.name for item in self._probes if item.ok is False and not item.essential]
             verdict = f"a lab can start here, {_IDS[self._ids]}"
@@ -227,13 +236,18 @@ def build(
     machine = f"{facts.system} {facts.release}".strip()
     remedy = probe_remedies.elsewhere(facts)
     probes = [Probe("platform", not remedy, f"{machine}, {probe_place.NAMES[facts.place]}", remedy, True)]
+    has_vm = vm is not None and bool(vm.ok)
     # With a range chosen beforehand a lab doesn't fall back to the one own id: the range is then needed.
     for outcome in outcomes:
         essential = probe.BY_NAME[outcome.name].essential or (outcome.name == "id-range" and facts.ids != "single")
         detail, remedy = (outcome.detail, "") if outcome.ok else probe_remedies.explain(outcome, facts)
+        if has_vm and not essential and remedy.startswith(probe_options.NEEDS_KERNEL):
+            remedy += probe_vm.INSTEAD
         probes.append(Probe(outcome.name, outcome.ok, detail, remedy, essential))
-    if delegation is not None:
-        probes += (Probe(*finding) for finding in probe_checks.checks(facts, delegation))
+    for finding in probe_checks.checks(facts, delegation) if delegation is not None else ():
+        if has_vm and finding.name == "limits" and not finding.ok:
+            finding = finding._replace(remedy=(finding.remedy + probe_vm.LIMITS).removeprefix("; "))
+        probes.append(Probe(*finding))
     if vm is not None:
         probes.append(Probe(*vm))
     usable = all(item.ok for item in probes if item.essential)
@@ -276,18 +290,44 @@ def doctor() -> Report:
 
 def _vm_engine() -> probe_checks.Finding:
     """What a VM engine needs, read and not tried: nothing is fetched or booted."""
-    from .vm import accel, prepare, programs
+    from .vm import accel, prepare, programs, reader
 
     try:
         missing = programs.missing()
         if missing:
             return probe_vm.finding(missing)
         state = prepare.status()
+        if not state.release and not state.problem:
+            _check_cache()
+        if not state.problem:
+            reader.reader()  # raises where root has nobody to let read
         return probe_vm.finding((), state.release, state.problem, accel.known())
     except CtlabError as error:
-        return probe_vm.finding((), "", str(error))
+        problem, remedy = _apart(str(error))
+        return probe_vm.finding((), "", problem, remedy=remedy)
     except OSError as error:
-        return probe_vm.finding((), "", describe(error))
+        return probe_vm.finding((), "", describe(error), remedy="")
+
+
+def _check_cache() -> None:
+    """CtlabError where what a VM boots from couldn't be kept; tried in the folder of its path that is there."""
+    from .vm import cache
+
+    place = cache.place()
+    above = next(path for path in (place, *place.parents) if os.path.exists(path))
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".ctlab-", dir=above))
+    except OSError as error:
+        raise cache.refused(place, error) from None
+
+
+def _apart(text: str) -> tuple[str, str]:
+    """What failed and what to do, of an error's line."""
+    for mark in ("; ", ": "):
+        before, found, after = text.rpartition(mark)
+        if found:
+            return before, after
+    return text, ""
 
 
 class _Callable(types.ModuleType):

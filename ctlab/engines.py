@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from .vm.options import VmOptions
 
 NAMES = ("auto", "native", "vm")
+IF_NEEDED_VARIABLE = "CTLAB_VM_IF_NEEDED"
 HOST_SHARE = "/run/ctlab/host"  # where a VM's guest has this machine's files, read-only
 ARCHIVE_SHARE = 4  # a tar image may be as large as the VM's memory divided by this: it is copied there and unpacked
-_NOBODY = 65534  # who a VM started by root reads this machine's files as
 
 
 class Engine(NamedTuple):
@@ -35,18 +35,28 @@ class Engine(NamedTuple):
     if_needed: bool
 
 
-def choose(engine: str, memory: str | int | None, cpus: int | None, if_needed: bool) -> Engine:
-    """Check what goes together. Raises BadInput."""
+def choose(engine: str, memory: str | int | None, cpus: int | None, if_needed: bool | None) -> Engine:
+    """Check what goes together. `if_needed` None: for `auto` as the environment says. Raises BadInput."""
     if engine not in NAMES:
         near = did_you_mean(engine, NAMES) if isinstance(engine, str) else ""
         raise BadInput(f"no engine {engine!r}{near}; there are: {', '.join(NAMES)}")
     if if_needed and engine == "native":
         raise BadInput("vm_if_needed goes with engine='auto': 'native' is this machine's kernel or none")
+    if if_needed is None:
+        if_needed = engine == "auto" and if_needed_by_default()
     given = [name for name, value in (("vm_memory", memory), ("vm_cpus", cpus)) if value is not None]
     if given and engine != "vm" and not if_needed:
         option = given[0].replace("_", "-")
         raise BadInput(f"{given[0]} is for a VM: add engine='vm' (%lab start --engine vm --{option} …)")
     return Engine(engine, _options(memory, cpus) if given else None, if_needed)
+
+
+def if_needed_by_default() -> bool:
+    """What `IF_NEEDED_VARIABLE` says: for a place (a hub's image) where labs are to take a VM. Raises BadInput."""
+    text = os.environ.get(IF_NEEDED_VARIABLE, "")
+    if text not in ("", "0", "1"):
+        raise BadInput(f"{IF_NEEDED_VARIABLE} is {text!r}: 1 (a lab takes a VM where it needs one) or 0")
+    return text == "1"
 
 
 def _options(memory: str | int | None = None, cpus: int | None = None) -> VmOptions:
@@ -70,14 +80,28 @@ def start(name: str, interval_seconds: float, engine: Engine, say: Callable[[str
         if report is None or report.usable:
             raise
     if engine.name == "native":
-        raise Unsupported(report.why_not)
+        raise Unsupported(report.why_not if report.offer else f"{report.why_not}{report.instead}")
     if not engine.if_needed:
-        raise Unsupported(f"{report.why_not}{report.offer}")
+        raise Unsupported(f"{report.why_not}{report.instead}")
     if report.vm is None or not report.vm.ok:
         vm = f"{report.vm.detail}; {report.vm.remedy}" if report.vm else "not on this system"
-        raise Unsupported(f"{report.why_not}; and no VM can be had: {vm}")
+        raise Unsupported(f"{report.why_not}; and no VM can be had: {vm}{report.instead}")
     say(f"lab '{name}' gets a kernel of its own, in a VM, since this machine's can't: {report.why_not}")
     return Client(name, interval_seconds, vm=engine.options or _options())
+
+
+def imagined_vm() -> dict[str, Any] | None:
+    """The VM that a lab with `vm_if_needed` would be in, for what is only planned; None where it'd be native."""
+    try:
+        from .doctor import doctor
+
+        report = doctor()
+    except Exception:  # nothing is made, so nothing is worth failing for
+        return None
+    if report.usable or report.vm is None or not report.vm.ok:
+        return None
+    options = _options()
+    return {"memory_bytes": options.memory_bytes, "cpus": options.cpus}
 
 
 # -- what differs in a VM ---------------------------------------------------------------------------------------------
@@ -99,7 +123,9 @@ def describe(vm: dict[str, Any]) -> str:
 def cpus(lab: Lab) -> Collection[int]:
     """The numbers of the CPUs that the lab may use."""
     vm = vm_facts(lab)
-    return range(vm["cpus"]) if vm is not None else os.sched_getaffinity(0)
+    if vm is not None:
+        return range(vm["cpus"])
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()  # --explain works elsewhere, too
 
 
 def guest_path(lab: Lab, path: str) -> str:
@@ -141,11 +167,15 @@ def check_image(lab: Lab, text: str, path: str) -> None:
 
 def _check_readable(what: str, path: str) -> None:
     """Ask the kernel as who will read it: started by root, a VM runs as nobody and shows what an ordinary user sees."""
-    if os.geteuid() != 0:
+    from .vm.reader import reader
+
+    ids = reader()
+    if ids is None:
         return
+    user, group = ids
     words = ["test", "-r", path, "-a", "-x", path] if os.path.isdir(path) else ["test", "-r", path]
     done = subprocess.run(
-        words, user=_NOBODY, group=_NOBODY, extra_groups=[], cwd="/", stdin=subprocess.DEVNULL, check=False
+        words, user=user, group=group, extra_groups=[], cwd="/", stdin=subprocess.DEVNULL, check=False
     )
     if done.returncode:
         raise Unsupported(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from . import engines
 from .images.reference import parse
 from .plan import limits as limits_plan
 from .plan import ops, rootfs
@@ -14,13 +15,20 @@ if TYPE_CHECKING:
     from .lab import Lab
 
 
+def in_vm(lab: Lab) -> list[str]:
+    """What comes before the commands of a lab in a VM: they are for its inside, with what is elsewhere there."""
+    if engines.vm_facts(lab) is None:
+        return []
+    return [f"# Inside the lab's VM, where this machine's files are, read-only, below {engines.HOST_SHARE}."]
+
+
 def explain_container(lab: Lab, container: Container) -> list[str]:
     """The commands for a container that exists."""
     from .plan.render import container_commands
 
     spec = container.spec
     image = parse(spec.image, spec.command)
-    prepare = rootfs.prepare(image.path or image.kind, lab._top)
+    prepare = rootfs.prepare(engines.guest_path(lab, image.path) if image.path else image.kind, lab._top)
     if spec.network_mode not in ("bridge", "none"):
         first = prepare[0]
         assert isinstance(first, ops.Unshare)
@@ -28,10 +36,15 @@ def explain_container(lab: Lab, container: Container) -> list[str]:
     version = lab._client.facts["cgroup"]
     writes = limits_plan.plan(spec.limits, version) if version != "none" else []
     paths = {write.controller: _cgroup_path(lab, write.controller, version, container.name) for write in writes}
-    return container_commands(
-        container.name, prepare, node_operations(container), inside_operations(container), writes, paths,
+    inside = [
+        ops.Bind(engines.guest_path(lab, one.source), one.target, one.read_only) if isinstance(one, ops.Bind) else one
+        for one in inside_operations(container)
+    ]
+    commands = container_commands(
+        container.name, prepare, node_operations(container), inside, writes, paths,
         network_of=_shared_with(lab, spec.network_mode),
     )  # fmt: skip
+    return [*in_vm(lab), *commands]
 
 
 def _shared_with(lab: Lab, mode: str) -> str | None:

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from . import creating, network, ticks
+from . import creating, engines, network, ticks
 from .container import Container
 from .errors import BadInput, NameInUse, StateError
-from .explaining import explain_container
+from .explaining import explain_container, in_vm
 from .images import reference
 from .lab import Lab, rootfs_top
 from .names import expand_pattern, key
@@ -31,9 +31,12 @@ if TYPE_CHECKING:
 
 
 class PaperLab(Lab):
-    """A copy of what a lab knows, or an empty one: it can be planned with, and has no processes."""
+    """A copy of what a lab knows, or an empty one: it can be planned with, and has no processes.
 
-    def __init__(self, lab: Lab | None) -> None:
+    `vm`: of an empty one, the VM that it would be in (see `engines.imagined_vm`).
+    """
+
+    def __init__(self, lab: Lab | None, vm: Mapping[str, Any] | None = None) -> None:
         self.name = lab.name if lab is not None else "lab"
         self._lock = threading.RLock()
         self._stopped = False
@@ -47,15 +50,18 @@ class PaperLab(Lab):
         self._endpoint_numbers = itertools.count(1)
         self._endpoint_names = {}
         self._top = lab._top if lab is not None else rootfs_top()
-        facts = lab._client.facts if lab is not None else {"cgroup": _cgroup_version(), "controllers": ()}
+        facts = lab._client.facts if lab is not None else _facts(vm)
         self._client: Any = SimpleNamespace(facts=facts, gone=False, id=lab._client.id if lab is not None else "")
 
     def say(self, line: str) -> None:
         """Nothing happens, so nothing is said."""
 
 
-def _cgroup_version() -> str:
-    return "v2" if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else "v1"
+def _facts(vm: Mapping[str, Any] | None) -> dict[str, Any]:
+    if vm is not None:
+        return {"cgroup": "v2", "controllers": (), "vm": vm}
+    unified = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
+    return {"cgroup": "v2" if unified else "v1", "controllers": ()}
 
 
 def _commands(lines: Sequence[str]) -> Commands:
@@ -73,7 +79,7 @@ def explain_network(lab: Lab | None, name: str, **options: Any) -> Commands:
     if old is not None and ticks.same(old.tick):
         raise NameInUse(f"network '{old.name}' exists ({' '.join(old.subnets)})")
     spec, _ = plan_network(name, list(paper._networks.values()), lab_id=paper._client.id, **options)
-    return _commands(network_commands(spec))
+    return _commands([*in_vm(paper), *network_commands(spec)])
 
 
 def explain_removal(networks: Sequence[Network]) -> Commands:
@@ -85,7 +91,9 @@ def explain_removal(networks: Sequence[Network]) -> Commands:
             names = ", ".join(container.name for container in net.containers)
             raise StateError(f"network '{net.name}' has containers on it: {names}; disconnect or remove them")
     operations = [operation for net in networks for operation in network_plan.remove(net.spec)]
-    return _commands(node_commands(operations) if operations else ["# no network to remove"])
+    if not operations:
+        return _commands(["# no network to remove"])
+    return _commands([*in_vm(networks[0].lab), *node_commands(operations)])
 
 
 def explain_connect(net: Network, container: Container, **asked: Any) -> Commands:
@@ -99,7 +107,7 @@ def explain_connect(net: Network, container: Container, **asked: Any) -> Command
     creating.attach(paper, copied, net.name, 0, asked, {})
     [number] = set(copied._endpoints) - before
     in_node, inside = network_plan.attach(copied._instance, copied.name, copied._endpoints[number])
-    return _commands(endpoint_commands(copied.name, in_node, inside))
+    return _commands([*in_vm(paper), *endpoint_commands(copied.name, in_node, inside)])
 
 
 def _check_connect(net: Network, container: Container) -> None:
@@ -123,9 +131,8 @@ def explain_disconnect(net: Network, container: Container) -> Commands:
     message = detach_message(copied, copied._endpoints.pop(number), paper)
     from .plan import ops
 
-    return _commands(
-        detach_commands(copied.name, ops.decode(message["node_operations"]), ops.decode(message["inside"]))
-    )
+    in_node, inside = ops.decode(message["node_operations"]), ops.decode(message["inside"])
+    return _commands([*in_vm(paper), *detach_commands(copied.name, in_node, inside)])
 
 
 def _copy(paper: PaperLab, container: Container) -> Container:
@@ -136,8 +143,17 @@ def _copy(paper: PaperLab, container: Container) -> Container:
     return copied
 
 
-def explain_run(lab: Lab | None, command: str | Sequence[str] | None, keywords: Mapping[str, Any]) -> Commands:
-    """The commands that would make one container, or each of a batch, and the network that it needs."""
+def explain_run(
+    lab: Lab | None,
+    command: str | Sequence[str] | None,
+    keywords: Mapping[str, Any],
+    vm: Mapping[str, Any] | None = None,
+) -> Commands:
+    """The commands that would make one container, or each of a batch, and the network that it needs.
+
+    Raises what making them would: BadInput, Unsupported, AddressError, NameInUse, … `vm`: where no lab runs, the VM
+    that one would be in.
+    """
     from .plan.render import network_commands
 
     options = dict(keywords)
@@ -151,7 +167,7 @@ def explain_run(lab: Lab | None, command: str | Sequence[str] | None, keywords: 
     check_body(argv, count, options)
     for word in ("stdin", "script"):
         options.pop(word, None)
-    paper = PaperLab(lab)
+    paper = PaperLab(lab, vm)
     name = options.pop("name", None)
     names = [paper._free_name(name)] if count is None else expand_pattern("container", str(name or "c{n}"), count)
     exists = options.pop("exists", None)
@@ -161,7 +177,7 @@ def explain_run(lab: Lab | None, command: str | Sequence[str] | None, keywords: 
     if creating.DEFAULT_NETWORK in networks and key(creating.DEFAULT_NETWORK) not in paper._networks:
         spec, pools = plan_network(creating.DEFAULT_NETWORK, list(paper._networks.values()))
         paper._networks[key(spec.name)] = Network(paper, spec, pools)
-        lines += network_commands(spec)
+        lines += [*in_vm(paper), *network_commands(spec)]
     for one in names:
         container = _paper_container(paper, container_spec(one, argv, networks, options), exists, asked)
         found = explain_container(paper, container)
@@ -173,8 +189,11 @@ def explain_run(lab: Lab | None, command: str | Sequence[str] | None, keywords: 
 
 def _paper_container(paper: PaperLab, spec: Any, exists: str | None, asked: Mapping[str, Any]) -> Container:
     """The container that would be made, with the addresses that it would get."""
-    reference.parse(spec.image, spec.command)
-    check_limits(spec.limits, os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ())
+    image = reference.parse(spec.image, spec.command)
+    if image.path:
+        engines.check_image(paper, spec.image, image.path)
+    engines.check_mounts(paper, spec.mounts)
+    check_limits(spec.limits, engines.cpus(paper))
     old = paper._containers.get(key(spec.name))
     wanted: Mapping[str, Any] = {}
     if old is not None:

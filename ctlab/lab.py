@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import connecting, creating, engines, labs, opening, sampled_names, ticks, units
 from .container import Container, unknown
-from .errors import LabGone, NotFound
+from .errors import BadInput, LabGone, NotFound
 from .handles import Handles
 from .hearing import hear
 from .names import auto_name, did_you_mean, expand_pattern, key
@@ -40,7 +40,8 @@ class Lab:
     `interval`: seconds between two samples of the counters. `exists`: ``error``, ``replace`` or ``keep`` when a lab
     of that name runs (default: an error in the same cell, replaced in a later one).
     `engine`: ``native``, this machine's kernel; ``vm``, a kernel of its own in a microVM, with `vm_memory` (bytes, or
-    text as 1G) and `vm_cpus`; ``auto``, native, and with `vm_if_needed` the VM where this machine's kernel can't.
+    text as 1G) and `vm_cpus`; ``auto``, native, and with `vm_if_needed` the VM where this machine's kernel can't
+    (None: if the environment has CTLAB_VM_IF_NEEDED=1).
     Raises Unsupported where this machine can't run containers, with the remedy; NameInUse; BadInput.
     """
 
@@ -52,7 +53,7 @@ class Lab:
         engine: str = "auto",
         vm_memory: str | int | None = None,
         vm_cpus: int | None = None,
-        vm_if_needed: bool = False,
+        vm_if_needed: bool | None = None,
         uplink: bool = False,
         exists: str | None = None,
     ) -> None:
@@ -103,7 +104,11 @@ class Lab:
         return self._container(name)
 
     def __contains__(self, name: object) -> bool:
+        if isinstance(name, Container):
+            return self._containers.get(key(name.name)) is name
         return isinstance(name, str) and key(name) in self._containers
+
+    __iter__ = None  # or Python would try lab[0]: its containers are `containers`
 
     @property
     def containers(self) -> Handles[Container]:
@@ -112,7 +117,8 @@ class Lab:
 
         with self._lock:
             found = list(self._containers.values())
-        return Handles(found, container_row, "container", as_of(), lab=self, again=lambda: self.containers)
+        note = as_of() + ("" if engines.vm_facts(self) is None else "; a pid is the VM's")
+        return Handles(found, container_row, "container", note, lab=self, again=lambda: self.containers)
 
     @property
     def networks(self) -> Handles[Network]:
@@ -200,11 +206,15 @@ class Lab:
     def _container(self, name: str | Container) -> Container:
         if isinstance(name, Container):
             return name
+        if not isinstance(name, str):
+            raise BadInput(f"lab[{name!r}]: a container's name is a text, lab['web']; by number: lab.containers[0]")
         found = self._containers.get(key(name))
         if found is None:
             found = next((c for c in self._containers.values() if len(name) >= 4 and c.id.startswith(name)), None)
         if found is None:
             self._alive()
+            if key(name) in self._networks:
+                raise NotFound(f"no container '{name}': '{name}' is a network, lab.networks['{name}']")
             raise unknown(name, [c.name for c in self._containers.values()])
         return found
 
@@ -374,7 +384,7 @@ class Lab:
 
     def __repr__(self) -> str:
         if self.gone:
-            return f"<Lab {self.name}: stopped>"
+            return f"<Lab {self.name}: {'stopped' if self._stopped else 'died'}>"
         return f"<Lab {self.name}: {len(self._containers)} containers, {len(self._networks)} networks, {self.engine}>"
 
     def _repr_html_(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from . import units
+from . import cards, units
 from .errors import NotFound
 from .inspecting import inspect_container
 
@@ -68,6 +68,7 @@ def details(lab: Lab, element_id: str) -> dict[str, object]:
 
 def _container_details(lab: Lab, name: str) -> dict[str, object]:
     """What a person looks for first comes first; the whole is `inspect`'s."""
+    pid = cards.pid_label(lab)
     facts = inspect_container(lab._container(name))
     limits = {k: units.format_size(v) if k.endswith("_bytes") else v for k, v in facts["limits"].items()}
     usage = facts["memory_usage_bytes"]
@@ -85,7 +86,7 @@ def _container_details(lab: Lab, name: str) -> dict[str, object]:
         or f"network {facts['network_mode']}",
         "limits": limits or "none",
         "memory": units.format_size(usage) if usage else "",
-        "pid": facts["pid"],
+        pid: facts["pid"],
         "returncode": facts["returncode"],
         "OOMKilled": "yes" if facts["oom_killed"] else "",
         "namespaces": facts["namespaces"],

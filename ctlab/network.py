@@ -89,9 +89,10 @@ class Network:
 
     def explain(self) -> str:
         """The commands that make this network."""
+        from .explaining import in_vm
         from .plan.render import Commands, network_commands
 
-        return Commands(network_commands(self.spec))
+        return Commands([*in_vm(self.lab), *network_commands(self.spec)])
 
     def inspect(self) -> dict[str, Any]:
         """Everything known of it, as plain values."""

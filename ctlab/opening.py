@@ -55,7 +55,8 @@ def check_platform() -> None:
     if not sys.platform.startswith("linux"):
         from .doctor import doctor
 
-        raise Unsupported(doctor().why_not)
+        report = doctor()
+        raise Unsupported(f"{report.why_not}{report.instead}")
 
 
 def examine(error: CtlabError) -> Report | None:

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import BadInput, NotFound
 from .names import did_you_mean
+from .recorded import LAB_METHODS, LAB_PROPERTIES, RecordedContainer, refusal, refuse, row
 
 if TYPE_CHECKING:
     import pandas
 
+    from .handles import Handles
     from .metrics.ring import Snapshot
     from .notebook.topology import Topology
 
@@ -27,7 +29,7 @@ SAMPLE = "sample.json.gz"
 
 
 class Recording:
-    """What `ctlab.sample_run` returns. It has the methods of a `Lab` that look at one, and none that change one."""
+    """What `ctlab.sample_run` returns. It has the methods of a `Lab` that look at one; those that change one refuse."""
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         """`data`: as `store` has made it; BadInput for another format."""
@@ -92,6 +94,30 @@ class Recording:
         if said:
             figure.layout.title.text += f" · {said}"
         return figure
+
+    @property
+    def containers(self) -> Handles[RecordedContainer]:
+        """Its containers."""
+        from .handles import Handles
+
+        names = [str(element["label"]) for element in self.map_elements() if element["kind"] == "container"]
+        return Handles([RecordedContainer(self, name) for name in names], row, "container", self.as_of)
+
+    def __getitem__(self, name: str) -> RecordedContainer:
+        return self.containers[str(name)]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.containers.__contains__(name)
+
+    __iter__ = None  # as of a `Lab`: its containers are `containers`
+
+    def __getattr__(self, name: str) -> Any:
+        if name in LAB_METHODS | LAB_PROPERTIES:
+            error = refusal("this lab", name, "topology, stats, chart, containers, details")
+            if name in LAB_METHODS:
+                return refuse(error)
+            raise error
+        raise AttributeError(f"a recording has no attribute '{name}'")
 
     # ---- what a map asks its source
 

@@ -64,6 +64,8 @@ class Recorder:
         """One phase of one test; a failed or skipped one decides."""
         entry = self.tests.setdefault(report.nodeid, {"outcome": "passed", "seconds": 0.0, "uses": [], "reason": ""})
         entry["seconds"] = round(entry["seconds"] + report.duration, 3)
+        if report.failed and os.environ.get("CTLAB_TEST_LEG") == "vm":
+            print(f"\n{report.longreprtext}", flush=True)  # at once: the machine may not live until the end
         if report.outcome != "passed" and entry["outcome"] != "failed":
             entry["outcome"] = report.outcome
             if report.skipped:

@@ -10,6 +10,7 @@ import gzip
 import os
 import platform
 import shutil
+import stat
 import sys
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -46,6 +47,7 @@ class Facts(NamedTuple):
     `loadable`: whether the kernel can load modules at all. `module_files`: the module names of this kernel's
     module folder; None: no such folder. `modules`: module names in /sys/module. `processes`, `files`, `tasks`:
     limits on processes (RLIMIT_NPROC), descriptors (hard RLIMIT_NOFILE), tasks (the cgroup's pids.max); 0: none.
+    `tun_mode`: the permission bits of /dev/net/tun; None: it isn't there.
     """
 
     system: str = "Linux"
@@ -73,6 +75,7 @@ class Facts(NamedTuple):
     processes: int = 0
     files: int = 0
     tasks: int = 0
+    tun_mode: int | None = None
 
 
 def gather() -> Facts:
@@ -126,7 +129,14 @@ def _linux(base: Facts) -> Facts:
         processes=_limit(resource.getrlimit(resource.RLIMIT_NPROC)[0]),
         files=_limit(resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
         tasks=_tasks(),
+        tun_mode=_mode("/dev/net/tun"),
     )
+
+
+def _mode(path: str) -> int | None:
+    with contextlib.suppress(OSError):
+        return stat.S_IMODE(os.stat(path).st_mode)
+    return None
 
 
 def read(path: str) -> str:

@@ -45,6 +45,8 @@ OPTIONS: Mapping[str, Option] = {
     "nft-numgen": Option("NFT_NUMGEN", "nft_numgen", "no loss by nftables"),
 }
 
+NEEDS_KERNEL = "needs a kernel built with"  # how the remedies begin that no command is
+
 _UNKNOWN_KIND = (errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 _QDISCS = frozenset({"tbf", "htb", "netem", "ingress"})
 _LINKS = frozenset({"veth", "bridge", "macvlan", "ipvlan", "vxlan", "ifb"})
@@ -80,13 +82,13 @@ def missing_option(name: str, said: str, facts: Facts) -> tuple[str, str]:
     where = " on the machine that the container runs on" if there else ""
     state = None if facts.options is None else facts.options.get(config, "n")
     if state == "n":
-        return detail, f"needs a kernel built with {config}, as distributions build theirs{where}; {without}"
+        return detail, f"{NEEDS_KERNEL} {config}, as distributions build theirs{where}; {without}"
     if state == "y":
         return detail, f"the kernel has {config} and yet refused; {without}"
     if not option.module:
-        return detail, f"needs a kernel built with {config}; {without}"
+        return detail, f"{NEEDS_KERNEL} {config}; {without}"
     if not facts.loadable:
-        return detail, f"needs a kernel built with {config}: this one can't load modules; {without}"
+        return detail, f"{NEEDS_KERNEL} {config}: this one can't load modules; {without}"
     if not there and facts.module_files is not None and option.module not in facts.module_files:
         return detail, (
             f"the module {option.module} isn't installed: on Ubuntu sudo apt install "

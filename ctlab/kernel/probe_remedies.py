@@ -15,6 +15,8 @@ from .probe_options import OPTIONS, absent, missing_option
 
 _QUOTA_NAMES = {"mount": "mnt", "network": "net"}
 _DENIED = (errno.EPERM, errno.EACCES)
+_NO_DEVICE = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
+_FOR_ALL = 0o006  # what a device's mode gives to everyone: inside, nobody is the root that it belongs to
 
 # How to start a container, or a pod, in which a lab can be made.
 _FREEDOM = {
@@ -36,8 +38,7 @@ _FREEDOM = {
 _ELSEWHERE = {
     "macos": "run Jupyter in a Linux virtual machine (Lima, Multipass …), or on a remote Linux machine; "
     "--explain works here",
-    "windows": "install WSL 2 (wsl --install) and run Jupyter inside it, or on a remote Linux machine; "
-    "--explain works here",
+    "windows": "install WSL 2 (wsl --install) and run Jupyter inside it, or on a remote Linux machine",
     "wsl1": "WSL 1 has no namespaces: convert the distribution with: wsl --set-version DISTRIBUTION 2",
     "other": "run Jupyter on a Linux machine; --explain works here",
 }
@@ -51,8 +52,8 @@ def explain(outcome: Outcome, facts: Facts) -> tuple[str, str]:
         return said, ""
     if name == "id-range":
         return said, id_range(facts)
-    if name == "tun" and number in (errno.ENOENT, errno.ENODEV, errno.ENXIO, *_DENIED):
-        return f"/dev/net/tun: {said}", _tun(number, facts)
+    if name == "tun" and (number in _NO_DEVICE or number in _DENIED):
+        return _tun(number, said, facts)
     if name in ("nftables", "nft-nat", "nft-numgen") and "nft" not in facts.programs:
         return said, "sudo apt install nftables"
     if name in OPTIONS and absent(name, number, outcome.detail, facts):
@@ -216,11 +217,19 @@ def _no_call(name: str, facts: Facts) -> str:
     return f"this call is there since Linux {since}"
 
 
-def _tun(number: int, facts: Facts) -> str:
+def _tun(number: int, said: str, facts: Facts) -> tuple[str, str]:
+    """(detail, remedy): the kernel has none, or the device file isn't there or isn't for everyone."""
+    detail = f"/dev/net/tun: {said}"
+    mode = facts.tun_mode
+    if number == errno.EACCES and mode is not None and mode & _FOR_ALL != _FOR_ALL:
+        detail += f": its mode is {mode:04o} (udev gives it 0666), and a lab's root is an ordinary user out here"
+        return detail, "sudo chmod 0666 /dev/net/tun"
     if facts.place in ("docker", "podman"):
-        return "start the container with: --device /dev/net/tun"
+        return detail, "start the container with: --device /dev/net/tun"
     if facts.place in probe_place.CONTAINERS:
-        return place_remedy(facts)
+        return detail, place_remedy(facts)
     if number in _DENIED:
-        return "sudo chmod 0666 /dev/net/tun"
-    return "sudo modprobe tun"
+        return detail, "sudo chmod 0666 /dev/net/tun"
+    if facts.options is not None and "CONFIG_TUN" not in facts.options:
+        return missing_option("tun", detail, facts)
+    return detail, "sudo modprobe tun"

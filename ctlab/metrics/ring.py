@@ -16,13 +16,16 @@ the copy and is dropped. Row numbers count all rows ever written, from 0; row n 
 from __future__ import annotations
 
 import _thread
-import fcntl
 import mmap
 import os
 import struct
+import sys
 from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
+
+if sys.platform != "win32":  # a recording's rows are read everywhere
+    import fcntl
 
 MAGIC = int.from_bytes(b"ctlring1", "little")
 HEADER_BYTES = 8192
@@ -267,29 +270,35 @@ class Ring:
 
         At most `most_rows` rows. The state of the writer is always part of it.
         """
-        state = bytes(self._whole[_STATE_BYTES])
-        head = min(self.head, max(since_row, self.head - self.capacity) + most_rows)
-        self._barrier()
-        first = max(since_row, head - self.capacity)
-        start, count = first % self.capacity, head - first
-        fits = min(count, self.capacity - start)
-        parts: list[bytes | memoryview[Any]] = []
-        for view in self._views:
-            parts.append(view[start : start + fits].cast("B"))
-            if fits < count:
-                parts.append(view[: count - fits].cast("B"))
-        body = b"".join(parts)
-        self._barrier()
-        if self._words[_BEGUN] - self.capacity > first:  # overwritten while it was copied: what is left comes next
-            return self.changes(self._words[_BEGUN] - self.capacity, most_rows)
-        return _CHANGES.pack(first, count) + state + body, head
+        first = since_row
+        while True:
+            state = bytes(self._whole[_STATE_BYTES])
+            first = max(first, self.head - self.capacity)
+            count = min(self.head - first, most_rows)
+            self._barrier()
+            start = first % self.capacity
+            fits = min(count, self.capacity - start)
+            parts: list[bytes | memoryview[Any]] = []
+            for view in self._views:
+                parts.append(view[start : start + fits].cast("B"))
+                if fits < count:
+                    parts.append(view[: count - fits].cast("B"))
+            body = b"".join(parts)
+            self._barrier()
+            oldest = int(self._words[_BEGUN]) - self.capacity
+            if oldest <= first:
+                return _CHANGES.pack(first, count) + state + body, first + count
+            first = oldest  # the others were overwritten while they were copied
 
     def apply(self, changes: bytes) -> None:
         """Take over what `changes` of the original said (only writer, same schema and capacity)."""
         first, count = _CHANGES.unpack_from(changes)
         at = _CHANGES.size + _STATE_BYTES.stop - _STATE_BYTES.start
         start, fits = first % self.capacity, min(count, self.capacity - first % self.capacity)
-        self._words[_BEGUN] = first + count
+        begun = max(int(self._words[_BEGUN]), first + count)
+        if first > self.head:  # rows that never came: where they would lie is something older, which nobody may read
+            begun = max(begun, first + self.capacity)
+        self._words[_BEGUN] = begun
         self._barrier()
         data = memoryview(changes)
         for view, (_, kind) in zip(self._views, self.schema.columns, strict=True):

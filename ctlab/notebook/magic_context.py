@@ -60,9 +60,19 @@ class Context:
             return found
         from ..lab import Lab
 
-        made = Lab(self.option("lab", DEFAULT_LAB), interval=self.magics.interval)
+        name, magics = self.option("lab", DEFAULT_LAB), self.magics
+        made = Lab(name, interval=magics.interval, vm_if_needed=magics.vm_if_needed)
         print(f"lab '{made.name}' started")
         return made
+
+    def vm_to_fill(self) -> dict[str, Any] | None:
+        """The VM that `lab_to_fill` would start a lab in; None where it wouldn't."""
+        if self.lab_or_none is not None:
+            return None
+        from .. import engines
+
+        wanted = self.magics.vm_if_needed
+        return engines.imagined_vm() if (engines.if_needed_by_default() if wanted is None else wanted) else None
 
     def containers(self, *, missing_is_fine: bool = False) -> list[Container]:
         """The containers that are named; all are looked up before anything is done to one."""

@@ -23,7 +23,7 @@ def start(context: Context) -> Any:
         engine=engine,
         vm_memory=context.option("vm_memory"),
         vm_cpus=context.option("vm_cpus"),
-        vm_if_needed=context.option("vm_if_needed", engine == "auto" and context.magics.vm_if_needed),
+        vm_if_needed=context.option("vm_if_needed", context.magics.vm_if_needed if engine == "auto" else None),
         exists=context.option("exists"),
     )
     for note in made.notes:
@@ -76,6 +76,12 @@ def prune(context: Context) -> Any:
     return lines if lines else None
 
 
+def _state(lab: Any, current: Any) -> str:
+    if lab.gone:
+        return "stopped" if lab._stopped else "died"
+    return "current" if lab is current else "running"
+
+
 def _table(found: list[Any]) -> Any:
     from ..cards import as_of
     from ..handles import Handles
@@ -85,7 +91,7 @@ def _table(found: list[Any]) -> Any:
     def row(lab: Any) -> dict[str, Any]:
         return {
             "name": lab.name,
-            "state": "stopped" if lab.gone else "current" if lab is current else "running",
+            "state": _state(lab, current),
             "engine": lab.engine,
             "containers": len(lab.containers),
             "networks": len(lab.networks),

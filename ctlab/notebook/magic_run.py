@@ -39,7 +39,7 @@ def run(context: Context) -> Any:
     if context.option("explain"):
         from ..imagined import explain_run
 
-        return explain_run(context.lab_or_none, command, keywords)
+        return explain_run(context.lab_or_none, command, keywords, context.vm_to_fill())
     if shown and keywords.get("count", 1) > 1:
         raise BadInput(f"--count {keywords['count']} makes several, and a cell shows one: add -d")
     if shown and context.option("wait"):
@@ -47,7 +47,8 @@ def run(context: Context) -> Any:
     if context.lab_or_none is None:
         from ..imagined import explain_run
 
-        explain_run(None, command, keywords)  # what can't be is said before a lab is started for it
+        # What can't be is said before a lab is started for it.
+        explain_run(None, command, keywords, context.vm_to_fill())
     lab = context.lab_to_fill()
     keep = not shown or (bool(keywords.get("name")) and not keywords.pop("rm", False))
     made = lab.run(command, **keywords)

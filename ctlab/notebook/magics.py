@@ -33,9 +33,12 @@ class CtlabMagics(Magics):
     interval = Float(0.1, help="Seconds between two samples of the counters, in labs that the magics start.").tag(
         config=True
     )
-    vm_if_needed = Bool(False, help="Whether a lab takes a VM where this machine's kernel can't have it.").tag(
-        config=True
-    )
+    vm_if_needed = Bool(
+        None,
+        allow_none=True,
+        help="Whether labs that the magics start take a VM (engine auto) where this machine's kernel can't have one; "
+        "None: as CTLAB_VM_IF_NEEDED in the environment says.",
+    ).tag(config=True)
     refresh = Float(0.25, help="Seconds between two pictures of %stats --live.").tag(config=True)
     output_bytes = Int(1_000_000, help="The most of one program's output that a cell shows.").tag(config=True)
     traceback = Bool(False, help="Whether an error of ctlab shows the whole traceback.").tag(config=True)

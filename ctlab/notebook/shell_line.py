@@ -11,6 +11,7 @@ import shlex
 import time
 from typing import TYPE_CHECKING
 
+from .. import engines
 from ..errors import ProgramNotFound, StateError, Unsupported
 from ..kernel.capabilities import DEFAULT
 from ..runtime.program import DEFAULT_PATH
@@ -25,8 +26,16 @@ _ANCHOR_SECONDS = 2.0
 
 
 def shell_line(container: Container) -> str:
-    """The line to paste. Raises StateError for a container that doesn't run, Unsupported for one without a shell."""
+    """The line to paste. Raises StateError for a container that doesn't run, Unsupported for one without a shell.
+
+    Unsupported also for one in a VM: its processes are the guest's, and the same numbers here are somebody else's.
+    """
     container._alive()
+    if engines.vm_facts(container.lab) is not None:
+        raise Unsupported(
+            f"container {container.name} is in a VM, into whose namespaces no terminal of this machine leads: "
+            f"%container exec {container.name} -- COMMAND, or %%container exec {container.name} with a script below"
+        )
     if container.state != "running":
         raise StateError(f"container {container.name} isn't running, it is {container.state}")
     shell = next((path for path in ("/bin/bash", "/bin/sh") if _has(container, path)), None)

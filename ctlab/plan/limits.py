@@ -107,10 +107,10 @@ def check(limits: Limits, cpus_available: Iterable[int] | None = None) -> None:
             )
 
 
-def notes(limits: Limits, cpu_count: int) -> list[str]:
-    """What is allowed but should be said, a line each."""
+def notes(limits: Limits, cpu_count: int, whose: str = "this machine's") -> list[str]:
+    """What is allowed but should be said, a line each. `whose`: the CPUs are, in words."""
     if limits.cpus is not None and limits.cpus > cpu_count:
-        return [f"--cpus {format_cpus(limits.cpus)} is more than this machine's {cpu_count}: it limits nothing"]
+        return [f"--cpus {format_cpus(limits.cpus)} is more than {whose} {cpu_count}: it limits nothing"]
     return []
 
 

@@ -28,7 +28,7 @@ from . import protocol, prune, runtime_folder
 
 _BOOTSTRAP = "import sys;sys.path.insert(0,{parent!r});from ctlab.{module} import main;main()"
 _START_SECONDS = 30.0
-_VM_START_SECONDS = 150.0  # its keeper gives up earlier, with a reason
+_VM_START_SECONDS = 1200.0  # its keeper gives up earlier, with a reason; the first start may fetch a kernel
 _STOP_SECONDS = 15.0
 _WHY_SECONDS = 3.0  # until what is known of a lab's death is known here
 
@@ -172,7 +172,7 @@ class Client:
             words = [sys.executable, "-I", "-S", "-c", _BOOTSTRAP.format(parent=package_parent, module=module)]
             spawn = functools.partial(os.posix_spawn, sys.executable, file_actions=actions, setsid=True)
             # An interrupt comes between two instructions of Python: one puts the pid where `_end_keeper` finds it.
-            self._spawned.extend(map(spawn, [words], [_keeper_environment()]))
+            self._spawned.extend(map(spawn, [words], [_keeper_environment(self._vm is not None)]))
             self._keeper_pidfd = os.pidfd_open(self._spawned[0])
         self._control, self._events = control, events
         with contextlib.suppress(BrokenPipeError):  # it has ended already: below is why
@@ -392,10 +392,13 @@ def _limit() -> str:
     return f"; this process may have {most} open (ulimit -n): close some or raise it"
 
 
-def _keeper_environment() -> dict[str, str]:
-    """What the keeper needs of our environment and nothing else: containers are cloned from it."""
+def _keeper_environment(for_vm: bool) -> dict[str, str]:
+    """What the keeper needs of our environment and nothing else: containers are cloned from it.
+
+    Nothing is cloned from a VM's; it may fetch a kernel (by apt, of which proxies are told so) and keeps it in a cache.
+    """
     names = ("PATH", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "HOME", "LANG", "TMPDIR")
-    kept = {name: os.environ[name] for name in names if name in os.environ}
+    kept = {name: os.environ[name] for name in (os.environ if for_vm else names) if name in os.environ}
     kept["PYTHONDONTWRITEBYTECODE"] = "1" if not os.access(os.path.dirname(__file__), os.W_OK) else ""
     return kept
 

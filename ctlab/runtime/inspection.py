@@ -33,7 +33,8 @@ def processes(record: Record) -> list[dict[str, Any]]:
     """The processes of a container, found by their PID namespace."""
     if record.slot is None:
         return []
-    found = []
+    found: list[dict[str, Any]] = []
+    inside: dict[int, int] = {}  # a process's number here -> in the container
     for entry in _members(record):
         try:
             status = _status(entry)
@@ -43,9 +44,10 @@ def processes(record: Record) -> list[dict[str, Any]]:
                 words = command_file.read().rstrip(b"\0").split(b"\0")
         except OSError:
             continue  # it has just ended
+        inside[entry] = int(status["NSpid"].split()[-1])
         found.append(
             {
-                "pid": int(status["NSpid"].split()[-1]),
+                "pid": inside[entry],
                 "parent": int(fields[1]),
                 "user": int(status["Uid"].split()[0]),
                 "state": fields[0],
@@ -54,6 +56,8 @@ def processes(record: Record) -> list[dict[str, Any]]:
                 "command": b" ".join(words).decode(errors="replace") or f"[{status['Name']}]",
             }
         )
+    for process in found:  # 0: it is outside, as the first process's is, and a program's that was exec'ed into it
+        process["parent"] = inside.get(process["parent"], 0)
     return sorted(found, key=lambda process: int(process["pid"]))
 
 

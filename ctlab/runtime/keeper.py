@@ -51,6 +51,7 @@ class Keeper:
         self.allowed: set[str] = set()  # host paths that the owner wants to be mounted
         self.supervisor_pidfd = -1
         self.user_namespace = -1
+        self.why = ""  # the supervisor has died, if it could say so
 
     def start(self) -> None:
         """Make the outside folders and the supervisor; tell the owner."""
@@ -140,7 +141,11 @@ class Keeper:
             for descriptor, _ in poll.poll():
                 if descriptor == self.supervisor_pidfd:
                     self.clean_up()
-                    self._say({"gone": "died"})
+                    last_words = select.poll()
+                    last_words.register(self.channel, select.POLLIN)
+                    while not self.why and last_words.poll(0) and self._serve():
+                        pass
+                    self._say({"gone": "died", "why": self.why})
                     return
                 if descriptor == self.owner_pidfd:
                     self.clean_up()
@@ -179,6 +184,11 @@ class Keeper:
         """
         message = _receive(self.channel)
         if message is None:
+            return False
+        if "error" in message:
+            self.why = message["message"]
+            if self.port:  # in a VM the console is all that somebody reads
+                os.write(2, f"ctlab: {self.why}\n".encode(errors="replace"))
             return False
         path, idmapped = message["path"], False
         try:
@@ -315,5 +325,9 @@ def main(planted: _socket.socket, *, port: bool) -> None:
         sys.exit(1)
     try:
         keeper.watch()
+    except Exception as error:
+        keeper.clean_up()
+        keeper._say({"gone": "died", "why": f"its keeper failed: {type(error).__name__}: {error}"})
+        raise
     finally:
         keeper.clean_up()

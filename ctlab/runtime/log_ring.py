@@ -17,7 +17,7 @@ from typing import NamedTuple
 CAPACITY_BYTES = 1 << 20
 _HEADER_BYTES = 4096
 _MAGIC = 0x63746C6C6F673031  # "ctllog01"
-_HEAD, _TAIL, _DROPPED_OUT, _DROPPED_ERR, _ENDED = 16, 24, 32, 40, 48
+_HEAD, _TAIL, _DROPPED_OUT, _DROPPED_ERR, _ENDED = range(2, 7)  # words of the header
 _RECORD = struct.Struct("=qII")
 _CHANGES = struct.Struct("=qqqqqq")  # start, head, tail, dropped of stdout and of stderr, ended
 RECORD_BYTES = _RECORD.size  # the head of a record, before its data
@@ -42,6 +42,9 @@ class LogRing:
         self._capacity = size - _HEADER_BYTES
         if _LONG.unpack_from(self._map, 0)[0] != _MAGIC:
             raise ValueError("not a log ring")
+        # A word is read and written in one piece: struct's pack_into first fills with zeros, which a reader may see.
+        self._whole = memoryview(self._map)
+        self._words = self._whole[:_HEADER_BYTES].cast("q")
 
     @staticmethod
     def create(capacity: int = CAPACITY_BYTES) -> int:
@@ -53,13 +56,15 @@ class LogRing:
 
     def close(self) -> None:
         """Unmap."""
+        self._words.release()
+        self._whole.release()
         self._map.close()
 
-    def _get(self, offset: int) -> int:
-        return int(_LONG.unpack_from(self._map, offset)[0])
+    def _get(self, word: int) -> int:
+        return int(self._words[word])
 
-    def _put(self, offset: int, value: int) -> None:
-        _LONG.pack_into(self._map, offset, value)
+    def _put(self, word: int, value: int) -> None:
+        self._words[word] = value
 
     @property
     def head(self) -> int:

@@ -90,7 +90,8 @@ def bear(
 
 
 def _become(start: Start) -> NoReturn:
-    keeper = _socket.socket(fileno=start.keeper)
+    number = start.keeper
+    keeper = _socket.socket(fileno=number)
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         folders = {*start.cgroup_folders.values()}
@@ -113,6 +114,8 @@ def _become(start: Start) -> NoReturn:
         start.keeper = keeper.detach()
         supervisor.main(start, inside, (ours, pid, pidfd))
     except BaseException as error:
+        if keeper.fileno() < 0:  # it is the supervisor's by now, which has failed
+            keeper = _socket.socket(fileno=number)
         orders.answer(
             keeper, {"error": "CtlabError", "message": f"supervisor: {type(error).__name__}: {error}", "errno": 0}
         )

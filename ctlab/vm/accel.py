@@ -5,9 +5,9 @@ An open `/dev/kvm` says little: inside another hypervisor it may open, and the g
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
-import tempfile
 import time
 from pathlib import Path
 
@@ -20,6 +20,7 @@ _FILE = "acceleration.json"
 _TRIAL_SECONDS = 3.0
 _REACHED = b"Kernel panic"  # the kernel has booted, and has found no first process: as it should be
 _LARGEST_CONSOLE_BYTES = 1 << 20
+_MFD_CLOEXEC = 1
 
 
 def known() -> str:
@@ -27,17 +28,21 @@ def known() -> str:
     if not os.access(DEVICE, os.R_OK | os.W_OK):
         return TCG
     qemu = programs.path_of(architecture.here().qemu)
-    found = cache.read_json(cache.folder() / _FILE) if qemu else {}
+    found = cache.read_json(cache.place() / _FILE) if qemu else {}
     answer = found.get("answer") if found.get("key") == _key(qemu) else ""
     return str(answer or "")
 
 
 def choose(qemu: str, kernel: Path) -> str:
-    """`kvm` where a guest boots on it, else `tcg`. Takes up to 3 s the first time. Raises CtlabError."""
+    """`kvm` where a guest boots on it, else `tcg`. Takes up to 3 s the first time. Raises OSError."""
     answer = known()
     if not answer:
-        answer = KVM if _boots(qemu, kernel) else TCG
-        cache.write_json(cache.folder() / _FILE, {"key": _key(qemu), "answer": answer})
+        try:
+            answer = KVM if _boots(qemu, kernel) else TCG
+        except CtlabError:
+            return TCG  # QEMU couldn't be started, which says nothing of KVM
+        with contextlib.suppress(CtlabError):  # a cache that may only be read, or is full: it is tried anew then
+            cache.write_json(cache.folder() / _FILE, {"key": _key(qemu), "answer": answer})
     return answer
 
 
@@ -49,20 +54,18 @@ def _key(qemu: str) -> str:
 
 
 def _boots(qemu: str, kernel: Path) -> bool:
-    """Boot a kernel with KVM up to the point where it looks for its first process."""
+    """Boot a kernel with KVM up to the point where it looks for its first process. Raises CtlabError."""
     with (
-        tempfile.NamedTemporaryFile() as console,
-        open(console.name, "wb") as writing,  # QEMU takes a descriptor only with the access that it asks for
+        open(os.memfd_create("ctlab-console", _MFD_CLOEXEC), "rb") as console,
+        # QEMU takes a descriptor only with the access that it asks for.
+        open(f"/proc/self/fd/{console.fileno()}", "wb") as writing,
         open(kernel, "rb") as image,
         open(os.devnull, "wb") as log,
         open(DEVICE, "r+b", buffering=0) as kvm,
     ):
         given = (image.fileno(), writing.fileno(), kvm.fileno())
         words = command_line.trial(qemu, architecture.here(), *given)
-        try:
-            pid, pidfd = process.start(words, given, log.fileno(), largest_file_bytes=_LARGEST_CONSOLE_BYTES)
-        except CtlabError:
-            return False
+        pid, pidfd = process.start(words, given, log.fileno(), largest_file_bytes=_LARGEST_CONSOLE_BYTES)
         try:
             poll = select.poll()
             poll.register(pidfd, select.POLLIN)

@@ -20,24 +20,47 @@ from typing import Any
 from ..errors import CtlabError, describe
 
 FACTS = "facts.json"
+_UNFINISHED = ".new-"
+_ELSEWHERE = "set XDG_CACHE_HOME to a folder of yours"
+
+
+def place() -> Path:
+    """Where the cache is, or would be. Raises CtlabError if something else is there, or another user's."""
+    above = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    path = Path(above).absolute() / "ctlab" / "vm"
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return path
+    except OSError as error:
+        raise refused(path, error) from None
+    if not stat.S_ISDIR(status.st_mode):
+        raise CtlabError(f"{path} isn't a folder: remove it, or {_ELSEWHERE}")
+    if status.st_uid != os.getuid():
+        raise CtlabError(f"{path} belongs to user {status.st_uid}, not to you ({os.getuid()}): {_ELSEWHERE}")
+    return path
 
 
 def folder() -> Path:
-    """The cache, made if need be. Raises CtlabError."""
-    above = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    path = Path(above) / "ctlab" / "vm"
+    """The cache, made if need be; one that is there may be read-only. Raises CtlabError."""
+    path = place()
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        status = path.lstat()
-        if not stat.S_ISDIR(status.st_mode):
-            raise CtlabError(f"{path} isn't a folder: remove it, or set XDG_CACHE_HOME to a folder of yours")
-        if status.st_uid != os.getuid():
-            owner = f"belongs to user {status.st_uid}, not to you ({os.getuid()})"
-            raise CtlabError(f"{path} {owner}: set XDG_CACHE_HOME to a folder of yours")
-        path.chmod(0o700)
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o700)
     except OSError as error:
         raise refused(path, error) from None
     return path
+
+
+def clear_unfinished(path: Path) -> None:
+    """Remove what somebody who was killed while making it has left; whoever calls this is the only one who makes."""
+    for left in path.glob(f"{_UNFINISHED}*"):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                left.unlink()
 
 
 def refused(path: Path, error: OSError) -> CtlabError:
@@ -45,17 +68,16 @@ def refused(path: Path, error: OSError) -> CtlabError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return CtlabError(
             f"no room for the VM's files in {path}: {describe(error)}; "
-            "make about 150 MB free there, or set XDG_CACHE_HOME to a folder elsewhere"
+            "make about 200 MB free there, or set XDG_CACHE_HOME to a folder elsewhere"
         )
-    remedy = "set XDG_CACHE_HOME to a folder of yours"
-    return CtlabError(f"can't write the VM's files to {path}: {describe(error)}; {remedy}")
+    return CtlabError(f"can't write the VM's files to {path}: {describe(error)}; {_ELSEWHERE}")
 
 
 def write(path: Path, data: bytes) -> None:
     """Write a file as a whole or not at all. Raises CtlabError."""
     temporary = ""
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED)
         with open(descriptor, "wb") as file:
             file.write(data)
         os.chmod(temporary, 0o644)  # a descriptor of it is opened anew by a QEMU that is another user
@@ -74,7 +96,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill; when all went well it becomes `path`, in place of what was there. Raises CtlabError."""
     temporary: Path | None = None
     try:
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".new-"))
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_UNFINISHED))
         yield temporary
         if path.exists():
             shutil.rmtree(path)
@@ -125,5 +147,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def size(path: Path) -> int:
-    """The bytes of all files below a folder."""
-    return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+    """The bytes of all files below a folder; of one that is just being made, what there is of it."""
+    total = 0
+    for one in path.rglob("*"):
+        with contextlib.suppress(OSError):
+            status = one.lstat()
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total

@@ -38,3 +38,8 @@ def unpack(body: bytes) -> tuple[bytes, Described, int]:
         return body[4:], [], 0
     described, process = json.loads(body[4 : 4 + length])
     return body[4 + length :], described, process
+
+
+def refusal(error: OSError) -> dict[str, Any]:
+    """The answer to a call that couldn't be passed on, or whose answer couldn't."""
+    return {"error": "KernelError", "message": error.strerror or str(error), "errno": error.errno or 0}

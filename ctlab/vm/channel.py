@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _socket
 import contextlib
+import errno
 import os
 from collections import deque
 from collections.abc import Callable
@@ -88,19 +89,22 @@ class Channel:
             if stream is not None:
                 stream.give(body)
         elif kind == frames.END:
-            self._end(number)
+            self._end(number, int.from_bytes(body, "little"))
         elif kind == frames.CREDIT:
             reader = self._outgoing.get(number)
             if reader is not None:
                 reader.more(int.from_bytes(body, "little"))
                 self._try_held(number)
-        elif kind == frames.CLOSE and self._serving.get(number):
-            self._closed.add(number)
+        elif kind == frames.CLOSE:
+            if self._serving.get(number):
+                self._closed.add(number)
+        else:
+            raise ValueError(f"a frame of unknown kind {kind}")
 
-    def _end(self, number: int) -> None:
+    def _end(self, number: int, failed: int) -> None:
         stream = self._incoming.pop(number, None)
         if stream is not None:
-            stream.end()
+            stream.end(failed)
             return
         reader = self._outgoing.pop(number, None)
         if reader is not None:  # nobody there reads any more
@@ -118,13 +122,15 @@ class Channel:
         try:
             for kind, number in described:
                 if kind == "f":
-                    file = self._incoming[number] = _File(self.wire, number)
+                    file = self._incoming[number] = _File(self, number)
                     files.append(file)
                     call.descriptors.append(file.descriptor)
                 else:
                     call.descriptors.append(self._descriptor(call, kind, number))
         except OSError as error:  # too many open
-            call.reply(protocol.failure(error))
+            for file in files:
+                self.refuse(file.number)
+            call.reply(calls.refusal(error))
             call.close_descriptors()
             return
         waiting = len(files)
@@ -135,8 +141,14 @@ class Channel:
         def whole() -> None:
             nonlocal waiting
             waiting -= 1
-            if not waiting:
+            if waiting:
+                return
+            failed = next((file.failed for file in files if file.failed is not None), None)
+            if failed is None:
                 self.supervisor.dispatch(call)
+            else:  # half of a file must not be taken for the whole
+                call.reply(calls.refusal(failed))
+                call.close_descriptors()
 
         for file in files:
             file.then = whole
@@ -148,7 +160,7 @@ class Channel:
             return self._follow(call, number)
         reading, writing = os.pipe2(os.O_CLOEXEC)
         if kind == "r":
-            self._incoming[number] = Writer(self.wire, self.supervisor, number, writing)
+            self._incoming[number] = Writer(self.wire, self.supervisor, number, writing, self._forget_incoming)
             return reading
         os.set_blocking(reading, False)
         call.streams.append(self.send_from(reading, number))
@@ -159,7 +171,7 @@ class Channel:
         if not number:
             self._numbers += 2
             number = self._numbers
-        reader = self._outgoing[number] = _Reader(self, number, descriptor)
+        reader = self._outgoing[number] = Reader(self.wire, self.supervisor, number, descriptor, self._forget_outgoing)
         reader.begin()
         return reader
 
@@ -189,9 +201,16 @@ class Channel:
         if attempt is not None and attempt():
             self._held = {key: other for key, other in self._held.items() if other is not attempt}
 
-    def stream_ended(self, number: int) -> None:
-        """A stream of ours has given all."""
+    def _forget_outgoing(self, number: int) -> None:
         self._outgoing.pop(number, None)
+
+    def _forget_incoming(self, number: int) -> None:
+        self._incoming.pop(number, None)
+
+    def refuse(self, number: int) -> None:
+        """Take no more of a stream that comes."""
+        self._incoming.pop(number, None)
+        self.wire.send(frames.END, number)
 
     # -- answers ----------------------------------------------------------------------------------
     def answer(self, call: ChannelCall, message: bytes, described: calls.Described, process: int) -> None:
@@ -199,7 +218,12 @@ class Channel:
         connection = call.number
         left = self._serving[connection] = self._serving.get(connection, 1) - 1
         if connection not in self._closed:
-            self.wire.send(frames.ANSWER, connection, calls.pack(message, described, process))
+            body = calls.pack(message, described, process)
+            try:
+                frames.fits(body)
+            except OSError as error:
+                body = calls.pack(protocol.encode(calls.refusal(error)), [])
+            self.wire.send(frames.ANSWER, connection, body)
         if left <= 0:
             del self._serving[connection]
             self._closed.discard(connection)
@@ -260,7 +284,8 @@ class Channel:
         record = self.supervisor.records.get(call.message["id"])
         event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         follower = call.message["follower"]
-        if record is None:
+        if record is None:  # the answer says so
+            self.wire.send(frames.TOLD, number, b"end")
             return event
         self.send_log(record.key, record.ring)
         key = record.key
@@ -270,7 +295,8 @@ class Channel:
             if follower not in self._followers:
                 return  # gone while this waited
             if self.wire.waiting_bytes > _BUSY_BYTES:
-                self.supervisor.after(_BATCH_SECONDS / 10, told)
+                self.supervisor.off(event)  # which stays readable
+                self.supervisor.after(_BATCH_SECONDS / 10, wait)
                 return
             with contextlib.suppress(BlockingIOError, OSError):
                 os.eventfd_read(event)
@@ -279,7 +305,11 @@ class Channel:
                 self._send_log(key, log)
                 self.wire.send(frames.TOLD, number)
 
-        self.supervisor.on(event, told)
+        def wait() -> None:
+            if follower in self._followers:
+                self.supervisor.on(event, told)
+
+        wait()
         return os.dup(event)
 
     def _unfollow(self, follower: int) -> None:
@@ -324,35 +354,35 @@ class _Log:
 
 
 class _File:
-    """A file's content as it comes, into memory; `then` is called when it is whole."""
+    """A file's content as it comes, into memory; `then` is called when it is whole, or can't be."""
 
-    def __init__(self, wire: Wire, number: int) -> None:
-        self._wire = wire
-        self._number = number
+    def __init__(self, channel: Channel, number: int) -> None:
+        self._channel = channel
+        self.number = number
         self.descriptor = os.memfd_create("content", os.MFD_CLOEXEC)
+        self.failed: OSError | None = None
         self.then: Callable[[], None] = lambda: None
 
     def give(self, data: bytes) -> None:
         rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(self.descriptor, rest) :]
-        self._wire.send(frames.CREDIT, self._number, len(data).to_bytes(8, "little"))
+        try:
+            while rest:
+                rest = rest[os.write(self.descriptor, rest) :]
+        except OSError as error:
+            self._channel.refuse(self.number)
+            self.end(error.errno or errno.EIO)
+            return
+        self._channel.wire.send(frames.CREDIT, self.number, len(data).to_bytes(8, "little"))
 
-    def end(self) -> None:
+    def end(self, number: int = 0) -> None:
+        if number:
+            self.failed = OSError(number, f"a file couldn't be passed into the VM: {_errno(number)}")
         os.lseek(self.descriptor, 0, os.SEEK_SET)
         self.then()
 
 
-class _Reader(Reader):
-    """A reader that its channel forgets when it has ended."""
-
-    def __init__(self, channel: Channel, number: int, descriptor: int) -> None:
-        super().__init__(channel.wire, channel.supervisor, number, descriptor)
-        self._channel = channel
-
-    def close(self) -> None:
-        super().close()
-        self._channel.stream_ended(self.number)
+def _errno(number: int) -> str:
+    return f"{os.strerror(number)} ({errno.errorcode.get(number, number)})"
 
 
 class ChannelCall(Call):

@@ -7,7 +7,7 @@ import time
 
 from .. import units
 from ..errors import CtlabError
-from . import accel, architecture, cache, prepare, programs
+from . import accel, architecture, prepare, programs
 
 
 def do_prepare() -> int:
@@ -34,7 +34,7 @@ def do_prepare() -> int:
 
 
 def do_status() -> int:
-    """Print what there is; the exit status: 0 if a VM lab can start."""
+    """Print what there is, and make nothing; the exit status: 0 if a VM lab can start."""
     try:
         here = architecture.here()
         rows = [(name, programs.path_of(name) or "missing") for name in (here.qemu, "virtiofsd", "busybox")]
@@ -44,8 +44,8 @@ def do_status() -> int:
             rows.append(("modules it lacks", ", ".join(status.missing)))
         lacking = programs.missing()
         if not lacking and status.release:
-            rows.append(("acceleration", _told(accel.choose(programs.find().qemu, prepare.prepare().kernel))))
-        rows.append(("cache", f"{cache.folder()} ({units.format_size(status.size_bytes, 3)})"))
+            rows.append(("acceleration", _told(status.acceleration)))
+        rows.append(("cache", f"{status.folder} ({units.format_size(status.size_bytes, 3)})"))
     except CtlabError as error:
         print(error, file=sys.stderr)
         return 1
@@ -60,4 +60,6 @@ def do_status() -> int:
 
 
 def _told(acceleration: str) -> str:
+    if not acceleration:
+        return "not tried yet: the first start finds out whether KVM runs a guest here"
     return "KVM" if acceleration == accel.KVM else "none (TCG emulates: /dev/kvm runs no guest here)"

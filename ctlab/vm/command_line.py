@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from .architecture import Architecture
 from .frames import PORT_NAME
-from .guest_setup import TAG
+from .guest_setup import HOST_TAG, SYSTEM_TAG
 from .initramfs import INTERPRETER, LIBRARIES
 from .options import VmOptions
 
@@ -19,7 +19,8 @@ class Descriptors(NamedTuple):
     kernel: int
     initramfs: int
     memory: int  # a memfd of the guest's size
-    files: int  # connected to virtiofsd
+    system: int  # connected to the virtiofsd of the root's files
+    host: int  # and to that of what is mounted from the host
     port: int
     console: int
     kvm: int = -1  # an open /dev/kvm, where it is used
@@ -66,8 +67,10 @@ def qemu(
         "-kernel", _path(given.kernel), "-initrd", _path(given.initramfs), "-append", kernel_words(architecture),
         "-add-fd", f"fd={given.console},set={given.console}",
         "-chardev", f"file,id=console,append=on,path=/dev/fdset/{given.console}", "-serial", "chardev:console",
-        "-chardev", f"socket,id=files,fd={given.files}",
-        "-device", f"vhost-user-fs-pci,chardev=files,tag={TAG},queue-size=1024",
+        "-chardev", f"socket,id=system,fd={given.system}",
+        "-device", f"vhost-user-fs-pci,chardev=system,tag={SYSTEM_TAG},queue-size=1024",
+        "-chardev", f"socket,id=host,fd={given.host}",
+        "-device", f"vhost-user-fs-pci,chardev=host,tag={HOST_TAG},queue-size=1024",
         "-device", "virtio-serial-pci,max_ports=2",
         "-chardev", f"socket,id=port,fd={given.port}", "-device", f"virtserialport,chardev=port,name={PORT_NAME}",
     ]  # fmt: skip
@@ -88,11 +91,14 @@ def trial(program: str, architecture: Architecture, kernel: int, console: int, k
     ]  # fmt: skip
 
 
-def virtiofsd(program: str, listening: int) -> list[str]:
-    """The words that share this machine's files, read-only, with what its own user may read."""
+def virtiofsd(program: str, listening: int, *, follows: bool) -> list[str]:
+    """The words that share this machine's files, read-only, with what its own user may read.
+
+    `follows`: what changes here is seen there within a second; else a file stays what it was when it was looked up.
+    """
     return [
         program, f"--fd={listening}", "--shared-dir=/", "--readonly", "--sandbox=none", "--no-announce-submounts",
-        "--inode-file-handles=never", "--cache=auto", "--rlimit-nofile=0", "--log-level=warn",
+        "--inode-file-handles=never", f"--cache={'auto' if follows else 'always'}", "--rlimit-nofile=0", "--log-level=warn",
     ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ Standard library only and lean: both ends import it, and in an emulated guest ev
 
 from __future__ import annotations
 
+import errno
 import struct
 
 HEADER = struct.Struct("=IBI")  # bytes of the body, kind, id
@@ -27,7 +28,9 @@ EVENT = 13  # guest: as an answer
 TAKEN = 14  # guest: it has begun to serve CALLS_STEP more calls
 # Streams; `id` is one: even numbers are the host's, odd ones the guest's
 DATA = 20  # bytes
-END = 21  # no more will come (from the sender of DATA), or nobody reads any more (from its receiver)
+# No more will come (from the sender of DATA; 4 bytes, little-endian: the errno that ended it, if one did), or nobody
+# reads any more (from its receiver).
+END = 21
 CREDIT = 22  # 8 bytes, little-endian: so many more may be sent
 # Mirrors of rings
 LOG = 30  # guest: a log ring's changes, see `mirror`; `id` is the ring's key
@@ -38,3 +41,10 @@ ROWS = 32  # guest: new rows of a ring of counters; `id` is 0 (containers) or 1 
 def pack(kind: int, number: int, body: bytes) -> bytes:
     """One frame."""
     return HEADER.pack(len(body), kind, number) + body
+
+
+def fits(body: bytes) -> None:
+    """Raise OSError EMSGSIZE for a body that no frame can hold."""
+    if len(body) > LARGEST_BODY_BYTES:
+        sizes = f"{len(body) / (1 << 20):.0f} MiB, and a VM lab's have at most {LARGEST_BODY_BYTES >> 20} MiB"
+        raise OSError(errno.EMSGSIZE, f"the message is too large: {sizes} (EMSGSIZE)")

@@ -12,7 +12,8 @@ from pathlib import Path
 # The side of a VM that is the host's.
 _HOST_SIDE = {
     "accel", "architecture", "cache", "command", "command_line", "cpio", "deb", "guest_record", "initramfs",
-    "kernel_image", "keeper", "machine", "modules", "options", "prepare", "programs", "sources", "unpacking",
+    "kernel_image", "keeper", "machine", "modules", "options", "prepare", "preparing", "programs", "reader", "sources",
+    "unpacking",
 }  # fmt: skip
 # Large, with libraries of their own, and nothing that a lab's start needs: read from the host's files when asked for.
 _LEFT_OUT = {"_hashlib", "_ssl", "_decimal", "_lzma", "_bz2", "_curses", "readline", "_sqlite3"}

@@ -13,11 +13,13 @@ import os
 from ..kernel import syscalls
 
 HERE = "/run/ctlab"  # what the initramfs brings
-HOST = f"{HERE}/host"  # the host's files, as they are there
+SYSTEM = f"{HERE}/system"  # the host's files as they were when they were first looked at: what the root lies on
+HOST = f"{HERE}/host"  # the host's files as they are there now, for mounts
 MODULES = f"{HERE}/modules"
 MODPROBE = f"{HERE}/bin/modprobe"
 ORDER = f"{MODULES}/order"  # names, one a line: what is loaded at once
-TAG = "ctlabroot"  # of the share
+SYSTEM_TAG = "ctlabsystem"  # of the shares
+HOST_TAG = "ctlabhost"
 _ROOT = "/run/root"  # where the new root is put together
 _LAYER = "/run/layer"
 _MS_MOVE = 8192
@@ -59,15 +61,17 @@ def load_all() -> None:
 
 def mount_root() -> None:
     """Make the host's files, read-only below and private above, the root. Raises OSError."""
-    os.makedirs(HOST, exist_ok=True)
-    for path in (_ROOT, _LAYER):
-        os.mkdir(path)
-    syscalls.mount(TAG, HOST, "virtiofs", syscalls.MS_RDONLY)
+    for path in (_ROOT, _LAYER, SYSTEM, HOST):
+        os.makedirs(path)
+    # Two shares of the same files: an overlay whose lower files are replaced answers ESTALE, so what the root lies on
+    # is remembered (and needn't be asked for again), and what people mount from the host follows the host.
+    syscalls.mount(SYSTEM_TAG, SYSTEM, "virtiofs", syscalls.MS_RDONLY)
+    syscalls.mount(HOST_TAG, HOST, "virtiofs", syscalls.MS_RDONLY)
     syscalls.mount("layer", _LAYER, "tmpfs", 0, "mode=755")
     os.mkdir(f"{_LAYER}/upper")
     os.mkdir(f"{_LAYER}/work")
     _link_modules(f"{_LAYER}/upper")
-    syscalls.mount("ctlab", _ROOT, "overlay", 0, f"lowerdir={HOST},upperdir={_LAYER}/upper,workdir={_LAYER}/work")
+    syscalls.mount("ctlab", _ROOT, "overlay", 0, f"lowerdir={SYSTEM},upperdir={_LAYER}/upper,workdir={_LAYER}/work")
     _mount_kernels(_ROOT)
     os.mkdir(f"{_ROOT}{HERE}")
     syscalls.mount(HERE, f"{_ROOT}{HERE}", None, syscalls.MS_BIND | syscalls.MS_REC)
@@ -83,7 +87,7 @@ def _link_modules(upper: str) -> None:
     A link in the layer, not a mount: below a folder with a mount in it no container could have its overlay (a mount
     that a user namespace has inherited is locked, and the kernel refuses to clone what such a one covers).
     """
-    library = "usr/lib" if os.path.islink(f"{HOST}/lib") else "lib"
+    library = "usr/lib" if os.path.islink(f"{SYSTEM}/lib") else "lib"
     os.makedirs(f"{upper}/{library}/modules")
     os.symlink(MODULES, f"{upper}/{library}/modules/{os.uname().release}")
 

@@ -16,10 +16,10 @@ import sys
 import time
 from typing import Any
 
-from ..errors import CtlabError
+from ..errors import BadInput, CtlabError
 from ..kernel import syscalls, title
 from ..runtime import protocol, runtime_folder, seed
-from . import frames
+from . import frames, preparing, process
 from .loop import Loop
 from .machine import Machine
 from .options import VmOptions
@@ -27,8 +27,9 @@ from .relay import Relay
 from .wire import Wire
 
 BOOT_SECONDS = 120.0  # on a busy machine, emulated; a boot takes a few
+BOOT_VARIABLE = "CTLAB_VM_BOOT_SECONDS"  # for a machine that is busier still
 _UNREAD_BYTES = 16 << 10  # by the guest: calls wait with the owner, who waits for them, and not in between
-_LAST_WORDS_SECONDS = 1.0  # for what a dying guest's kernel has still to say, and for QEMU to end
+_LAST_WORDS_SECONDS = 2.0  # for what a dying guest's kernel has still to say, and for QEMU to end
 
 
 class Keeper:
@@ -43,6 +44,7 @@ class Keeper:
         self.machine: Machine | None = None
         self.wire: Wire | None = None
         self.relay: Relay | None = None
+        self._early: list[tuple[int, int, bytes]] = []  # what the guest's supervisor said before there was a relay
         self.boot: dict[str, float] = {}  # seconds from QEMU's start to: init, python, ready
         self.facts: dict[str, Any] | None = None
         self.over = False  # the owner has said so, or is gone
@@ -55,24 +57,31 @@ class Keeper:
         self.loop.on(self.owner_pidfd, self._owner_died)
         place = self.folder.vm_folder()
         options = VmOptions(*self.config["vm"])
+        limit_seconds = _boot_limit()
         machine = self.machine = Machine(place, options, lab_name=self.config["name"])
-        machine.start()
-        for name, pidfd in machine.pidfds.items():
-            self.loop.on(pidfd, lambda name=name: self._process_ended(name))  # type: ignore[misc] # a default is bound
+        prepared = preparing.ready(self.loop, lambda: self.over)
+        if prepared is None:
+            return
+        machine.start(prepared)
+        for pidfd in machine.pidfds.values():
+            self.loop.on(pidfd, self._process_ended)
         port = machine.accept()
         port.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD_BYTES)
         wire = self.wire = Wire(self.loop, port.detach(), self._hear, self._port_lost)
         config = {key: self.config[key] for key in ("id", "name", "interval")}
-        wire.send(frames.CONFIG, 0, json.dumps(config | {"program": "lab", "time_ns": time.time_ns()}).encode())
-        booted = self.loop.run(lambda: bool(self.facts or self.died or self.over), BOOT_SECONDS, self._flush)
+        wire.send(frames.CONFIG, 0, json.dumps(config | {"program": "lab"}).encode())
+        booted = self.loop.run(lambda: bool(self.facts or self.died or self.over), limit_seconds, self._flush)
         if self.over:
             return
         if self.died:
             raise CtlabError(self.died)
         if not booted:
-            raise CtlabError(f"the VM didn't get ready in {BOOT_SECONDS:g} s{self._tail()}")
+            more = f"{BOOT_VARIABLE}={2 * limit_seconds:g} gives it longer"
+            raise CtlabError(f"the VM didn't get ready in {limit_seconds:g} s ({more}){self._tail()}")
         assert self.facts is not None
         self.relay = Relay(self.loop, wire, socket.socket(fileno=seed.CALLS), socket.socket(fileno=seed.EVENTS))
+        for frame in self._early:
+            self.relay.hear(*frame)
         vm = {**machine.facts, "boot_seconds": self._boot_seconds()}
         mine = {"keeper": os.getpid(), "runtime_folder": self.folder.path, "cgroup_paths": [], "vm": vm}
         protocol.send(self.control, self.facts | mine)
@@ -106,29 +115,32 @@ class Keeper:
         elif kind == frames.BOOT:
             said = json.loads(body)
             assert self.machine is not None
-            self.boot.setdefault(said["at"], time.monotonic() - self.machine.started)
+            late = said.get("now", said["uptime_seconds"]) - said["uptime_seconds"]
+            self.boot.setdefault(said["at"], time.monotonic() - late - self.machine.started)
             if said["at"] == "ready":
                 self.facts = said["facts"]
         elif kind == frames.FATAL:
             self._guest_failed(json.loads(body))
+        else:
+            self._early.append((kind, number, body))
 
     def _guest_failed(self, said: dict[str, Any]) -> None:
         self.died = self.died or f"the VM's lab failed: {said['message']}{self._tail()}"
 
-    def _process_ended(self, name: str) -> None:
-        if not self.died:
-            time.sleep(0.05)  # the console's last lines are on their way
-            self.died = f"{_WHAT_ENDED[name]}{self._tail()}"
+    def _process_ended(self) -> None:
+        """One has ended, and the other follows: virtiofsd at once, or QEMU not at all."""
+        self._port_lost()
 
     def _port_lost(self) -> None:
-        """The guest's end is gone: QEMU ends too, or the supervisor has died and the guest powers itself off."""
+        """The guest's end is gone: QEMU ends too, or the supervisor has died and the guest ends itself."""
         if self.died:
             return
-        assert self.machine is not None
+        machine = self.machine
+        assert machine is not None
         until = time.monotonic() + _LAST_WORDS_SECONDS
-        while time.monotonic() < until and not _ended(self.machine.pidfds["qemu"]):
+        while time.monotonic() < until and not process.status(machine.pidfds["qemu"]):
             time.sleep(0.01)
-        self.died = f"{_WHAT_ENDED['qemu']}{self._tail()}"
+        self.died = f"{machine.ended() or 'the VM ended: its lab did'}{self._tail()}"
 
     def _tail(self) -> str:
         lines = self.machine.console_tail().strip() if self.machine is not None else ""
@@ -162,18 +174,25 @@ class Keeper:
         self.folder.remove()
 
 
-_WHAT_ENDED = {
-    "qemu": "the VM ended (a panic of its kernel, no memory left, or a crash of QEMU)",
-    "virtiofsd": "the VM lost its files: virtiofsd ended",
-}
+def _boot_limit() -> float:
+    """How long a boot may take. Raises BadInput."""
+    text = os.environ.get(BOOT_VARIABLE, "")
+    try:
+        seconds = float(text or BOOT_SECONDS)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise BadInput(f"{BOOT_VARIABLE} is {text!r}: it is a number of seconds, as {BOOT_SECONDS:g}")
+    return seconds
 
 
-def _ended(pidfd: int) -> bool:
-    import select
+def _last_line(error: BaseException) -> str:
+    """What a traceback ends with, and the place in our own code that it leads to."""
+    import traceback
 
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    said = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    return f"{said} ({os.path.basename(place.filename)}:{place.lineno})"
 
 
 def main() -> None:
@@ -203,6 +222,7 @@ def main() -> None:
             import traceback
 
             traceback.print_exc()
+            error = CtlabError(f"its keeper failed: {_last_line(error)}")
         if keeper is not None:
             keeper.clean_up()
         with contextlib.suppress(OSError):
@@ -210,6 +230,8 @@ def main() -> None:
         sys.exit(1)
     try:
         keeper.watch()
+    except BaseException as error:  # a bug of ours, or a guest that makes no sense
+        keeper.died = keeper.died or f"its keeper failed: {_last_line(error)}"
     finally:
         keeper.clean_up()
         keeper.say({"gone": "died" if keeper.died else "stopped", "why": keeper.died})

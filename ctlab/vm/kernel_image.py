@@ -19,11 +19,13 @@ _PT_NOTE = 4
 _XEN_ELFNOTE_PHYS32_ENTRY = 18
 _X86_64 = 62
 _ARM64 = 183
+_ELF_HEADER_BYTES = 64
+_X86_HEADER_BYTES = 0x250
 
 
 def machine(image: bytes) -> int:
     """The e_machine number that `image` is for; 0 if it is no kernel image that we know."""
-    if image[:4] == b"\x7fELF":
+    if image[:4] == b"\x7fELF" and len(image) >= _ELF_HEADER_BYTES:
         return int(struct.unpack_from("<H", image, 18)[0])
     if image[0x202:0x206] == b"HdrS":
         return _X86_64
@@ -42,6 +44,15 @@ def check(image: bytes, what: str, architecture: Architecture) -> None:
             f"{what} is a kernel for {named(found)} and this machine is {architecture.machine}: "
             f"take the package for {architecture.debian}"
         )
+    if image[0x202:0x206] == b"HdrS" and len(image) < _least_bytes(image):
+        raise CtlabError(f"{what} is cut off: {len(image)} bytes of at least {_least_bytes(image)}; fetch it again")
+
+
+def _least_bytes(image: bytes) -> int:
+    """How long an x86 image is by its own header (setup_sects, syssize)."""
+    if len(image) < _X86_HEADER_BYTES:
+        return _X86_HEADER_BYTES
+    return int((image[0x1F1] or 4) + 1) * 512 + 16 * int(struct.unpack_from("<I", image, 0x1F4)[0])
 
 
 def release(image: bytes) -> str:
@@ -54,13 +65,21 @@ def release(image: bytes) -> str:
 
 
 def bootable(image: bytes, what: str) -> bytes:
-    """The form of `image` that starts fastest: the ELF kernel inside an x86 image if QEMU can start it."""
+    """The form of `image` that starts fastest: the ELF kernel inside an x86 image if QEMU can start it.
+
+    `image` was found good by `check`. Raises CtlabError if what is inside is damaged.
+    """
     if image[0x202:0x206] != b"HdrS":
         return image
+    payload = _payload(image)
+    compressed = unpacking.kind(payload)
     try:
-        kernel = unpacking.unpack(_payload(image), what)
+        kernel = unpacking.unpack(payload, what)
     except Unsupported:
         return image  # no program to unpack it: the guest can
+    # Behind what is compressed stands how long it was before (scripts/Makefile.lib, size_append; gzip has that itself).
+    if compressed and len(kernel) & 0xFFFF_FFFF != int.from_bytes(payload[-4:], "little"):
+        raise CtlabError(f"{what} is damaged: its kernel is another size than it says; fetch it again")
     return kernel if _has_pvh_entry(kernel) else image
 
 
@@ -74,7 +93,7 @@ def _payload(image: bytes) -> bytes:
 
 
 def _has_pvh_entry(kernel: bytes) -> bool:
-    if kernel[:5] != b"\x7fELF\x02":
+    if kernel[:5] != b"\x7fELF\x02" or len(kernel) < _ELF_HEADER_BYTES:
         return False
     offset, size, count = struct.unpack_from("<Q14xHH", kernel, 32)
     for number in range(count):

@@ -1,6 +1,6 @@
 """A virtual machine: virtiofsd, which shares this machine's files with it, and QEMU. One thread only.
 
-Both die with this process. Everything that they open is opened here and handed over as descriptors: where we are root
+All die with this process. Everything that they open is opened here and handed over as descriptors: where we are root
 they run as `nobody`, and the files that the guest sees are those that an ordinary user may read.
 """
 
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import time
+from collections.abc import Sequence
 
 from ..errors import CtlabError, KernelError, StateError, describe
 from . import accel, architecture, command_line, prepare, process, programs
@@ -17,9 +19,16 @@ from .options import VmOptions
 
 _CONSOLE = "console"
 _LOG = "log"
-_LARGEST_CONSOLE_BYTES = 4 << 20  # what more the guest says is lost
+_LARGEST_CONSOLE_BYTES = 4 << 20  # what more the guest or one of the programs says is lost
 _TAIL_BYTES = 16 << 10
 _MFD_CLOEXEC = 1
+# What is to be found on the console of a guest that has ended itself, the likeliest cause first, and what it means.
+_REASONS = (
+    (r"Kernel panic - (.+)", "its kernel panicked ({})"),
+    (r"Out of memory: Killed process \d+ \((ctlab [^)]*)\)", "its memory was used up (its kernel killed {!r})"),
+    (r"^ctlab: (the lab's keeper .+)", "{}"),
+    (r"^ctlab: (.+)", "its first process failed ({})"),
+)
 
 
 class Machine:
@@ -35,20 +44,20 @@ class Machine:
         self._pids: dict[str, int] = {}
         self._port: socket.socket | None = None
 
-    def start(self) -> None:
-        """Prepare what is missing, start both programs. Raises CtlabError; nothing is left running then."""
-        tools = programs.find()
-        prepared = prepare.prepare()
-        acceleration = accel.choose(tools.qemu, prepared.kernel)
-        here = architecture.here()
-        self.facts = {
-            "acceleration": acceleration,
-            "machine": here.machine_type,
-            "kernel_release": prepared.release,
-            "memory_bytes": self.options.memory_bytes,
-            "cpus": self.options.cpus,
-        }
+    def start(self, prepared: prepare.Prepared | None = None) -> None:
+        """Prepare what is missing, start the programs. Raises CtlabError; nothing is left running then."""
         try:
+            tools = programs.find()
+            prepared = prepared or prepare.prepare()
+            acceleration = accel.choose(tools.qemu, prepared.kernel)
+            here = architecture.here()
+            self.facts = {
+                "acceleration": acceleration,
+                "machine": here.machine_type,
+                "kernel_release": prepared.release,
+                "memory_bytes": self.options.memory_bytes,
+                "cpus": self.options.cpus,
+            }
             with contextlib.ExitStack() as ours:
                 self._start(tools, here, prepared, acceleration, ours)
         except OSError as error:
@@ -73,8 +82,11 @@ class Machine:
 
         log = opened(os.path.join(self.folder, _LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         console = opened(os.path.join(self.folder, _CONSOLE), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        listening, files = self._sockets(ours)
-        self._run("virtiofsd", command_line.virtiofsd(tools.virtiofsd, listening), (listening,), log)
+        shares = {}
+        for name, follows in (("system", False), ("host", True)):
+            listening, shares[name] = self._sockets(ours)
+            words = command_line.virtiofsd(tools.virtiofsd, listening, follows=follows)
+            self._run(f"virtiofsd {name}", words, (listening,), log)  # writes only there
         memory = os.memfd_create("ctlab-vm", _MFD_CLOEXEC)
         ours.callback(os.close, memory)
         os.ftruncate(memory, self.options.memory_bytes)
@@ -84,7 +96,8 @@ class Machine:
             kernel=opened(prepared.kernel, os.O_RDONLY),
             initramfs=opened(prepared.initramfs, os.O_RDONLY),
             memory=memory,
-            files=files,
+            system=shares["system"],
+            host=shares["host"],
             port=theirs.fileno(),
             console=console,
             kvm=opened(accel.DEVICE, os.O_RDWR) if acceleration == accel.KVM else -1,
@@ -92,7 +105,7 @@ class Machine:
         words = command_line.qemu(tools.qemu, here, self.options, acceleration, given, self.name)
         self.started = time.monotonic()
         inherited = [descriptor for descriptor in given if descriptor >= 0]
-        self._run("qemu", words, inherited, log, largest_file_bytes=_LARGEST_CONSOLE_BYTES)
+        self._run("qemu", words, inherited, log)
 
     def _sockets(self, ours: contextlib.ExitStack) -> tuple[int, int]:
         """(listening, connected to it): virtiofsd accepts what already waits, so neither has to wait for the other."""
@@ -109,11 +122,9 @@ class Machine:
             os.unlink(os.path.join(self.folder, "files"))
         return listening.fileno(), connected.fileno()
 
-    def _run(
-        self, name: str, words: list[str], inherited: list[int] | tuple[int, ...], log: int, largest_file_bytes: int = 0
-    ) -> None:
+    def _run(self, name: str, words: list[str], inherited: Sequence[int], log: int) -> None:
         self._pids[name], self.pidfds[name] = process.start(
-            words, inherited, log, largest_file_bytes=largest_file_bytes
+            words, inherited, log, largest_file_bytes=_LARGEST_CONSOLE_BYTES
         )
 
     def accept(self) -> socket.socket:
@@ -128,14 +139,35 @@ class Machine:
         text = [line for name in (_LOG, _CONSOLE) for line in _last_lines(os.path.join(self.folder, name))]
         return "\n".join(text[-lines:])
 
+    def ended(self) -> str:
+        """Why it ended by itself, in one phrase; empty while all programs run."""
+        how = {name: process.status(pidfd) for name, pidfd in self.pidfds.items()}
+        if not any(how.values()):
+            return ""
+        if not how.get("qemu"):
+            first = next(status for status in how.values() if status)
+            return f"the VM lost its files: virtiofsd ended ({first})"
+        if how["qemu"] != "status 0":
+            return f"the VM ended: QEMU ended ({how['qemu']})"
+        return f"the VM ended: {_last_reason(os.path.join(self.folder, _CONSOLE))}"
+
     def kill(self) -> None:
-        """End both, wait, close everything. Twice is no error."""
-        for name in ("qemu", "virtiofsd"):
-            if name in self._pids:
-                process.end(self._pids.pop(name), self.pidfds.pop(name))
+        """End them, wait, close everything. Twice is no error."""
+        for name in sorted(self._pids):  # QEMU first
+            process.end(self._pids.pop(name), self.pidfds.pop(name))
         if self._port is not None:
             self._port.close()
             self._port = None
+
+
+def _last_reason(console: str) -> str:
+    """What the guest has said of its end: of a panic the first line, which registers and a trace follow."""
+    lines = _last_lines(console)
+    for sign, told in _REASONS:
+        for line in reversed(lines):
+            if found := re.search(sign, line):
+                return told.format(found[1])
+    return "its kernel stopped"
 
 
 def _last_lines(path: str) -> list[str]:

@@ -55,11 +55,17 @@ def name_of(path: str) -> str:
 
 
 def info(name: str, module: bytes) -> Info:
-    """Read a module's own texts (`module` is not compressed)."""
+    """Read a module's own texts (`module` is not compressed). Raises CtlabError if it has none."""
     depends: list[str] = []
     before: list[str] = []
     aliases: list[str] = []
-    for key, value in _texts(module):
+    try:
+        texts = list(_texts(module))
+    except (struct.error, IndexError):
+        texts = []
+    if not texts:
+        raise CtlabError(f"the kernel module {name} is damaged (no texts in its section .modinfo): fetch it again")
+    for key, value in texts:
         if key == "depends":
             depends += [word.replace("-", "_") for word in value.split(",") if word]
         elif key == "alias":
@@ -143,12 +149,12 @@ def _closure(module: Info, known: Mapping[str, Info]) -> list[str]:
     """All that `module` needs, direct needs first: modprobe loads from the last to the first."""
     found: dict[str, None] = {}
 
-    def visit(one: Info) -> None:
+    def visit(one: Info, above: tuple[str, ...]) -> None:
         for name in (*one.depends, *one.before):
-            if name in known:
+            if name in known and name not in above:  # soft ones may name each other
                 found.pop(name, None)
                 found[name] = None
-                visit(known[name])
+                visit(known[name], (*above, name))
 
-    visit(module)
+    visit(module, (module.name,))
     return list(found)

@@ -6,6 +6,7 @@ the answer takes about 10 ms.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sys
@@ -44,24 +45,45 @@ class Status(NamedTuple):
 
 
 def prepare(*, thorough: bool = False) -> Prepared:
-    """Make what is missing; `thorough`: also compare checksums, and look for a newer kernel. Raises CtlabError."""
+    """Make what is missing; `thorough`: also compare checksums. Raises CtlabError, and nothing half-made is left."""
     tools = programs.find()
     folder = cache.folder()
     made: list[str] = []
-    with _held(folder):
-        place, facts = _kernel(folder, thorough, made)
-        archive = _initramfs(folder, place, facts, tools.busybox, thorough, made)
+    try:
+        with _held(folder):
+            place, facts = _kernel(folder, thorough, made)
+            archive = _initramfs(folder, place, facts, tools.busybox, thorough, made)
+    except OSError as error:
+        raise cache.refused(Path(error.filename or folder), error) from None
+    return _prepared(place, facts, archive, made)
+
+
+def ready() -> Prepared | None:
+    """What `prepare` would answer if it had nothing to make; else None. Raises CtlabError."""
+    tools = programs.find()
+    folder = cache.place()
+    found = _newest(folder, thorough=False)
+    if found is None:
+        return None
+    archive = folder / _archive_name(_base_key(found[0], tools.busybox))
+    if not cache.whole(archive, cache.read_json(archive.with_suffix(".json"))):
+        return None
+    _used(archive)
+    return _prepared(*found, archive, [])
+
+
+def _prepared(place: Path, facts: Mapping[str, Any], archive: Path, made: list[str]) -> Prepared:
     return Prepared(
         place / facts["image"], archive, facts["release"], facts["origin"], tuple(facts["missing"]), tuple(made)
     )
 
 
 def status() -> Status:
-    """What is prepared. Raises CtlabError when the cache can't be used."""
-    folder = cache.folder()
+    """What is prepared; nothing is made for the answer. Raises CtlabError when the cache can't be used."""
+    folder = cache.place()
     found = _newest(folder, thorough=False)
     problem = ""
-    if found is None and not sources.can_fetch() and not any(folder.glob("*.deb")):
+    if found is None and not sources.can_get(folder):
         problem = f"no kernel for the VM, and no apt to fetch one: put a Debian kernel package (.deb) into {folder}"
     release = found[1]["release"] if found else ""
     missing = tuple(found[1]["missing"]) if found else ()
@@ -107,6 +129,7 @@ def _kernel(folder: Path, thorough: bool, made: list[str]) -> tuple[Path, dict[s
     if found is not None:
         return found
     here = architecture.here()
+    cache.clear_unfinished(folder)
     kernel = sources.get(folder, here)
     image = kernel_image.bootable(kernel.image, kernel.origin)
     contents = _Modules(kernel)
@@ -167,12 +190,12 @@ def _initramfs(
 ) -> Path:
     """The archive, made if ctlab, the interpreter, the kernel or busybox is another one than it was made from."""
     base_key = _base_key(place, busybox)
-    key = cache.digest("\n".join((base_key, _package_key())).encode())[:16]
-    path = folder / f"initramfs-{key}.cpio"
+    path = folder / _archive_name(base_key)
     known = cache.read_json(path.with_suffix(".json"))
     if cache.whole(path, known, thorough=thorough):
-        os.utime(path.with_suffix(".json"))  # used, so kept
+        _used(path)
         return path
+    cache.clear_unfinished(folder)
     base_path = folder / f"base-{base_key[:16]}.cpio"
     if not cache.whole(base_path, cache.read_json(base_path.with_suffix(".json")), thorough=thorough):
         contents = {name: (place / "modules" / f"{name}.ko").read_bytes() for name in facts["modules"]}
@@ -187,6 +210,17 @@ def _initramfs(
     return path
 
 
+def _archive_name(base_key: str) -> str:
+    key = cache.digest("\n".join((base_key, _package_key())).encode())[:16]
+    return f"initramfs-{key}.cpio"
+
+
+def _used(archive: Path) -> None:
+    """What was used last is kept longest."""
+    with contextlib.suppress(OSError):  # a cache that may only be read
+        os.utime(archive.with_suffix(".json"))
+
+
 def selection_text(facts: Mapping[str, Any]) -> str:
     """For people: how many modules."""
     return f"{len(facts['modules'])} modules, {os.path.basename(initramfs.interpreter())}"
@@ -199,8 +233,8 @@ def _keep(path: Path, data: bytes) -> None:
 
 def _forget_old(folder: Path, pattern: str) -> None:
     for note in sorted(folder.glob(pattern), key=lambda one: one.stat().st_mtime_ns, reverse=True)[_KEEP:]:
+        note.unlink(missing_ok=True)  # first: without it the archive is none
         note.with_suffix(".cpio").unlink(missing_ok=True)
-        note.unlink(missing_ok=True)
 
 
 def _base_key(place: Path, busybox: str) -> str:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import pwd
 import resource
 import signal
 from collections.abc import Iterable, Sequence
 
-from ..errors import KernelError, Unsupported, describe, errno_name
+from ..errors import KernelError, describe, errno_name
 from ..kernel import syscalls
-
-_NOBODY = "nobody"
+from .reader import reader
 
 
 def start(words: Sequence[str], inherited: Iterable[int], log: int, *, largest_file_bytes: int = 0) -> tuple[int, int]:
@@ -20,7 +18,7 @@ def start(words: Sequence[str], inherited: Iterable[int], log: int, *, largest_f
     `inherited`: descriptors that it gets under the same numbers. `largest_file_bytes`: what it writes to a file is cut
     off there (0: no limit). Raises KernelError if it can't be started.
     """
-    user = _nobody() if os.getuid() == 0 else None
+    user = reader()
     parent = os.getpid()
     said, says = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
@@ -91,16 +89,15 @@ def _become(
     os.execve(words[0], list(words), environment)
 
 
-def _nobody() -> tuple[int, int]:
-    """(uid, gid) of the user that owns nothing. Raises Unsupported."""
+def status(pidfd: int) -> str:
+    """How a child ended, whom nobody has waited for yet: `status 1`, `SIGKILL`; empty while it runs."""
     try:
-        entry = pwd.getpwnam(_NOBODY)
-    except KeyError:
-        raise Unsupported(
-            "started by root, a VM shares only what the user nobody may read, and there is no such user here: "
-            "make it, or start the lab as an ordinary user"
-        ) from None
-    return entry.pw_uid, entry.pw_gid
+        ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return ""
+    if ended is None:
+        return ""
+    return f"status {ended.si_status}" if ended.si_code == os.CLD_EXITED else signal.Signals(ended.si_status).name
 
 
 def end(pid: int, pidfd: int) -> None:

@@ -7,6 +7,7 @@ copies that the guest's changes are applied to, an eventfd is written when the g
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import select
@@ -14,7 +15,9 @@ import socket
 import stat
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from ..errors import CtlabError
 from ..metrics import columns as metric_columns
 from ..metrics.ring import Ring
 from ..runtime import packets, protocol
@@ -61,7 +64,8 @@ class Relay:
     def _connect(self, connection: socket.socket) -> None:
         self._connection_numbers += 1
         number = self._connection_numbers
-        self._connections[number] = _Peer(self._loop, connection, lambda: self._asked(number))
+        peer = self._connections[number] = _Peer(self._loop, connection, lambda: self._asked(number))
+        peer.pause(self._paused)
 
     def _owner_says(self) -> None:
         """On the event socket comes the far end of one more call connection."""
@@ -83,7 +87,7 @@ class Relay:
         except ConnectionError:
             body, descriptors = b"", []
         except OSError as error:  # too many open
-            peer.send(protocol.encode(protocol.failure(error)))
+            peer.send(protocol.encode(calls.refusal(error)))
             return
         if not body:
             del self._connections[number]
@@ -94,19 +98,29 @@ class Relay:
         readers: list[Reader] = []
         try:
             while descriptors:
-                described.append(self._describe(descriptors[0], readers))
-                del descriptors[0]
+                described.append(self._describe(descriptors.pop(0), readers))
+            call = calls.pack(body, described)
+            frames.fits(call)
         except OSError as error:
             for descriptor in descriptors:
                 os.close(descriptor)
-            peer.send(protocol.encode(protocol.failure(error)))
+            for _, given in described:
+                self._forget(given)
+            peer.send(protocol.encode(calls.refusal(error)))
             return
         self._ahead += 1
-        self._wire.send(frames.CALL, number, calls.pack(body, described))
+        self._wire.send(frames.CALL, number, call)
         for reader in readers:  # behind the call that says what they are
             reader.begin()
 
-    def _describe(self, descriptor: int, readers: list[Reader]) -> list[int | str]:
+    def _forget(self, number: int) -> None:
+        """What was described will not be used."""
+        stream = self._readers.get(number) or self._writers.get(number)
+        if stream is not None:
+            stream.close()
+        self._told(number, over=True)
+
+    def _describe(self, descriptor: int, readers: list[Reader]) -> list[Any]:
         """What to say of a descriptor of the owner's, which is ours from now on."""
         mode = os.fstat(descriptor).st_mode
         access = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
@@ -119,29 +133,24 @@ class Relay:
             return ["n", 0]
         if stat.S_ISSOCK(mode) or stat.S_ISDIR(mode):
             os.close(descriptor)
-            raise OSError(95, "only files, pipes and terminals can be passed into a virtual machine")
+            raise OSError(errno.EOPNOTSUPP, "only files, pipes and terminals can be passed into a virtual machine")
         self._stream_numbers += 2
         number = self._stream_numbers
         if access == os.O_WRONLY:
-            self._writers[number] = Writer(self._wire, self._loop, number, descriptor)
+            self._write_to(number, descriptor)
             return ["w", number]
-        reader = self._readers[number] = _Reader(self, number, descriptor)
+        reader = self._readers[number] = Reader(self._wire, self._loop, number, descriptor, self._forget_reader)
         readers.append(reader)
         return ["f" if stat.S_ISREG(mode) else "r", number]
 
-    def forget_reader(self, number: int) -> None:
-        """A stream of the owner's has given all."""
+    def _write_to(self, number: int, descriptor: int) -> None:
+        self._writers[number] = Writer(self._wire, self._loop, number, descriptor, self._forget_writer)
+
+    def _forget_reader(self, number: int) -> None:
         self._readers.pop(number, None)
 
-    @property
-    def wire(self) -> Wire:
-        """Where frames go."""
-        return self._wire
-
-    @property
-    def loop(self) -> Loop:
-        """Who waits."""
-        return self._loop
+    def _forget_writer(self, number: int) -> None:
+        self._writers.pop(number, None)
 
     # -- from the guest -----------------------------------------------------------------------------
     def hear(self, kind: int, number: int, body: bytes) -> None:
@@ -168,6 +177,8 @@ class Relay:
             self._told(number, over=bool(body))
         elif kind == frames.ROWS:
             self._rings[number].apply(body)
+        else:
+            raise CtlabError(f"the VM has sent a frame of unknown kind {kind}")
 
     def _ended(self, number: int) -> None:
         writer = self._writers.pop(number, None)
@@ -180,15 +191,13 @@ class Relay:
     def _answered(self, number: int, body: bytes) -> None:
         message, described, process = calls.unpack(body)
         descriptors: list[int] = []
-        for kind, which in described:
-            if kind == "l":
-                descriptors.append(os.dup(self._logs[which][1]))
-            elif kind == "m":
-                descriptors.append(os.dup(self._rings[which].fd))
-            else:
-                reading, writing = os.pipe2(os.O_CLOEXEC)
-                self._writers[which] = Writer(self._wire, self._loop, which, writing)
-                descriptors.append(reading)
+        try:
+            for kind, which in described:
+                descriptors.append(self._descriptor(kind, which))
+        except OSError as error:  # too many open
+            message, process = protocol.encode(calls.refusal(error)), 0
+            while descriptors:
+                os.close(descriptors.pop())
         peer = self._connections.get(number)
         if peer is None:
             for descriptor in descriptors:
@@ -197,6 +206,16 @@ class Relay:
         if process:
             message = message[:-1] + f',"process":{process}}}'.encode()
         peer.send(message, descriptors)
+
+    def _descriptor(self, kind: str, number: int) -> int:
+        """For the owner: what the guest has described."""
+        if kind == "l":
+            return os.dup(self._logs[number][1])
+        if kind == "m":
+            return os.dup(self._rings[number].fd)
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        self._write_to(number, writing)
+        return reading
 
     def _log(self, key: int, changes: bytes) -> None:
         if not changes:
@@ -220,18 +239,6 @@ class Relay:
 
 
 _NULL = os.stat(os.devnull).st_rdev
-
-
-class _Reader(Reader):
-    """A reader that its relay forgets when it has ended."""
-
-    def __init__(self, relay: Relay, number: int, descriptor: int) -> None:
-        super().__init__(relay.wire, relay.loop, number, descriptor)
-        self._relay = relay
-
-    def close(self) -> None:
-        super().close()
-        self._relay.forget_reader(self.number)
 
 
 class _Peer:
@@ -271,8 +278,12 @@ class _Peer:
                 packets.send(self.socket, body, descriptors, flags=socket.MSG_DONTWAIT)
             except BlockingIOError:
                 break
-            except OSError:
+            except (BrokenPipeError, ConnectionResetError):
                 pass  # nobody is there any more; the end of file says so
+            except OSError as error:  # descriptors used up: that has to be said at least, or somebody waits for ever
+                with contextlib.suppress(OSError):
+                    said = OSError(error.errno, f"the answer couldn't be sent: {error.strerror}")
+                    packets.send(self.socket, protocol.encode(calls.refusal(said)), flags=socket.MSG_DONTWAIT)
             for descriptor in descriptors:
                 os.close(descriptor)
             self._kept.popleft()

@@ -20,7 +20,7 @@ from . import deb, kernel_image, modules
 from .architecture import Architecture
 
 VARIABLE = "CTLAB_VM_KERNEL_DEB"
-_FETCH_SECONDS = 600.0
+_FETCH_SECONDS = 300.0
 _ASK_SECONDS = 60.0
 
 
@@ -101,9 +101,10 @@ def get(cache: Path, architecture: Architecture) -> Kernel:
     )
 
 
-def can_fetch() -> bool:
-    """Whether apt knows a kernel package here, or one was put ready: nothing is fetched for the answer."""
-    return bool(named()) or shutil.which("apt-get") is not None
+def can_get(cache: Path) -> bool:
+    """Whether there is a place that `get` would take a kernel from: nothing is fetched for the answer."""
+    there = named() or any(cache.glob("*.deb")) or (cache / "vmlinuz").exists() or shutil.which("apt-get")
+    return bool(there) or os.access(f"/boot/vmlinuz-{os.uname().release}", os.R_OK)
 
 
 def _fetched(architecture: Architecture) -> Kernel:

@@ -13,6 +13,7 @@ import stat
 import sys
 import termios
 from collections import deque
+from collections.abc import Callable
 
 from . import frames
 from .wire import WRITABLE, Loop, Wire
@@ -22,13 +23,23 @@ _CHUNK_BYTES = 32 << 10
 _CREDIT_STEP_BYTES = WINDOW_BYTES // 4
 
 
-class Reader:
-    """Reads a descriptor of ours and sends what it gives. It owns the descriptor."""
+def _nothing(_: int) -> None:
+    pass
 
-    def __init__(self, wire: Wire, loop: Loop, number: int, descriptor: int) -> None:
+
+class Reader:
+    """Reads a descriptor of ours and sends what it gives. It owns the descriptor.
+
+    `closed(number)` is called when it has ended, for whatever reason.
+    """
+
+    def __init__(
+        self, wire: Wire, loop: Loop, number: int, descriptor: int, closed: Callable[[int], object] = _nothing
+    ) -> None:
         self._wire, self._loop = wire, loop
         self.number = number
         self._descriptor = descriptor
+        self._closed = closed
         self._credit = WINDOW_BYTES
         self.sent_bytes = 0
         self.open = True
@@ -38,9 +49,13 @@ class Reader:
     def begin(self) -> None:
         """Send from now on."""
         if self._waits:
-            self._armed = True
-            self._loop.on(self._descriptor, self.pump)
-        else:
+            try:
+                self._loop.on(self._descriptor, self.pump)
+                self._armed = True
+            except PermissionError:  # a device that is always ready, as files are
+                self._loop.off(self._descriptor)
+                self._waits = False
+        if not self._waits:
             self.pump()
 
     def pump(self) -> None:
@@ -51,13 +66,11 @@ class Reader:
             except BlockingIOError:
                 break
             except OSError as error:
-                if error.errno != errno.EIO:  # EIO: a terminal whose last user is gone
-                    self.close()
-                    raise
-                data = b""
+                # EIO is a terminal's way of saying that its last user is gone; a file's reader has to know.
+                self._finish(0 if self._waits and error.errno == errno.EIO else error.errno or errno.EIO)
+                return
             if not data:
-                self._wire.send(frames.END, self.number)
-                self.close()
+                self._finish(0)
                 return
             self._credit -= len(data)
             self.sent_bytes += len(data)
@@ -67,6 +80,10 @@ class Reader:
         if self._armed and self._credit <= 0:
             self._armed = False
             self._loop.off(self._descriptor)
+
+    def _finish(self, number: int) -> None:
+        self._wire.send(frames.END, self.number, number.to_bytes(4, "little") if number else b"")
+        self.close()
 
     def more(self, credit_bytes: int) -> None:
         """The other side has taken so much."""
@@ -96,15 +113,19 @@ class Reader:
             if self._armed:
                 self._loop.off(self._descriptor)
             os.close(self._descriptor)
+            self._closed(self.number)
 
 
 class Writer:
-    """Writes what comes into a descriptor of ours, which it owns."""
+    """Writes what comes into a descriptor of ours, which it owns. `closed` as of a `Reader`."""
 
-    def __init__(self, wire: Wire, loop: Loop, number: int, descriptor: int) -> None:
+    def __init__(
+        self, wire: Wire, loop: Loop, number: int, descriptor: int, closed: Callable[[int], object] = _nothing
+    ) -> None:
         self._wire, self._loop = wire, loop
         self.number = number
         self._descriptor = descriptor
+        self._closed = closed
         self._kept: deque[memoryview] = deque()
         self._taken = 0  # bytes since the last credit
         self._last = False
@@ -120,8 +141,8 @@ class Writer:
         if len(self._kept) == 1:
             self._write()
 
-    def end(self) -> None:
-        """Close once all is written."""
+    def end(self, number: int = 0) -> None:
+        """Close once all is written. (`number`: the errno that ended it; whoever reads a pipe can't be told.)"""
         self._last = True
         if not self._kept:
             self.close()
@@ -167,3 +188,4 @@ class Writer:
             self.open = False
             self._disarm()
             os.close(self._descriptor)
+            self._closed(self.number)

@@ -11,6 +11,7 @@ import lzma
 import shutil
 import subprocess
 import zlib
+from typing import Protocol
 
 from ..errors import CtlabError, Unsupported, describe
 
@@ -24,6 +25,7 @@ _MAGICS = (
 )
 _PROGRAMS = {"zstd": ("zstd", "-dc"), "lz4": ("lz4", "-dc")}
 _PROGRAM_SECONDS = 120.0
+_DAMAGED = (b"premature end", b"corruption", b"checksum")  # what zstd says of bytes that are missing or others
 
 
 def kind(data: bytes) -> str:
@@ -41,18 +43,33 @@ def unpack(data: bytes, what: str) -> bytes:
             case "":
                 return data
             case "xz":
-                return lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(data)
+                return _to_the_end(lzma.LZMADecompressor(lzma.FORMAT_XZ), data)
             case "lzma":
-                return lzma.LZMADecompressor(lzma.FORMAT_ALONE).decompress(data)
+                return _to_the_end(lzma.LZMADecompressor(lzma.FORMAT_ALONE), data)
             case "gzip":
-                return zlib.decompressobj(wbits=31).decompress(data)
+                return _to_the_end(zlib.decompressobj(wbits=31), data)
             case "bzip2":
-                return bz2.BZ2Decompressor().decompress(data)
+                return _to_the_end(bz2.BZ2Decompressor(), data)
             case other:
                 return _by_library(data, other) or _by_program(data, other, what)
     except (lzma.LZMAError, zlib.error, OSError, EOFError) as error:
         said = describe(error) if isinstance(error, OSError) else error
         raise CtlabError(f"{what} is damaged: it can't be decompressed ({said}); fetch it again") from None
+
+
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+def _to_the_end(decompressor: _Decompressor, data: bytes) -> bytes:
+    """Raises EOFError if `data` is cut off, of which the decompressors themselves say nothing."""
+    unpacked = decompressor.decompress(data)
+    if not decompressor.eof:
+        raise EOFError("it is cut off")
+    return unpacked
 
 
 def _by_library(data: bytes, name: str) -> bytes | None:
@@ -62,8 +79,10 @@ def _by_library(data: bytes, name: str) -> bytes | None:
         zstd = importlib.import_module("compression.zstd")  # from Python 3.14 on
     except ImportError:
         return None
-    unpacked: bytes = zstd.ZstdDecompressor().decompress(data)
-    return unpacked
+    try:
+        return _to_the_end(zstd.ZstdDecompressor(), data)
+    except zstd.ZstdError as error:
+        raise EOFError(str(error)) from None
 
 
 def _by_program(data: bytes, name: str, what: str) -> bytes:
@@ -75,6 +94,7 @@ def _by_program(data: bytes, name: str, what: str) -> bytes:
         )
     done = subprocess.run([path, *options], input=data, capture_output=True, timeout=_PROGRAM_SECONDS, check=False)
     # A kernel's payload is followed by other bytes, of which the program complains when all is unpacked.
-    if not done.stdout:
-        raise CtlabError(f"{what} is damaged: {program} said {done.stderr.decode(errors='replace').strip()!r}")
+    if not done.stdout or (done.returncode and any(sign in done.stderr for sign in _DAMAGED)):
+        said = done.stderr.decode(errors="replace").strip()
+        raise CtlabError(f"{what} is damaged: {program} said {said!r}; fetch it again")
     return done.stdout

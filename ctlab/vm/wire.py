@@ -13,6 +13,7 @@ from typing import Protocol
 from . import frames
 
 _READ_BYTES = 1 << 16
+_JOINED_BYTES = 1 << 15  # what a virtio port takes at once
 READABLE, WRITABLE = 1, 4  # EPOLLIN, EPOLLOUT
 
 
@@ -29,10 +30,6 @@ class Loop(Protocol):
         """Forget a descriptor (before it is closed)."""
 
 
-class Lost(Exception):
-    """The other end is gone, or what it sends makes no sense."""
-
-
 class Wire:
     """One end. `hear(kind, number, body)` is called with each frame; `lost()` once, when no more can come."""
 
@@ -43,16 +40,20 @@ class Wire:
         self._descriptor = descriptor
         self._hear = hear
         self._lost = lost
-        self._in = b""
+        self._part = bytearray()  # of a frame of which more is to come: `_needed` bytes before it is worth a look
+        self._needed = 0
         self._out: deque[bytes | memoryview] = deque()
         self.waiting_bytes = 0  # to be written
         self.full = False  # the descriptor takes no more at present
+        self._mute = False  # what is sent goes nowhere
         self._over = False
         os.set_blocking(descriptor, False)
         loop.on(descriptor, self._ready)
 
     def send(self, kind: int, number: int, body: bytes = b"") -> None:
         """Put a frame behind those that wait; `flush` writes them."""
+        if self._mute:
+            return
         frame = frames.HEADER.pack(len(body), kind, number) + body
         self._out.append(frame)
         self.waiting_bytes += len(frame)
@@ -65,30 +66,43 @@ class Wire:
 
     def _write(self) -> None:
         out = self._out
-        if len(out) > 1:  # one write, one wake-up of the other side
-            whole = b"".join(out)
-            out.clear()
-            out.append(whole)
         while out:
-            piece = out[0]
+            piece = self._next()
             try:
                 written = os.write(self._descriptor, piece)
             except BlockingIOError:
+                out.appendleft(piece)
                 if not self.full:
                     self.full = True
                     self._loop.rearm(self._descriptor, READABLE | WRITABLE)
                 return
-            except OSError:
-                self._end()
-                return
+            except OSError:  # nobody reads any more; what was said before that is still to be read
+                self._mute = True
+                out.clear()
+                self.waiting_bytes = 0
+                break
             self.waiting_bytes -= written
-            if written == len(piece):
-                out.popleft()
-            else:
-                out[0] = memoryview(piece)[written:]
+            if written < len(piece):
+                out.appendleft(memoryview(piece)[written:])
         if self.full:
             self.full = False
             self._loop.rearm(self._descriptor, READABLE)
+
+    def _next(self) -> bytes | memoryview:
+        """What to write next: several small frames as one piece, which is one write and one wake-up of the reader.
+
+        Never all that waits: while the descriptor takes little at a time, the whole would be copied again and again.
+        """
+        out = self._out
+        first = out.popleft()
+        size = len(first)
+        if not out or size + len(out[0]) > _JOINED_BYTES:
+            return first
+        pieces = [first]
+        while out and size + len(out[0]) <= _JOINED_BYTES:
+            size += len(out[0])
+            pieces.append(out.popleft())
+        return b"".join(pieces)
 
     def _ready(self) -> None:
         if self.full:
@@ -102,28 +116,36 @@ class Wire:
         if not data:
             self._end()
             return
-        if self._in:
-            data = self._in + data
+        if self._part:
+            self._part += data
+            if len(self._part) < self._needed:
+                return
+            data = bytes(self._part)
         size, head = len(data), frames.HEADER.size
-        at = 0
+        at, needed = 0, head
         found: list[tuple[int, int, bytes]] = []
+        nonsense = False
         while size - at >= head:
             length, kind, number = frames.HEADER.unpack_from(data, at)
             if length > frames.LARGEST_BODY_BYTES:
-                self._end()
-                return
+                nonsense = True
+                break
             end = at + head + length
             if end > size:
+                needed = head + length
                 break
             found.append((kind, number, data[at + head : end]))
             at = end
-        self._in = data[at:] if at else data
+        self._part, self._needed = bytearray(data[at:]), needed
         for frame in found:
             self._hear(*frame)
+        if nonsense:
+            self._end()
 
     def _end(self) -> None:
         if not self._over:
-            self._over = True
+            self._over = self._mute = True
             self._out.clear()
+            self.waiting_bytes = 0
             self._loop.off(self._descriptor)
             self._lost()

@@ -160,3 +160,13 @@ def test_rm_removes_it_at_its_end(lab: Any) -> None:
     assert container.wait(patient(5)) == 0
     assert wait_until(lambda: len(lab.containers) == 0)
     assert container.state == "removed"
+
+
+def test_top_numbers_processes_as_inside(lab: Any) -> None:
+    web = lab.run(["sh", "-c", "sleep 600 & wait"], name="web")
+    web.exec(["sleep", "601"], detach=True)
+    assert wait_until(lambda: len(web.top()) == 3)
+    found = {process["command"]: (process["pid"], process["parent"]) for process in web.top()}
+    assert found["sh -c sleep 600 & wait"] == (1, 0)
+    assert found["sleep 600"][1] == 1
+    assert found["sleep 601"][1] == 0  # who started it is outside

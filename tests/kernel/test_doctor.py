@@ -131,7 +131,7 @@ def test_nothing_is_changed_and_it_is_quick() -> None:
         doctor()
         seconds.append(time.monotonic() - start)
     assert machine() == before
-    assert min(seconds) < 1.0
+    assert min(seconds) < patient(1.0)
 
 
 def test_every_step_was_reached(here: Report) -> None:
@@ -153,6 +153,9 @@ def test_what_the_kernel_was_built_without_is_named(here: Report) -> None:
         if here[name].ok is None or (name.startswith("nft") and not here["nft"].ok):
             continue
         if options.get(config) == "y":
+            if name == "tun" and here[name].ok is False:  # the kernel has it, and its device file isn't for everyone
+                assert "its mode is" in here[name].detail and config not in here[name].detail, here[name]
+                continue
             assert here[name].ok is True, here[name]
             checked += 1
         elif config not in options:
@@ -286,7 +289,7 @@ def test_a_filter_that_kills_names_the_step() -> None:
 
 
 def test_a_step_that_hangs_is_named_and_everything_is_ended() -> None:
-    before = machine()["children"]
+    before, limit = machine()["children"], patient(1.0)
     duration = f"60.{os.getpid()}"  # tells this test's process from anyone else's
     # Neither below /tmp, which the probe covers, nor where a mapped root can't go.
     with tempfile.TemporaryDirectory(prefix="ctlab-test-doctor-", dir="/var/tmp") as name:
@@ -294,8 +297,8 @@ def test_a_step_that_hangs_is_named_and_everything_is_ended() -> None:
         sleeper = Path(name, "nft")
         sleeper.write_text(f"#!/bin/sh\nexec sleep {duration}\n")
         sleeper.chmod(0o755)
-        found = {item.name: item for item in probe.run(probe.Plan(nft=str(sleeper)), seconds=1.0)}
-    assert (found["nftables"].ok, found["nftables"].detail) == (False, "this step did not end within 1 s")
+        found = {item.name: item for item in probe.run(probe.Plan(nft=str(sleeper)), seconds=limit)}
+    assert (found["nftables"].ok, found["nftables"].detail) == (False, f"this step did not end within {limit:g} s")
     assert found["bridge"].ok is True
     assert found["nft-nat"].ok is None
     deadline = time.monotonic() + patient(5)

@@ -13,6 +13,7 @@ from kernel_help import patient, run_owner
 
 import ctlab
 from ctlab import engines
+from ctlab.doctor import RECORDED
 from ctlab.errors import BadInput, CtlabError
 
 pytestmark = pytest.mark.kernel
@@ -45,13 +46,14 @@ def forbidden(**asked: dict[str, Any]) -> dict[str, Any]:
 def test_where_the_kernel_cannot_the_reason_comes_first_and_a_vm_is_offered_if_it_can_be_had() -> None:
     said = forbidden(auto={}, native={"engine": "native"})
     assert not said["usable"] and "max_user_namespaces" in said["why_not"]
-    assert said["native"] == ["Unsupported", said["why_not"]]
-    assert said["auto"] == ["Unsupported", said["why_not"] + said["offer"]]
+    recorded = "" if said["offer"] else f"; {RECORDED}"  # where nothing can be had at all
+    assert said["native"] == ["Unsupported", said["why_not"] + recorded]
+    assert said["auto"] == ["Unsupported", said["why_not"] + said["offer"] + recorded]
     if said["vm"] is not None and said["vm"][0]:
         assert "engine='vm'" in said["offer"] and "%lab start --engine vm" in said["offer"]
         assert "%lab start --engine vm" in said["summary"]
     else:
-        assert said["offer"] == "" and "--engine" not in said["summary"]
+        assert said["offer"] == "" and "--engine" not in said["summary"] and RECORDED in said["summary"]
     assert "\n" not in said["auto"][1] and said["modules"] == []
 
 
@@ -76,6 +78,7 @@ print(report.vm.ok, repr(report.offer))
     assert row == "False ''"
     assert error.startswith("user-namespace: ENOSPC") and "; and no VM can be had: " in error
     assert error.count("XDG_CACHE_HOME") == 1 or "sudo apt install" in error
+    assert error.endswith("; ctlab.sample_run() shows a recorded lab: its map, counters and chart")
 
 
 def test_on_a_machine_that_can_the_lab_is_native_and_nothing_of_a_vm_is_imported() -> None:
@@ -130,6 +133,20 @@ def test_an_error_that_is_no_matter_of_the_kernel_stays_what_it_was(monkeypatch:
     else:  # it found another place for its runtime folder
         assert lab.engine == "native"
         lab.stop()
+
+
+def test_the_environment_says_what_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {}
+    for text in ("", "0", "1"):
+        monkeypatch.setenv(engines.IF_NEEDED_VARIABLE, text)
+        found[text] = engines.choose("auto", None, None, None).if_needed
+        assert not engines.choose("native", None, None, None).if_needed
+        assert not engines.choose("auto", None, None, False).if_needed
+        assert engines.choose("auto", None, None, True).if_needed
+    assert found == {"": False, "0": False, "1": True}
+    monkeypatch.setenv(engines.IF_NEEDED_VARIABLE, "yes")
+    with pytest.raises(BadInput, match=r"^CTLAB_VM_IF_NEEDED is 'yes': 1 \("):
+        ctlab.Lab("demo")
 
 
 def test_cpus_and_paths_of_a_native_lab_are_this_machines(lab: Any) -> None:

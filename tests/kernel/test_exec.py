@@ -122,8 +122,8 @@ def test_in_a_stopped_and_in_a_paused_container(lab: Any) -> None:
 def test_it_is_frozen_with_the_container(lab: Any) -> None:
     need_freezer(lab)
     container = lab.run(["sleep", "60"])
-    container.exec(["sh", "-c", "while :; do date +%N > /tmp/now; done"], detach=True)
-    assert wait_until(lambda: container.exec(["test", "-s", "/tmp/now"]).returncode == 0)
+    container.exec(["sh", "-c", "while :; do date +%N > /tmp/new; mv /tmp/new /tmp/now; done"], detach=True)
+    assert wait_until(lambda: container.exec(["test", "-e", "/tmp/now"]).returncode == 0)
     container.pause()
     container.unpause()
     before = container.exec(["cat", "/tmp/now"]).stdout
@@ -142,7 +142,7 @@ def test_it_ends_with_the_container(lab: Any) -> None:
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert wait_until(lambda: len(container.top()) == 2)
+    assert wait_until(lambda: [one["command"] for one in container.top()].count("sleep 60") == 2)  # behind the echo
     container.kill()
     thread.join(5)
     assert not thread.is_alive()

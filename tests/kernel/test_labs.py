@@ -78,9 +78,11 @@ def test_a_lab_that_dies_is_noticed_by_whoever_waits() -> None:
         thread.join(10)
         assert not thread.is_alive() and isinstance(caught[0], LabGone)
         assert wait_until(lambda: lab.gone)
-        assert container.state == "lost"
+        assert container.state == "lost" and repr(lab) == "<Lab dies: died>"
         with pytest.raises(LabGone):
             lab.run(["true"])
+        with pytest.raises(LabGone, match=r"^container c1: lab 'dies' died"):
+            container.inspect()
     ctlab.Lab("after").stop()  # the next start clears what a dead keeper has left
 
 
@@ -108,6 +110,27 @@ with ctlab.Lab("same") as lab:
         assert other_id != lab._client.id and not any(os.path.isdir(folder) for folder in folders)
         assert [c.name for c in lab.containers] == ["web"] and mine.exec(["true"]).returncode == 0
         assert mine.exec(["getent", "hosts", "other"]).returncode == 2
+
+
+def test_containers_are_asked_for_by_name(fresh_lab: Any) -> None:
+    lab = fresh_lab
+    web = lab.run(name="web")
+    lab.network("blue")
+    assert lab["WEB"] is web and lab[web] is web and lab[web.id] is web
+    assert "web" in lab and web in lab and "blue" not in lab and 0 not in lab
+    for wrong, message in (
+        ("wep", "no container 'wep'; did you mean 'web'?"),
+        ("blue", "no container 'blue': 'blue' is a network, lab.networks['blue']"),
+    ):
+        with pytest.raises(NotFound) as caught:
+            lab[wrong]
+        assert str(caught.value) == message
+    with pytest.raises(BadInput, match=r"^lab\[0\]: a container's name is a text, .*lab\.containers\[0\]$"):
+        lab[0]
+    with pytest.raises(TypeError, match="not iterable"):
+        list(lab)
+    web.remove()
+    assert web not in lab
 
 
 def test_the_current_lab() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kernel_help import patient
 
 from ctlab import labs, ticks
 
@@ -94,6 +95,32 @@ def test_settings(shell: Any, capsys: pytest.CaptureFixture[str], caplog: pytest
     out = capsys.readouterr().out
     assert "magics.py" in out and "NotFound" in out
     shell.run("%config CtlabMagics.traceback = False")
+
+
+FORBIDDEN = """
+import os
+from IPython.core.interactiveshell import InteractiveShell
+with open("/proc/sys/user/max_user_namespaces", "w") as file: file.write("0")
+shell = InteractiveShell.instance(colors="nocolor")
+shell.run_cell("%load_ext ctlab")
+for variable, value in (("", None), ("1", False), ("0", True), ("1", None)):
+    os.environ["CTLAB_VM_IF_NEEDED"] = variable
+    shell.run_cell(f"%config CtlabMagics.vm_if_needed = {value}")
+    for cell in ("%container run -- true", "%network create blue", "%lab start"):
+        shell.run_cell(cell)
+"""
+
+
+def test_a_lab_that_magics_start_takes_a_vm_only_if_set_so() -> None:
+    """Where no lab can start, nor a VM be had: only then does the error tell of the VM as well."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "IPYTHONDIR": "/nonexistent", "XDG_CACHE_HOME": "/proc/none"}
+    done = subprocess.run(
+        ["unshare", "-Ur", sys.executable, "-B", "-c", FORBIDDEN], capture_output=True, text=True, env=environment,
+        timeout=patient(60), check=False,
+    )  # fmt: skip
+    errors = [line for line in done.stdout.splitlines() if line.startswith("Unsupported: ")]
+    assert ["no VM can be had" in error for error in errors] == [False] * 6 + [True] * 6, done.stdout + done.stderr
+    assert all("user-namespace: ENOSPC" in error and "ctlab.sample_run()" in error for error in errors)
 
 
 def test_loading_prints_nothing_and_imports_nothing_heavy() -> None:

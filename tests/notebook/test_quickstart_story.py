@@ -13,6 +13,7 @@ from nbclient import NotebookClient
 pytestmark = pytest.mark.kernel
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+ELSEWHERE = ("vm-vs-container",)  # run by tests/vm, where a VM is prepared first
 END = "%lab stop"
 nbformat: Any = import_module("nbformat")  # which has no types
 WORLD = """
@@ -27,7 +28,7 @@ print(_json.dumps({
 """
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem not in ELSEWHERE], ids=lambda path: path.stem)
 def test_a_notebook_run_twice_leaves_the_same_world(
     path: Path, usable: None, runtime_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

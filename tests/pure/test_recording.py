@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import math
+import subprocess
+import sys
 from array import array
 from typing import Any
 
@@ -13,10 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ctlab
-from ctlab.errors import BadInput, NotFound, Unsupported
+from ctlab.container import Container
+from ctlab.errors import BadInput, NotFound, StateError, Unsupported
+from ctlab.lab import Lab
 from ctlab.metrics.columns import CONTAINERS_SCHEMA
 from ctlab.metrics.ring import Schema, Snapshot
 from ctlab.metrics.stored import pack, unpack
+from ctlab.recorded import (
+    CONTAINER_METHODS,
+    CONTAINER_PROPERTIES,
+    LAB_METHODS,
+    LAB_PROPERTIES,
+    RecordedContainer,
+)
 from ctlab.recording import SAMPLE, Recording, load, store
 
 SCHEMA = Schema("some", (("time_ns", "q"), ("a", "d"), ("b", "d")))
@@ -111,6 +122,76 @@ def test_what_a_notebook_and_a_terminal_show(sample: Recording) -> None:
     page = sample._repr_html_()
     assert page.count("<svg") == 2 and "<td>worker</td>" in page and "<script" not in page
     assert sample.as_of in page and sample.as_of in repr(sample)
+
+
+def test_its_containers_are_handles_to_look_at(sample: Recording) -> None:
+    assert sample.containers.keys() == ["web", "client", "worker"]
+    web = sample["WEB"]
+    assert web.name == "web" and web.state == "running" and "web" in sample and "wep" not in sample
+    assert sample["client"].addresses == {"blue": "10.10.0.3", "green": "10.20.0.2"}
+    assert web.inspect()["command"] == "python3 -m http.server 80"
+    assert set(web.stats(last=None)["container"]) == {"web"}
+    assert repr(web) == f"<RecordedContainer web: running, blue 10.10.0.2, {sample.as_of}>"
+    assert sample.as_of in web._repr_html_() and "as of" not in web._repr_html_()
+    assert "cpus 0.3, memory_bytes 128M" in sample["worker"]._repr_html_() and ">pid<" not in web._repr_html_()
+    table = repr(sample.containers)
+    assert len(table.splitlines()) == 4 and sample.as_of in sample.containers._repr_html_()
+    with pytest.raises(NotFound, match="did you mean 'web'"):
+        sample["wep"]
+
+
+def test_what_needs_a_running_lab_says_so(sample: Recording) -> None:
+    with pytest.raises(StateError) as caught:
+        sample["web"].exec(["ls"])
+    assert str(caught.value) == (
+        "exec: container web is recorded and can only be looked at (inspect, stats); a running one: ctlab.Lab()"
+    )
+    with pytest.raises(StateError, match=r"^run: this lab is recorded and can only be looked at \(topology"):
+        sample.run("ls", name="x")
+    for what, names in ((sample, LAB_METHODS), (sample["web"], CONTAINER_METHODS)):
+        for name in names:
+            with pytest.raises(StateError, match=f"^{name}: "):
+                getattr(what, name)()
+    for what, names in ((sample, LAB_PROPERTIES), (sample["web"], CONTAINER_PROPERTIES)):
+        for name in names:
+            with pytest.raises(StateError, match=f"^{name}: "):
+                getattr(what, name)
+    assert not hasattr(sample, "_ipython_display_") and not hasattr(sample["web"], "nonsense")
+
+
+@pytest.mark.parametrize(
+    ("live", "recorded", "methods", "properties"),
+    [
+        (Lab, Recording, LAB_METHODS, LAB_PROPERTIES),
+        (Container, RecordedContainer, CONTAINER_METHODS, CONTAINER_PROPERTIES),
+    ],
+)
+def test_every_name_of_the_live_ones_is_there_or_refused(
+    live: type, recorded: type, methods: set[str], properties: set[str]
+) -> None:
+    missing = {name for name in dir(live) if not name.startswith("_") and not hasattr(recorded, name)}
+    missing -= {"name"}  # set when one is made
+    assert {name for name in missing if isinstance(getattr(live, name), property)} == properties
+    assert missing - properties == methods
+
+
+ELSEWHERE = """
+import sys
+for name in ("fcntl", "resource", "termios", "pwd", "grp"):
+    sys.modules[name] = None
+import IPython, pandas, plotly
+sys.platform = "win32"
+import ctlab
+sample = ctlab.sample_run()
+print(len(sample.stats(last=None)), len(repr(sample)), len(sample._repr_html_()), len(sample.chart().data))
+print(sample["web"], len(sample["web"]._repr_html_()))
+"""
+
+
+def test_it_needs_nothing_that_only_some_systems_have() -> None:
+    done = subprocess.run([sys.executable, "-c", ELSEWHERE], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(int(word) > 0 for word in done.stdout.splitlines()[0].split())
 
 
 def test_what_is_no_recording_is_refused() -> None:

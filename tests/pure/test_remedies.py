@@ -162,6 +162,10 @@ CASES: dict[str, Report] = {
     "killed-by-a-filter": build(outcomes({}, died="clone3", ending=signal.SIGSYS.name), ALL_SYSTEM_CALLS, READ_ONLY),
     "hangs": build(outcomes({}, died="overlay"), USER, DELEGATED),
     "tun-in-docker": build(outcomes(refused("tun", number=errno.ENOENT)), DOCKER, READ_ONLY),
+    "tun-for-root-alone": build(
+        outcomes(refused("tun", number=errno.EACCES)), USER._replace(tun_mode=0o600), DELEGATED
+    ),
+    "tun-not-built": build(outcomes(refused("tun", number=errno.ENOENT)), USER._replace(options={}), DELEGATED),
     "low-limits": build(
         outcomes({}),
         DOCKER._replace(sysctls=QUOTAS | {"user/max_net_namespaces": 100}, tasks=100, files=1024),
@@ -169,6 +173,9 @@ CASES: dict[str, Report] = {
     ),
     "vm-instead": on_a_hub(probe_vm.finding([], "6.12.107-cloud-amd64", "", "tcg")),
     "vm-with-kvm": build(outcomes({}), USER, DELEGATED, probe_vm.finding([], "6.12.107-cloud-amd64", "", "kvm")),
+    "vm-has-what-is-missing": build(
+        outcomes(ABSENT), USER._replace(options={}), NOTHING, probe_vm.finding([], "6.12.107-cloud-amd64", "", "kvm")
+    ),
     "vm-not-prepared": on_a_hub(probe_vm.finding([])),
     "vm-without-programs": on_a_hub(probe_vm.finding(QEMU)),
     "vm-without-virtiofsd": build(outcomes({}), USER, DELEGATED, probe_vm.finding(QEMU[1:2])),
@@ -182,7 +189,7 @@ CASES: dict[str, Report] = {
 @pytest.mark.parametrize("name", CASES)
 def test_report_is_the_golden_one(name: str) -> None:
     report = CASES[name]
-    text = f"{report.text(100)}\n\nwhy not: {report.why_not or '(it can)'}{report.offer}\n"
+    text = f"{report.text(100)}\n\nwhy not: {report.why_not or '(it can)'}{report.instead}\n"
     path = GOLDEN / f"{name}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(text, encoding="utf-8")

@@ -1,4 +1,7 @@
-"""What differs for a lab in a VM, worked out from its facts: paths, mounts, images, CPUs, and how it is described."""
+"""What differs for a lab in a VM, worked out from its facts: paths, mounts, images, CPUs, and how it is described.
+
+Also what is planned for one (`--explain`), what its handles may not hand out, and what is said of its death.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,15 @@ from typing import Any
 
 import pytest
 
-from ctlab import engines
-from ctlab.errors import Unsupported
+from ctlab import cards, engines
+from ctlab.errors import BadInput, LabGone, Unsupported
+from ctlab.hearing import hear
+from ctlab.imagined import PaperLab, explain_network, explain_run
+from ctlab.notebook.errors_view import render
+from ctlab.notebook.shell_line import shell_line
 from ctlab.request import mount
+from ctlab.runtime.client import Client
+from ctlab.vm.reader import reader
 
 VM = {
     "acceleration": "tcg", "machine": "q35", "kernel_release": "6.12.107-cloud-amd64", "memory_bytes": 64 << 20,
@@ -77,6 +86,21 @@ def test_what_nobody_may_not_read_is_refused_when_root_starts_the_vm(shared: Pat
     engines.check_mounts(IN_VM, [mount(f"{path}:/data:ro")])
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only then does a VM run as somebody else")
+def test_who_is_asked_is_who_the_vms_programs_run_as(shared: Path) -> None:
+    path = shared / "mine"
+    path.write_text("x")
+    path.chmod(0o400)
+    ids = reader()
+    assert ids is not None
+    user, group = ids
+    os.chown(path, user, group)
+    engines.check_mounts(IN_VM, [mount(f"{path}:/data:ro")])
+    os.chown(path, user + 1, group + 1)
+    with pytest.raises(Unsupported, match="EACCES"):
+        engines.check_mounts(IN_VM, [mount(f"{path}:/data:ro")])
+
+
 def test_a_tar_image_takes_a_quarter_of_the_memory_at_most(shared: Path) -> None:
     path = shared / "image.tar"
     with path.open("wb") as file:
@@ -103,3 +127,82 @@ def test_how_a_vm_is_described() -> None:
     told = engines.describe(VM)
     assert told == "QEMU q35, tcg, Linux 6.12.107-cloud-amd64, 64M, 2 CPUs; boot: kernel 2.0 s, python 1.5 s, lab 2.2 s"
     assert engines.describe(VM | {"cpus": 1, "boot_seconds": {}}).endswith(", 64M, 1 CPU")
+
+
+# -- what is only planned ---------------------------------------------------------------------------------------------
+def explain(**keywords: Any) -> list[str]:
+    return explain_run(None, ["true"], keywords, VM).lines
+
+
+def test_a_plan_for_a_vm_is_held_against_the_vms_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4, 5, 6, 7})
+    assert "echo 0-1 > /sys/fs/cgroup/c1/cpuset.cpus" in explain(cpuset_cpus="0,1")
+    with pytest.raises(BadInput, match="no CPU 2 here, there are 0-1"):
+        explain(cpuset_cpus="2")
+    assert explain_run(None, ["true"], {"cpuset_cpus": "7"}).lines
+
+
+def test_a_plan_for_a_vm_has_its_cgroups_and_says_where_it_holds() -> None:
+    lines = explain(memory="64M")
+    assert lines[0] == f"# Inside the lab's VM, where this machine's files are, read-only, below {engines.HOST_SHARE}."
+    assert sum("Inside the lab's VM" in line for line in lines) == 1
+    assert "echo 67108864 > /sys/fs/cgroup/c1/memory.max" in lines
+    assert "Inside the lab's VM" not in "\n".join(explain_run(None, ["true"], {}).lines)
+    network = explain_network(PaperLab(None, VM), "blue").lines
+    assert network[0] == lines[0]
+
+
+def test_a_plan_for_a_vm_mounts_what_the_vm_has(shared: Path) -> None:
+    with pytest.raises(Unsupported, match=f"mount {shared}:/data: a VM lab shares .* write {shared}:/data:ro"):
+        explain(mounts=[f"{shared}:/data"])
+    [line] = [line for line in explain(mounts=[f"{shared}:/data:ro"]) if line.endswith(" data")]
+    assert f" {engines.HOST_SHARE}{os.path.realpath(shared)} data" in line
+    [line] = [x for x in explain_run(None, ["true"], {"mounts": [f"{shared}:/data"]}).lines if x.endswith(" data")]
+    assert engines.HOST_SHARE not in line
+
+
+def test_a_plan_for_a_vm_takes_images_as_the_vm_has_them(shared: Path) -> None:
+    (shared / "tree").mkdir(mode=0o755)
+    assert any(f"{engines.HOST_SHARE}{shared}/tree" in line for line in explain(image=str(shared / "tree")))
+    with (shared / "image.tar").open("wb") as file:
+        file.truncate((16 << 20) + 1)
+    with pytest.raises(Unsupported, match="a quarter of the VM's memory"):
+        explain(image=str(shared / "image.tar"))
+
+
+# -- what isn't handed out --------------------------------------------------------------------------------------------
+def test_no_terminal_of_this_machine_is_sent_into_a_vm() -> None:
+    container: Any = SimpleNamespace(name="web", lab=IN_VM, state="running", _alive=lambda: None)
+    with pytest.raises(Unsupported) as caught:
+        shell_line(container)
+    assert str(caught.value) == (
+        "container web is in a VM, into whose namespaces no terminal of this machine leads: "
+        "%container exec web -- COMMAND, or %%container exec web with a script below"
+    )
+
+
+def test_a_pid_of_the_guest_is_called_so() -> None:
+    assert (cards.pid_label(NATIVE), cards.pid_label(IN_VM)) == ("pid", "pid in the VM")
+
+
+# -- its death --------------------------------------------------------------------------------------------------------
+WHY = "the VM ended; the console's last lines:\n[  1.0] Kernel panic\n[  1.1] ---[ end ]---"
+
+
+def test_a_death_is_noted_in_one_line() -> None:
+    notes: list[str] = []
+    lab: Any = SimpleNamespace(name="deep", _note=notes.append, _executions={}, _changed=lambda: None)
+    hear(lab, {"event": "gone", "why": WHY})
+    hear(lab, {"event": "gone", "why": "its supervisor was killed"})
+    assert notes == [
+        "lab 'deep' died: the VM ended; the console's last lines: [  1.0] Kernel panic | [  1.1] ---[ end ]---",
+        "lab 'deep' died: its supervisor was killed",
+    ]
+
+
+def test_a_death_is_an_error_with_the_consoles_lines_below_it() -> None:
+    client: Any = SimpleNamespace(_stopping=True, _died=True, why_gone=WHY, name="deep")
+    error = Client._gone_error(client)
+    assert isinstance(error, LabGone)
+    assert str(error) == f"lab 'deep' died: {WHY}"
+    assert render(error) == [f"LabGone: lab 'deep' died: {WHY}"]

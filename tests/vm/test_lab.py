@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ def test_limits_are_measured_against_the_vm(vm_lab: Any, capsys: pytest.CaptureF
     said = container.exec(["python3", "-c", "x = 'x' * (1 << 26)"])
     assert said.returncode != 0
     wide = vm_lab.run(name="wide", cpus=2)
-    assert any("--cpus 2 is more than this machine's 1" in note for note in vm_lab.notes)
+    assert any("--cpus 2 is more than the VM's 1" in note for note in vm_lab.notes)
     wide.remove()
 
 
@@ -208,3 +209,20 @@ def test_where_the_kernel_forbids_a_lab_the_vm_is_offered_and_taken(machine_prog
     assert offered.startswith("user-namespace: ENOSPC") and offered.endswith("engine='vm' (%lab start --engine vm)")
     assert engine == "vm" and inside == release
     assert any(note.startswith("lab 'needed' gets a kernel of its own, in a VM") for note in notes)
+
+
+@pytest.mark.skipif(not os.access("/opt", os.W_OK), reason="needs a folder of the system's that can be written: /opt")
+def test_files_that_are_replaced_here_stay_what_they_were_there(vm_lab: Any) -> None:
+    """What the root lies on: an overlay would answer ESTALE for a lower file that isn't the one it knew."""
+    with tempfile.TemporaryDirectory(prefix="ctlab-test-", dir="/opt") as folder:
+        path, other = Path(folder, "note"), Path(folder, "new")
+        for file, text in ((path, "first\n"), (other, "second\n")):
+            file.write_text(text)
+            file.chmod(0o644)
+        path.parent.chmod(0o755)
+        container = vm_lab.run()
+        assert container.exec(["cat", str(path)]).check().stdout == "first\n"
+        other.rename(path)
+        time.sleep(1.5)  # more than a share that follows remembers
+        assert container.exec(["cat", str(path)]).check().stdout == "first\n"
+        assert vm_lab.run().exec(["cat", str(path)]).check().stdout == "first\n"

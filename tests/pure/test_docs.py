@@ -1,0 +1,55 @@
+"""What the pages name is there, and what is there is named."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import ctlab
+from ctlab.notebook import magics
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = Path(ctlab.__file__).parent
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+SURFACE = (ROOT / "docs" / "surface.md").read_text(encoding="utf-8")
+BUILT = {"static", "__pycache__"}
+
+
+def rooms() -> list[list[str]]:
+    """The rows of the table of rooms."""
+    table = ARCHITECTURE.partition("| room |")[2].partition("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+def test_every_room_and_file_in_the_table_is_there() -> None:
+    names = re.findall(r"[\w/]+(?:\.py|/)(?![\w.])", " ".join(row[0] for row in rooms()))
+    assert len(names) > 30
+    assert [name for name in names if not ((PACKAGE / name).exists() or (ROOT / name).exists())] == []
+
+
+def test_every_room_is_in_the_table() -> None:
+    named = {name for row in rooms() for name in re.findall(r"(\w+)/", row[0])}
+    assert {path.name for path in PACKAGE.iterdir() if path.is_dir()} - BUILT <= named
+
+
+def test_the_files_that_are_named_of_the_vm_are_there() -> None:
+    [row] = [row for row in rooms() if "`vm/`" in row[0]]
+    listed = re.findall(r"`(\w+)`", row[1])
+    assert len(listed) > 10
+    assert [name for name in listed if not (PACKAGE / "vm" / f"{name}.py").exists()] == []
+
+
+@pytest.mark.parametrize("page", [ARCHITECTURE, SURFACE], ids=["architecture", "surface"])
+def test_paths_in_the_text_lead_somewhere(page: str) -> None:
+    found = set(re.findall(r"`((?:[a-z_]+/)+[\w-]+\.\w+)`", page))
+    lost = [path for path in found if not ((PACKAGE / path).exists() or (ROOT / path).exists())]
+    assert found and lost == []
+
+
+def test_settings_and_names_of_the_package_are_those_that_the_page_has() -> None:
+    for name in re.findall(r"CtlabMagics\.(\w+)", SURFACE):
+        assert magics.CtlabMagics.class_own_traits(config=True)[name]
+    for name in re.findall(r"ctlab\.(\w+)\(", SURFACE):
+        assert callable(getattr(ctlab, name))
