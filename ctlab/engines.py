@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Callable, Collection, Iterable
@@ -72,7 +73,7 @@ def start(name: str, interval_seconds: float, engine: Engine, say: Callable[[str
     where the doctor finds nothing missing.
     """
     if engine.name == "vm":
-        return Client(name, interval_seconds, vm=engine.options or _options())
+        return _start_vm(name, interval_seconds, engine, say)
     try:
         return Client(name, interval_seconds)
     except CtlabError as error:
@@ -87,6 +88,15 @@ def start(name: str, interval_seconds: float, engine: Engine, say: Callable[[str
         vm = f"{report.vm.detail}; {report.vm.remedy}" if report.vm else "not on this system"
         raise Unsupported(f"{report.why_not}; and no VM can be had: {vm}{report.instead}")
     say(f"lab '{name}' gets a kernel of its own, in a VM, since this machine's can't: {report.why_not}")
+    return _start_vm(name, interval_seconds, engine, say)
+
+
+def _start_vm(name: str, interval_seconds: float, engine: Engine, say: Callable[[str], None]) -> Client:
+    from .vm import prepare
+
+    with contextlib.suppress(CtlabError):  # the start will say it better
+        if not prepare.status().release:
+            say(f"lab '{name}': a kernel for VMs is fetched and unpacked, once; the next start has it")
     return Client(name, interval_seconds, vm=engine.options or _options())
 
 

@@ -28,7 +28,7 @@ def main() -> None:
     """Boot, then be a pipe between this process's streams and the program's, until the input ends."""
     script = f"""
         # The guest's /tmp is its own.
-        if [ ! -e {ROOT} ]; then mkdir -p {ROOT}; mount --bind /run/ctlab/host{ROOT} {ROOT}; fi
+        if [ ! -e {ROOT} ]; then mkdir -p {ROOT}; mount --bind /run/ctlab/system{ROOT} {ROOT}; fi
         cd {ROOT}; exec {sys.executable} -B -m {MODULE} 2>/dev/console"""
     config = {
         "id": "bench", "name": "bench", "program": "run", "argv": ["/bin/sh", "-c", script], "cwd": "/",

@@ -22,6 +22,7 @@ _SAME = (
     "stop_signal", "stop_timeout", "count", "node", "exists",
 )  # fmt: skip
 PORT_SECONDS = 10.0
+EMULATED_PORT_SECONDS = 60.0  # in a VM whose processor is emulated
 
 
 def run(context: Context) -> Any:
@@ -57,8 +58,14 @@ def run(context: Context) -> Any:
     if context.option("wait"):
         _, port = context.option("wait")
         for container in made if keywords.get("count") else [made]:
-            lab.wait_for(container, port, PORT_SECONDS)
+            lab.wait_for(container, port, port_seconds(lab))
     return context.keep(made)
+
+
+def port_seconds(lab: Lab) -> float:
+    """How long a program may take until it listens."""
+    vm = engines.vm_facts(lab)
+    return EMULATED_PORT_SECONDS if vm is not None and vm["acceleration"] == "tcg" else PORT_SECONDS
 
 
 def _command(context: Context) -> list[str] | None:

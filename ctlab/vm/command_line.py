@@ -96,9 +96,10 @@ def virtiofsd(program: str, listening: int, *, follows: bool) -> list[str]:
 
     `follows`: what changes here is seen there within a second; else a file stays what it was when it was looked up.
     """
+    cache = "auto" if follows else "always"
     return [
         program, f"--fd={listening}", "--shared-dir=/", "--readonly", "--sandbox=none", "--no-announce-submounts",
-        "--inode-file-handles=never", f"--cache={'auto' if follows else 'always'}", "--rlimit-nofile=0", "--log-level=warn",
+        "--inode-file-handles=never", f"--cache={cache}", "--rlimit-nofile=0", "--log-level=warn",
     ]  # fmt: skip
 
 
