@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .. import engines
 from ..completed import Completed
 from ..errors import BadInput, ProgramFailed
 from .commands.kinds import is_expected
@@ -13,6 +14,7 @@ from .magic_context import Context, is_statement
 
 if TYPE_CHECKING:
     from ..container import Container
+    from ..lab import Lab
 
 # The magic's option -> the keyword of Lab.run, where they differ.
 _KEYWORDS = {"network": "networks", "mount": "mounts", "label": "labels"}

@@ -399,6 +399,7 @@ def _keeper_environment(for_vm: bool) -> dict[str, str]:
     """
     names = ("PATH", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "HOME", "LANG", "TMPDIR")
     kept = {name: os.environ[name] for name in (os.environ if for_vm else names) if name in os.environ}
+    kept["PYTHON_COLORS"] = "0"  # what it says is an error's text; a notebook's own kernel asks for colours
     kept["PYTHONDONTWRITEBYTECODE"] = "1" if not os.access(os.path.dirname(__file__), os.W_OK) else ""
     return kept
 

@@ -96,7 +96,7 @@ def user_doctor() -> Iterator[Doctor]:
 
 def machine() -> dict[str, object]:
     """What a probe could have changed on this machine: interfaces, mounts, sysctls of namespaces, own children."""
-    interfaces = {name: Path(f"/sys/class/net/{name}/ifindex").read_text() for name in os.listdir("/sys/class/net")}
+    interfaces = {path.parent.name: path.read_text() for path in Path("/sys/class/net").glob("*/ifindex")}
     quotas = {name: probe_facts.read(f"/proc/sys/{name}") for name in probe_facts.SYSCTLS}
     children = "".join(probe_facts.read(f"/proc/self/task/{task}/children") for task in os.listdir("/proc/self/task"))
     return {

@@ -78,14 +78,14 @@ def test_a_notebook_that_holds_everything_up_does_not_block_a_container(lab: Any
 
 
 def test_follow_gives_it_as_it_comes(lab: Any) -> None:
-    script = "echo a; while [ ! -e /tmp/go ]; do sleep 0.01; done; echo b >&2; exit 3"
+    script = "trap 'echo b >&2; exit 3' USR1; echo a; while :; do sleep 0.01; done"
     container = lab.run(["sh", "-c", script])
     seen: list[tuple[int, str]] = []
 
     def sink(stream: int, text: str) -> None:
         seen.append((stream, text))
         if text == "a\n":
-            container.write("/tmp/go", "")
+            container.kill("USR1")
 
     container.follow(sink)
     assert seen == [(1, "a\n"), (2, "b\n")]

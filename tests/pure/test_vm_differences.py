@@ -17,6 +17,7 @@ from ctlab.errors import BadInput, LabGone, Unsupported
 from ctlab.hearing import hear
 from ctlab.imagined import PaperLab, explain_network, explain_run
 from ctlab.notebook.errors_view import render
+from ctlab.notebook.magic_run import PORT_SECONDS, port_seconds
 from ctlab.notebook.shell_line import shell_line
 from ctlab.request import mount
 from ctlab.runtime.client import Client
@@ -41,6 +42,11 @@ def shared(tmp_path: Path) -> Path:
     for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
         folder.chmod(folder.stat().st_mode | 0o755)
     return tmp_path
+
+
+def test_a_program_in_an_emulated_vm_may_take_longer_until_it_listens() -> None:
+    kvm = lab_with({"vm": VM | {"acceleration": "kvm"}})
+    assert port_seconds(NATIVE) == port_seconds(kvm) == PORT_SECONDS < port_seconds(IN_VM)
 
 
 def test_a_path_is_looked_up_in_the_share_with_its_links_followed_here(shared: Path) -> None:
