@@ -23,6 +23,7 @@ def environment(report: Path) -> dict[str, str]:
     """What pytest and all that it starts are told."""
     return os.environ | {
         "CTLAB_LEG_REPORT": str(report), "CTLAB_TEST_LEG": "vm", "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8",
+        "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis",  # beside the tests nothing can be written
     }  # fmt: skip
 
 
