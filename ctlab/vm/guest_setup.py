@@ -7,8 +7,10 @@ interpreter, its library, the kernel's modules) stays reachable at the same path
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import stat
 
 from ..kernel import syscalls
 
@@ -120,6 +122,12 @@ def settle() -> None:
     _write("/proc/sys/kernel/modprobe", MODPROBE)
     # A tunnel's module would put its gre0, sit0, … into every network namespace that is made from then on.
     _write("/proc/sys/net/core/fb_tunnels_only_for_init_net", "2")
+    # The kernel gives these to root alone, udev to everyone; opening the first loads its module.
+    os.makedirs("/dev/net", exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.mknod("/dev/net/tun", stat.S_IFCHR, os.makedev(10, 200))
+    for device in ("/dev/net/tun", "/dev/fuse"):
+        os.chmod(device, 0o666)
     import resource
 
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, _OPEN_FILES))

@@ -29,7 +29,7 @@ WHOLE_SECONDS = 20 * 60  # for the leg; the tests take about half of it where no
 SILENCE_SECONDS = 240  # a machine says something at least once a test, and a test has its own, shorter limit
 BOOT_SECONDS = 60
 # The guest's /tmp and /run are its own: a checkout that lies there is brought from the host's files. Then: the rest.
-SHOW = """if [ ! -e "$1" ]; then mkdir -p "$1"; mount --bind "/run/ctlab/system$1" "$1"; fi; cd "$1"; shift; exec "$@" """
+SHOW = """[ -e "$1" ] || { mkdir -p "$1"; mount --bind "/run/ctlab/system$1" "$1"; }; cd "$1"; shift; exec "$@" """
 _ENDED = "the machine ended before its tests did"
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 KERNEL_TESTS = Path(__file__).resolve().parents[1] / "kernel"
 MACHINES = ("one", "two")
 MACHINE_MEMORY_BYTES = 1536 << 20  # pandas, pytest and the largest test (200 MB that are eaten) at once
-SLOWNESS = 10  # for CTLAB_TEST_SLOWNESS: work with processes takes 13-17 times as long when it is emulated
+SLOWNESS = 10  # for CTLAB_TEST_SLOWNESS: work with processes takes about that many times as long when it is emulated
 
 # Files that the leg leaves out, with why.
 LEFT_OUT: Mapping[str, str] = {
@@ -23,11 +23,24 @@ LEFT_OUT: Mapping[str, str] = {
 }
 # Again as an ordinary user of the guest: (range of ids, delegated folder) -> the files.
 AS_USER: tuple[tuple[bool, bool, tuple[str, ...]], ...] = (
-    (True, True, ("test_container_limits.py", "test_containers.py")),
+    (True, True, ("test_container_limits.py", "test_container_life.py", "test_containers.py")),
     (False, False, ("test_security.py",)),
 )
 # Seconds in a guest without hardware acceleration on two cores of a cloud machine, both machines at work.
-SECONDS: Mapping[str, float] = {}
+SECONDS: Mapping[str, float] = {
+    "test_bad_input_python.py": 30, "test_capabilities.py": 25, "test_cgroup.py": 2, "test_cgroup_discovery.py": 2,
+    "test_cgroup_freeze.py": 1, "test_cgroup_lab.py": 1, "test_cgroup_stats.py": 3, "test_cgroup_user.py": 2,
+    "test_container_life.py": 15, "test_container_limits.py": 14, "test_container_limits.py as user": 15,
+    "test_container_names.py": 75,
+    "test_containers.py": 14, "test_containers.py as user": 11, "test_copy.py": 25, "test_copy_hardening.py": 12,
+    "test_doctor.py": 37, "test_dump.py": 9, "test_engines.py": 16, "test_exec.py": 116,
+    "test_explain_container.py": 44, "test_explain_node.py": 55, "test_growth.py": 77, "test_host_mounts.py": 33,
+    "test_hostile_files.py": 20, "test_images.py": 10, "test_interrupted_changes.py": 132, "test_interrupts.py": 12,
+    "test_labs.py": 43, "test_link_stats.py": 3, "test_logs.py": 17, "test_many_callers.py": 45,
+    "test_nested_ids.py": 24, "test_netlink_decoded.py": 6, "test_networks.py": 30, "test_oom_quick.py": 18,
+    "test_owner_environment.py": 12, "test_packets_stay.py": 4, "test_proc_stats.py": 1, "test_sampler.py": 10,
+    "test_script_descriptors.py": 13, "test_security.py": 13, "test_security.py as user": 13,
+}  # fmt: skip
 _UNKNOWN_SECONDS = 10.0
 
 
