@@ -92,10 +92,10 @@ def start(name: str, interval_seconds: float, engine: Engine, say: Callable[[str
 
 
 def _start_vm(name: str, interval_seconds: float, engine: Engine, say: Callable[[str], None]) -> Client:
-    from .vm import prepare
+    from .vm import prepare, programs
 
     with contextlib.suppress(CtlabError):  # the start will say it better
-        if not prepare.status().release:
+        if not prepare.status().release and programs.find():
             say(f"lab '{name}': a kernel for VMs is fetched and unpacked, once; the next start has it")
     return Client(name, interval_seconds, vm=engine.options or _options())
 

@@ -31,7 +31,8 @@ vm|test|bench) # QEMU for this machine's own processor, the share of its files, 
     *) want qemu-system-x86_64 qemu-system-x86 ;;
     esac
     [ -x /usr/libexec/virtiofsd ] || [ -x /usr/lib/qemu/virtiofsd ] || want virtiofsd virtiofsd
-    want busybox busybox-static
+    # One with libraries can't run in the guest, where there are none.
+    if ! command -v busybox >/dev/null 2>&1 || grep -q /ld-linux "$(command -v busybox)"; then missing="$missing busybox-static"; fi
     want zstd zstd
     ;;
 esac

@@ -90,7 +90,7 @@ class Connection:
         """The next answer, whatever it reports. Raises LabGone at the end of file."""
         try:
             message, descriptors, process = protocol.receive(self.socket)
-        except OSError:
+        except (OSError, ValueError, RecursionError):  # who sends no messages, but something else, is as good as dead
             message, descriptors, process = None, [], 0
         if message is None:
             raise self._gone()
@@ -335,11 +335,14 @@ class Client:
         self._listeners.append(listener)
 
     def _hear(self) -> None:
+        nonsense = ""
         while True:
             try:
                 message, _, _ = protocol.receive(self._events)
             except OSError:
                 message = None
+            except (ValueError, RecursionError) as error:
+                message, nonsense = None, f"what it sent is no message ({type(error).__name__}: {error})"
             if message is None:
                 break
             for listener in list(self._listeners):
@@ -349,7 +352,7 @@ class Client:
         if unexpected:
             self._died = True
             self._gone.set()
-            self.why_gone = self._reason()
+            self.why_gone = nonsense or self._reason()
             self._explained.set()
             self.stop()  # only to wait for the keeper, and to clean up if it is the keeper that died
         for listener in list(self._listeners):

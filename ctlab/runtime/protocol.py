@@ -41,8 +41,10 @@ def encode(message: Message) -> bytes:
 
 
 def decode(body: bytes) -> Message:
-    """The message that these bytes are."""
+    """The message that these bytes are. Raises ValueError, RecursionError if they are none."""
     message: Message = json.loads(body.decode("utf-8", "surrogateescape"))
+    if type(message) is not dict:
+        raise ValueError(f"a message is an object, not {body[:40]!r}")
     return message
 
 

@@ -11,8 +11,8 @@ import select
 import time
 from pathlib import Path
 
-from ..errors import CtlabError
-from . import architecture, cache, command_line, process, programs
+from ..errors import CtlabError, errno_name
+from . import architecture, cache, command_line, process, programs, reader
 
 KVM, TCG = "kvm", "tcg"
 DEVICE = "/dev/kvm"
@@ -28,15 +28,28 @@ def known() -> str:
     if not os.access(DEVICE, os.R_OK | os.W_OK):
         return TCG
     qemu = programs.path_of(architecture.here().qemu)
-    found = cache.read_json(cache.place() / _FILE) if qemu else {}
+    if not qemu:
+        return ""
+    found = cache.read_json(cache.place() / _FILE)
     answer = found.get("answer") if found.get("key") == _key(qemu) else ""
     return str(answer or "")
 
 
-def choose(qemu: str, kernel: Path) -> str:
-    """`kvm` where a guest boots on it, else `tcg`. Takes up to 3 s the first time. Raises OSError."""
+def why_not() -> str:
+    """Why this user has no KVM here, in a few words."""
+    try:
+        os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except PermissionError:
+        return f"{DEVICE}: EACCES; whoever is in the group kvm may use it"
+    except OSError as error:
+        return f"{DEVICE}: {errno_name(error.errno or 0)}"
+    return f"no guest ran on {DEVICE} when it was tried"
+
+
+def choose(qemu: str, kernel: Path, *, again: bool = False) -> str:
+    """`kvm` where a guest boots on it, else `tcg`. Takes up to 3 s the first time, or `again`. Raises OSError."""
     answer = known()
-    if not answer:
+    if not answer or (again and answer == TCG and os.access(DEVICE, os.R_OK | os.W_OK)):
         try:
             answer = KVM if _boots(qemu, kernel) else TCG
         except CtlabError:
@@ -61,10 +74,11 @@ def _boots(qemu: str, kernel: Path) -> bool:
         open(f"/proc/self/fd/{console.fileno()}", "wb") as writing,
         open(kernel, "rb") as image,
         open(os.devnull, "wb") as log,
-        open(DEVICE, "r+b", buffering=0) as kvm,
+        open(DEVICE, "r+b", buffering=0) as device,
     ):
-        given = (image.fileno(), writing.fileno(), kvm.fileno())
-        words = command_line.trial(qemu, architecture.here(), *given)
+        kvm = device.fileno() if reader.reader() else -1
+        given = [image.fileno(), writing.fileno(), *([kvm] if kvm >= 0 else [])]
+        words = command_line.trial(qemu, architecture.here(), image.fileno(), writing.fileno(), kvm)
         pid, pidfd = process.start(words, given, log.fileno(), largest_file_bytes=_LARGEST_CONSOLE_BYTES)
         try:
             poll = select.poll()

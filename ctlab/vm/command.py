@@ -16,7 +16,7 @@ def do_prepare() -> int:
     try:
         prepared = prepare.prepare(thorough=True)
         took = time.monotonic() - began
-        acceleration = accel.choose(programs.find().qemu, prepared.kernel)
+        acceleration = accel.choose(programs.find().qemu, prepared.kernel, again=True)
     except CtlabError as error:
         print(error, file=sys.stderr)
         return 1
@@ -62,4 +62,4 @@ def do_status() -> int:
 def _told(acceleration: str) -> str:
     if not acceleration:
         return "not tried yet: the first start finds out whether KVM runs a guest here"
-    return "KVM" if acceleration == accel.KVM else "none (TCG emulates: /dev/kvm runs no guest here)"
+    return "KVM" if acceleration == accel.KVM else f"none (TCG emulates; {accel.why_not()})"

@@ -23,7 +23,7 @@ class Descriptors(NamedTuple):
     host: int  # and to that of what is mounted from the host
     port: int
     console: int
-    kvm: int = -1  # an open /dev/kvm, where it is used
+    kvm: int = -1  # an open /dev/kvm, where it is used and QEMU, as another user, couldn't open it
 
 
 def kernel_words(architecture: Architecture) -> str:
@@ -56,12 +56,10 @@ def qemu(
 ) -> list[str]:
     """The words that start the machine. What it opens it gets as descriptors: as another user it could open nothing."""
     size = f"{options.memory_bytes >> 20}M"
-    machine = f"{architecture.machine_type},memory-backend=memory"
-    if architecture.machine == "aarch64" and acceleration == "kvm":
-        machine += ",gic-version=host"
+    machine = f"{_machine(architecture, acceleration)},memory-backend=memory"
     words = [
         program, "-name", name, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-        "-machine", machine, "-accel", f"kvm,device=/dev/fdset/{given.kvm}" if acceleration == "kvm" else "tcg",
+        "-machine", machine, "-accel", _kvm(given.kvm) if acceleration == "kvm" else "tcg",
         "-cpu", processor(architecture, acceleration), "-smp", str(options.cpus), "-m", size,
         "-object", f"memory-backend-file,id=memory,share=on,size={size},mem-path={_path(given.memory)}",
         "-kernel", _path(given.kernel), "-initrd", _path(given.initramfs), "-append", kernel_words(architecture),
@@ -79,13 +77,25 @@ def qemu(
     return words
 
 
+def _machine(architecture: Architecture, acceleration: str) -> str:
+    """QEMU's -machine; of Arm's interrupt controllers one that all hosts and any number of CPUs can have."""
+    if architecture.machine != "aarch64":
+        return architecture.machine_type
+    return f"{architecture.machine_type},gic-version={'host' if acceleration == 'kvm' else 'max'}"
+
+
+def _kvm(descriptor: int) -> str:
+    """QEMU's -accel: it opens the device itself, as every version can, where its user may."""
+    return f"kvm,device=/dev/fdset/{descriptor}" if descriptor >= 0 else "kvm"
+
+
 def trial(program: str, architecture: Architecture, kernel: int, console: int, kvm: int) -> list[str]:
     """The words that start a machine with KVM which only boots its kernel, finds no first process and ends."""
     words = f"console={architecture.console} panic=-1 loglevel=7 rdinit=/none root=none"
+    given = ["-add-fd", f"fd={kvm},set={kvm}"] if kvm >= 0 else []
     return [
         program, "-name", "ctlab-trial", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-        "-machine", architecture.machine_type, "-add-fd", f"fd={kvm},set={kvm}",
-        "-accel", f"kvm,device=/dev/fdset/{kvm}", "-cpu", "host", "-m", "256M",
+        "-machine", _machine(architecture, "kvm"), *given, "-accel", _kvm(kvm), "-cpu", "host", "-m", "256M",
         "-kernel", _path(kernel), "-append", words, "-add-fd", f"fd={console},set={console}",
         "-chardev", f"file,id=console,append=on,path=/dev/fdset/{console}", "-serial", "chardev:console",
     ]  # fmt: skip

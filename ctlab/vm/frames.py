@@ -17,7 +17,7 @@ CALLS_AHEAD = 8  # that the guest hasn't begun to serve: more wait with those wh
 CALLS_STEP = 4
 
 # Guest's first process <-> host
-BOOT = 1  # guest: {"at": "python" | "ready", "uptime_seconds": ..., "facts": {...}}
+BOOT = 1  # guest: {"at": "init" | "python" | "ready" | "ended", "uptime_seconds": ..., "now", "facts", "returncode"}
 CONFIG = 2  # host: what to be
 FATAL = 3  # guest: {"error", "message", "errno"}: it can't go on
 # Calls; `id` is a connection
@@ -33,7 +33,7 @@ DATA = 20  # bytes
 END = 21
 CREDIT = 22  # 8 bytes, little-endian: so many more may be sent
 # Mirrors of rings
-LOG = 30  # guest: a log ring's changes, see `mirror`; `id` is the ring's key
+LOG = 30  # guest: a log ring's changes, see `LogRing.changes`; `id` is the ring's key
 TOLD = 31  # guest: a follower has been told; `id` is its number
 ROWS = 32  # guest: new rows of a ring of counters; `id` is 0 (containers) or 1 (endpoints)
 

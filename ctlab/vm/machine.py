@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 
 from ..errors import CtlabError, KernelError, StateError, describe
-from . import accel, architecture, command_line, prepare, process, programs
+from . import accel, architecture, command_line, prepare, process, programs, reader
 from .options import VmOptions
 
 _CONSOLE = "console"
@@ -100,7 +100,7 @@ class Machine:
             host=shares["host"],
             port=theirs.fileno(),
             console=console,
-            kvm=opened(accel.DEVICE, os.O_RDWR) if acceleration == accel.KVM else -1,
+            kvm=opened(accel.DEVICE, os.O_RDWR) if acceleration == accel.KVM and reader.reader() else -1,
         )
         words = command_line.qemu(tools.qemu, here, self.options, acceleration, given, self.name)
         self.started = time.monotonic()
@@ -148,7 +148,8 @@ class Machine:
             first = next(status for status in how.values() if status)
             return f"the VM lost its files: virtiofsd ended ({first})"
         if how["qemu"] != "status 0":
-            return f"the VM ended: QEMU ended ({how['qemu']})"
+            more = "; this machine may be short of memory: a smaller vm_memory?" if how["qemu"] == "SIGKILL" else ""
+            return f"the VM ended: QEMU ended ({how['qemu']}{more})"
         return f"the VM ended: {_last_reason(os.path.join(self.folder, _CONSOLE))}"
 
     def kill(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -103,7 +104,7 @@ def _held(folder: Path) -> Iterator[None]:
 
 def _newest(folder: Path, *, thorough: bool) -> tuple[Path, dict[str, Any]] | None:
     """The kernel that was prepared last and is whole."""
-    wanted = _wanted_key()
+    wanted = _wanted_key(folder)
     places = sorted(folder.glob("kernel-*"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for place in places:
         facts = cache.read_json(place / cache.FACTS)
@@ -117,11 +118,10 @@ def _newest(folder: Path, *, thorough: bool) -> tuple[Path, dict[str, Any]] | No
     return None
 
 
-def _wanted_key() -> str:
-    """What the user has named by the variable: a kernel of something else isn't taken then."""
-    return " ".join(f"{path} {programs.version(str(path))}" for path in sources.named() if path.exists()) or " ".join(
-        map(str, sources.named())
-    )
+def _wanted_key(folder: Path) -> str:
+    """What the user has named by the variable or put into the cache: a kernel of something else isn't taken then."""
+    wanted = sources.named() or sources.put(folder)
+    return " ".join(programs.version(str(path)) if path.exists() else str(path) for path in wanted)
 
 
 def _kernel(folder: Path, thorough: bool, made: list[str]) -> tuple[Path, dict[str, Any]]:
@@ -148,7 +148,7 @@ def _kernel(folder: Path, thorough: bool, made: list[str]) -> tuple[Path, dict[s
             "machine": here.machine,
             "release": kernel.release,
             "origin": kernel.origin,
-            "named": _wanted_key(),
+            "named": _wanted_key(folder),
             "image": "vmlinux",
             "modules": [one.name for one in selection.modules],
             "early": [one.name for one in early.modules],
@@ -156,6 +156,8 @@ def _kernel(folder: Path, thorough: bool, made: list[str]) -> tuple[Path, dict[s
             "files": {name: cache.stamp(new / name) for name in names},
         }
         cache.write_json(new / cache.FACTS, facts)
+    for old in sorted(folder.glob("kernel-*"), key=lambda path: path.stat().st_mtime_ns, reverse=True)[_KEEP:]:
+        shutil.rmtree(old, ignore_errors=True)  # a VM that runs has opened what it needs of it
     made.append(f"kernel {kernel.release} from {kernel.origin}")
     return place, facts
 

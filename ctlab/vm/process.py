@@ -83,6 +83,7 @@ def _become(
         os.setresuid(user[0], user[0], user[0])
     # After the change of user, which would clear it; if the parent died before, nobody will send it.
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)  # a guest that breaks out finds no setuid program of use
     if os.getppid() != parent:
         os._exit(1)
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "HOME": "/"}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+import subprocess
 from typing import NamedTuple
 
 from ..errors import Unsupported
 from . import architecture
 
-_MORE_PLACES = ("/usr/libexec", "/usr/lib/qemu", "/usr/lib/virtiofsd", "/usr/local/libexec", "/usr/local/bin", "/bin")
+_MORE_PLACES = ("/usr/libexec", "/usr/lib/virtiofsd", "/usr/lib/qemu", "/usr/local/libexec", "/usr/local/bin", "/bin")
+
+_HELP_SECONDS = 10.0
 
 
 class Programs(NamedTuple):
@@ -36,7 +40,21 @@ def path_of(program: str) -> str:
 
 def missing() -> list[tuple[str, str]]:
     """(program, Debian's package) of each that isn't here."""
-    return [(program, package) for program, package in _wanted() if not path_of(program)]
+    lacking = [(program, package) for program, package in _wanted() if not path_of(program)]
+    server = path_of("virtiofsd")
+    if server and not _shares_read_only(version(server), server):
+        lacking.append((f"a virtiofsd newer than {server} (it has no --readonly)", "virtiofsd"))
+    return lacking
+
+
+@functools.lru_cache(maxsize=4)
+def _shares_read_only(_: str, path: str) -> bool:
+    """Whether a virtiofsd knows the option; older ones, and the one that came with QEMU, don't. It says so itself."""
+    try:
+        done = subprocess.run([path, "--help"], capture_output=True, timeout=_HELP_SECONDS, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return b"--readonly" in done.stdout + done.stderr
 
 
 def find() -> Programs:

@@ -144,6 +144,9 @@ class Relay:
         return ["f" if stat.S_ISREG(mode) else "r", number]
 
     def _write_to(self, number: int, descriptor: int) -> None:
+        if number in self._writers:
+            os.close(descriptor)
+            raise CtlabError(f"the VM has used stream {number} twice")
         self._writers[number] = Writer(self._wire, self._loop, number, descriptor, self._forget_writer)
 
     def _forget_reader(self, number: int) -> None:
@@ -238,6 +241,7 @@ class Relay:
                 os.eventfd_write(self._followers[number], 1)
 
 
+_MOST_KEPT_BYTES = 2 * frames.LARGEST_BODY_BYTES  # for one socket: only a guest gone wrong sends more
 _NULL = os.stat(os.devnull).st_rdev
 
 
@@ -249,6 +253,7 @@ class _Peer:
         self.socket = connection
         self._asked = asked
         self._kept: deque[tuple[bytes, list[int]]] = deque()
+        self._kept_bytes = 0
         self._paused = False
         self._armed = 0
         self._arm()
@@ -267,6 +272,9 @@ class _Peer:
 
     def send(self, body: bytes, descriptors: Sequence[int] = ()) -> None:
         """Send now or when there is room; the descriptors are closed here afterwards."""
+        self._kept_bytes += len(body)
+        if self._kept_bytes > _MOST_KEPT_BYTES:
+            raise CtlabError(f"more than {_MOST_KEPT_BYTES >> 20} MiB came from the VM that nobody has read")
         self._kept.append((body, list(descriptors)))
         if len(self._kept) == 1:
             self._send()
@@ -287,6 +295,7 @@ class _Peer:
             for descriptor in descriptors:
                 os.close(descriptor)
             self._kept.popleft()
+            self._kept_bytes -= len(body)
         self._arm()
 
     def _ready(self) -> None:

@@ -76,24 +76,34 @@ def named() -> list[Path]:
     return [Path(word) for word in os.environ.get(VARIABLE, "").split(os.pathsep) if word]
 
 
+def put(cache: Path) -> list[Path]:
+    """What the user has put into the cache: packages, or else an image."""
+    image = cache / "vmlinuz"
+    return sorted(cache.glob("*.deb")) or ([image] if image.exists() else [])
+
+
 def get(cache: Path, architecture: Architecture) -> Kernel:
     """The first kernel that can be had. Raises Unsupported with one line on what to fetch and where to put it."""
     if paths := named():
         return from_packages(paths, " ".join(path.name for path in paths), architecture)
-    if paths := sorted(cache.glob("*.deb")):
+    if (paths := put(cache)) and paths[0].suffix == ".deb":
         return from_packages(paths, " ".join(path.name for path in paths), architecture)
-    if (cache / "vmlinuz").exists():
+    if paths:
         return from_folders(cache / "vmlinuz", cache / "modules", "", str(cache / "vmlinuz"), architecture)
     tried: list[str] = []
+    lacking: Unsupported | None = None
     if shutil.which("apt-get") and shutil.which("apt-cache"):
         try:
             return _fetched(architecture)
         except (CtlabError, subprocess.SubprocessError) as error:
             tried.append(f"apt: {error}")
+            lacking = error if isinstance(error, Unsupported) else None
     try:
         return _of_this_machine(architecture)
     except CtlabError as error:
         tried.append(f"this machine's own: {error}")
+    if lacking is not None:  # a package was there, and a program to unpack it isn't: it says which
+        raise lacking
     wanted = architecture.kernel_packages[0]
     raise Unsupported(
         f"no kernel for the VM ({'; '.join(tried)}): fetch a Debian kernel package (the linux-image that {wanted} "
@@ -103,7 +113,7 @@ def get(cache: Path, architecture: Architecture) -> Kernel:
 
 def can_get(cache: Path) -> bool:
     """Whether there is a place that `get` would take a kernel from: nothing is fetched for the answer."""
-    there = named() or any(cache.glob("*.deb")) or (cache / "vmlinuz").exists() or shutil.which("apt-get")
+    there = named() or put(cache) or shutil.which("apt-get")
     return bool(there) or os.access(f"/boot/vmlinuz-{os.uname().release}", os.R_OK)
 
 

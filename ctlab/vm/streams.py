@@ -15,6 +15,7 @@ import termios
 from collections import deque
 from collections.abc import Callable
 
+from ..errors import CtlabError
 from . import frames
 from .wire import WRITABLE, Loop, Wire
 
@@ -89,7 +90,7 @@ class Reader:
         """The other side has taken so much."""
         if not self.open:
             return
-        self._credit += credit_bytes
+        self._credit = min(self._credit + credit_bytes, WINDOW_BYTES)
         if not self._waits:
             self.pump()
         elif not self._armed:
@@ -127,6 +128,7 @@ class Writer:
         self._descriptor = descriptor
         self._closed = closed
         self._kept: deque[memoryview] = deque()
+        self._kept_bytes = 0
         self._taken = 0  # bytes since the last credit
         self._last = False
         self._armed = False
@@ -134,9 +136,12 @@ class Writer:
         os.set_blocking(descriptor, False)
 
     def give(self, data: bytes) -> None:
-        """Write, now or when there is room."""
+        """Write, now or when there is room. Raises CtlabError if the other side has sent more than it may."""
         if not self.open:
             return
+        self._kept_bytes += len(data)
+        if self._kept_bytes > WINDOW_BYTES:
+            raise CtlabError(f"more than {WINDOW_BYTES} bytes of a stream came that weren't asked for")
         self._kept.append(memoryview(data))
         if len(self._kept) == 1:
             self._write()
@@ -162,6 +167,7 @@ class Writer:
                 self.close()
                 return
             self._taken += written
+            self._kept_bytes -= written
             if written < len(piece):
                 self._kept[0] = piece[written:]
             else:

@@ -19,6 +19,7 @@ from kernel_help import ROOT, children_of, patient, wait_until
 
 import ctlab
 from ctlab.errors import CtlabError, LabGone
+from ctlab.vm import calls, frames
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("usable")]
 
@@ -221,18 +222,30 @@ def test_a_supervisor_that_fails_has_said_at_what() -> None:
         assert gone(processes)
 
 
-def test_a_guest_that_makes_no_sense_says_so_and_ends() -> None:
-    """The supervisor's port, written to by somebody else: a frame of a kind that there isn't."""
-    from ctlab.vm import frames
+NONSENSE = {
+    "kind": (frames.pack(99, 1, b"?"), r"its keeper failed: .*CtlabError: the VM has sent a frame of unknown kind 99"),
+    "answer": (frames.pack(frames.ANSWER, 1, b"?"), "its keeper failed"),
+    "event": (
+        frames.pack(frames.EVENT, 0, calls.pack(b"[1]", [])),
+        "what it sent is no message .ValueError: a message is an object",
+    ),
+    "deep": (frames.pack(frames.EVENT, 0, calls.pack(b"[" * 50000, [])), "what it sent is no message .RecursionError"),
+}
 
+
+@pytest.mark.parametrize("what", NONSENSE)
+def test_a_guest_that_makes_no_sense_ends_the_lab(what: str) -> None:
+    """The supervisor's port, written to by somebody else: frames that its own code never sends."""
+    frame, said = NONSENSE[what]
     with channel_lab("nonsense") as lab:
         supervisor = lab._client.facts["supervisor"]
         pidfd = os.pidfd_open(supervisor)
         port = _getfd(pidfd, _port_of(supervisor))
-        os.write(port, frames.pack(99, 1, b"?"))
+        os.write(port, frame)
         os.close(port)
         os.close(pidfd)
-        ends(lab, r"died: its keeper failed: .*CtlabError: the VM has sent a frame of unknown kind 99 \(relay.py:\d+\)")
+        assert wait_until(lambda: lab.gone)  # of an event: heard of beside the calls
+        ends(lab, f"died: {said}")
 
 
 def _port_of(pid: int) -> int:

@@ -168,8 +168,13 @@ def test_what_is_missing_is_named_with_its_packages(tmp_path: Path, monkeypatch:
         f"sudo apt install {here.qemu_package} virtiofsd busybox-static"
     )
     (tmp_path / "more").mkdir()
-    for name, data in (("busybox", b"\x7fELF" + b"\0" * 200 + b"/lib64/ld-linux-x86-64.so.2\0"), ("virtiofsd", b"#!")):
+    dynamic = b"\x7fELF" + b"\0" * 200 + b"/lib64/ld-linux-x86-64.so.2\0"
+    for name, data in (("busybox", dynamic), ("virtiofsd", b"#!/bin/sh\necho ' --readonly'\n")):
         (tmp_path / "more" / name).write_bytes(data)
         (tmp_path / "more" / name).chmod(0o755)
     with pytest.raises(CtlabError, match=f"needs {here.qemu}, busybox, not found"):  # a busybox with libraries is none
+        programs.find()
+    old = tmp_path / "more" / "virtiofsd"
+    old.write_bytes(b"#!/bin/sh\necho ' -o shared_dir=PATH'\n")
+    with pytest.raises(CtlabError, match=f"busybox, a virtiofsd newer than {old} .it has no --readonly., not found"):
         programs.find()

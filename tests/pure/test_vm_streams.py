@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from ctlab.errors import CtlabError
 from ctlab.vm import frames
 from ctlab.vm.loop import Loop
 from ctlab.vm.streams import WINDOW_BYTES, Reader, Writer
@@ -310,3 +311,33 @@ def test_streams_that_are_over_hold_no_descriptor(ends: Ends) -> None:
     assert ends.run(lambda: len(ends.closed) == 16)
     assert sorted(ends.closed) == sorted((end, number) for number in range(8) for end in "rw")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_more_than_the_window_is_not_kept() -> None:
+    first, second = socket.socketpair()
+    reading, writing = os.pipe()
+    loop = Loop()
+    writer = Writer(Wire(loop, first.detach(), lambda *_: None, lambda: None), loop, 2, writing)
+    for _ in range((WINDOW_BYTES + PIPE_BYTES) // 4096 - 1):
+        writer.give(bytes(4096))  # the pipe takes its part, the window the rest
+    with pytest.raises(CtlabError, match="more than 262144 bytes of a stream came that weren't asked for"):
+        for _ in range(2):
+            writer.give(bytes(4096))
+    writer.close()
+    os.close(reading)
+    second.close()
+
+
+def test_credit_beyond_the_window_counts_for_nothing() -> None:
+    """A file of any size, whose receiver grants more than there is: no more than the window is under way."""
+    first, second = socket.socketpair()
+    loop, sent = Loop(), []
+    wire = Wire(loop, first.detach(), lambda *_: None, lambda: None)
+    wire.send = lambda kind, number, body=b"": sent.append(len(body))  # type: ignore[method-assign, assignment]
+    reader = Reader(wire, loop, 2, os.open("/dev/zero", os.O_RDONLY))
+    reader.begin()
+    assert sum(sent) == WINDOW_BYTES
+    reader.more(1 << 62)
+    assert sum(sent) == 2 * WINDOW_BYTES
+    reader.close()
+    second.close()

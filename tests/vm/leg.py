@@ -111,7 +111,8 @@ def run_machine(name: str, argv: list[str], environment: dict[str, str], until: 
                         print(f"guest: {said} after {time.monotonic() - began:.1f} s; {machine.facts}", flush=True)
         except LegFailed as error:
             console = "\n".join(f"    {line}" for line in machine.console_tail(30).splitlines())
-            raise LegFailed(f"{error}; the console's last lines:\n{console or '    (none)'}") from None
+            now = machine.ended() or "it still runs"
+            raise LegFailed(f"{error}; {now}; the console's last lines:\n{console or '    (none)'}") from None
         finally:
             machine.kill()
     raise LegFailed(_ENDED)
@@ -235,10 +236,15 @@ def main() -> int:
     chosen = parser.parse_args()
     shares = legs.shares(chosen.files or None, as_user=chosen.user or not chosen.files)
     began = time.monotonic()
-    compile_before()
+    from ctlab.errors import CtlabError
     from ctlab.vm.prepare import prepare
 
-    prepare()
+    try:
+        compile_before()
+        prepare()
+    except (CtlabError, LegFailed) as error:
+        print(f"the VM leg can't start: {error}")
+        return 1
     status = all_of({name: legs.orders(steps) for name, steps in shares.items() if steps})
     print(f"the VM leg took {time.monotonic() - began:.0f} s")
     return status
