@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 from . import network, sampled_names
@@ -14,6 +15,9 @@ from .whole import whole
 if TYPE_CHECKING:
     from .container import Container
     from .lab import Lab
+
+
+_HEARD_SECONDS = 5.0  # an event that was sent before an answer is heard soon behind it, even by a busy notebook
 
 
 def stop(container: Container, timeout: float | None) -> None:
@@ -72,7 +76,10 @@ def wait(container: Container, timeout: float | None) -> int:
             if timeout is not None and not readable(timeout, connection.socket.fileno()):
                 raise TimedOut(f"container {container.name} still runs after {timeout:g} s")
             reply = connection.receive()
-    except NotFound:  # removed when it ended, just now
+    except NotFound:  # removed when it ended, just now: what tells of the end is heard on another thread
+        until = time.monotonic() + _HEARD_SECONDS
+        while container._returncode is None and not container.lab.gone and time.monotonic() < until:
+            time.sleep(0.001)
         if container._returncode is not None:
             return container._returncode
         raise

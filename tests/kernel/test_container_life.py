@@ -162,6 +162,23 @@ def test_rm_removes_it_at_its_end(lab: Any) -> None:
     assert container.state == "removed"
 
 
+def test_rm_loses_no_status(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is gone inside before its end is heard of here: the events are held up on purpose."""
+    from ctlab import hearing
+
+    exited = hearing._exited
+
+    def late(lab: Any, event: dict[str, Any]) -> None:
+        time.sleep(0.3)
+        exited(lab, event)
+
+    monkeypatch.setattr(hearing, "_exited", late)
+    for number in range(3):
+        container = lab.run(["sh", "-c", f"exit {number}"], rm=True)
+        time.sleep(0.1)
+        assert container.wait(patient(5)) == number
+
+
 def test_top_numbers_processes_as_inside(lab: Any) -> None:
     web = lab.run(["sh", "-c", "sleep 600 & wait"], name="web")
     web.exec(["sleep", "601"], detach=True)

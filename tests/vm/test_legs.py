@@ -104,7 +104,7 @@ def test_the_recorder_writes_what_ran(tmp_path: Path) -> None:
 # -- with a machine ---------------------------------------------------------------------------------------------------
 def run(capfd: pytest.CaptureFixture[str], script: str, seconds: float = 50.0) -> tuple[int | str, str]:
     """A machine that runs this script: (the status or why it failed, what it said)."""
-    command = [sys.executable, "-B", "-c", script]
+    command = ["/bin/sh", "-ec", leg.SHOW, "sh", str(leg.ROOT), sys.executable, "-B", "-c", script]
     try:
         status: int | str = leg.run_machine("test", command, {"PATH": "/usr/bin:/bin"}, time.monotonic() + seconds)
     except leg.LegFailed as error:
