@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from as_user import ROOT, User, ordinary_user
+from kernel_help import uses
 
 pytestmark = [
     pytest.mark.kernel,
@@ -72,6 +73,8 @@ def test_the_kernel_tests_pass(user: tuple[str, User]) -> None:
     assert unexpected == [], "skipped without need"
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None and int(passed[1]) > 150
+    if cgroups:
+        uses(f"ordinary user with cgroup {version}")
 
 
 def test_nothing_of_the_user_is_left() -> None:
