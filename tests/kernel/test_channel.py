@@ -236,7 +236,11 @@ def test_starts_and_ends_are_told(vm_lab: Any) -> None:
 
 def test_events_keep_their_order_in_a_burst(vm_lab: Any) -> None:
     heard: list[str] = []
-    listener = lambda event: heard.append(event["id"]) if event["event"] == "exited" else None  # noqa: E731
+
+    def listener(event: dict[str, Any]) -> None:
+        if event["event"] == "exited":
+            heard.append(event["id"])
+
     vm_lab._client.listen(listener)
     made = vm_lab.run(["sleep", "600"], count=12, name="burst{n}")
     for container in made:

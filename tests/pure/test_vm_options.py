@@ -49,7 +49,7 @@ def test_any_size_is_at_least_what_was_asked_for_in_whole_mib(size: int) -> None
 ])  # fmt: skip
 def test_sizes_that_are_none(memory: object, cpus: object, says: str) -> None:
     with pytest.raises(BadInput) as caught:
-        parse(memory, cpus)  # type: ignore[arg-type]
+        parse(memory, cpus)  # type: ignore[arg-type] # wrong on purpose
     assert str(caught.value).startswith(says) and "\n" not in str(caught.value)
 
 

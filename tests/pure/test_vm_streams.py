@@ -165,7 +165,7 @@ def test_one_that_nobody_reads_holds_up_itself_alone(ends: Ends) -> None:
     for number in range(200):
         os.write(into, bytes([number]) * 10_000)
         came = bytearray()
-        assert ends.run(lambda came=came: len(came.__iadd__(drain(out))) == 10_000)  # type: ignore[misc]
+        assert ends.run(lambda came=came: len(came.__iadd__(drain(out))) == 10_000)  # type: ignore[misc] # a default binds
         assert came == bytes([number]) * 10_000
     os.close(into)
     assert ends.run(lambda: ("w", 2) in ends.closed)
@@ -306,7 +306,7 @@ def test_streams_that_are_over_hold_no_descriptor(ends: Ends) -> None:
             os.close(into)
         else:
             os.close(into)
-            assert ends.run(lambda number=number: ("w", number) in ends.closed)  # type: ignore[misc]
+            assert ends.run(lambda number=number: ("w", number) in ends.closed)  # type: ignore[misc] # a default binds
             os.close(out)
     assert ends.run(lambda: len(ends.closed) == 16)
     assert sorted(ends.closed) == sorted((end, number) for number in range(8) for end in "rw")
@@ -333,7 +333,7 @@ def test_credit_beyond_the_window_counts_for_nothing() -> None:
     first, second = socket.socketpair()
     loop, sent = Loop(), []
     wire = Wire(loop, first.detach(), lambda *_: None, lambda: None)
-    wire.send = lambda kind, number, body=b"": sent.append(len(body))  # type: ignore[method-assign, assignment]
+    wire.send = lambda kind, number, body=b"": sent.append(len(body))  # type: ignore[method-assign, assignment] # to count
     reader = Reader(wire, loop, 2, os.open("/dev/zero", os.O_RDONLY))
     reader.begin()
     assert sum(sent) == WINDOW_BYTES
