@@ -19,9 +19,9 @@ from typing import Any
 from ..errors import BadInput, CtlabError
 from ..kernel import syscalls, title
 from ..runtime import protocol, runtime_folder, seed
-from . import frames, preparing, process
+from . import frames, preparing
 from .loop import Loop
-from .machine import Machine
+from .machine import LAST_WORDS_SECONDS, Machine
 from .options import VmOptions
 from .relay import Relay
 from .wire import Wire
@@ -29,7 +29,6 @@ from .wire import Wire
 BOOT_SECONDS = 120.0  # on a busy machine, emulated; a boot takes a few
 BOOT_VARIABLE = "CTLAB_VM_BOOT_SECONDS"  # for a machine that is busier still
 _UNREAD_BYTES = 16 << 10  # by the guest: calls wait with the owner, who waits for them, and not in between
-_LAST_WORDS_SECONDS = 2.0  # for what a dying guest's kernel has still to say, and for QEMU to end
 
 
 class Keeper:
@@ -129,18 +128,16 @@ class Keeper:
 
     def _process_ended(self) -> None:
         """One has ended, and the other follows: virtiofsd at once, or QEMU not at all."""
-        self._port_lost()
+        self._port_lost(1.0)
 
-    def _port_lost(self) -> None:
+    def _port_lost(self, wait_seconds: float = LAST_WORDS_SECONDS) -> None:
         """The guest's end is gone: QEMU ends too, or the supervisor has died and the guest ends itself."""
         if self.died:
             return
         machine = self.machine
         assert machine is not None
-        until = time.monotonic() + _LAST_WORDS_SECONDS
-        while time.monotonic() < until and not process.status(machine.pidfds["qemu"]):
-            time.sleep(0.01)
-        self.died = f"{machine.ended() or 'the VM ended: its lab did'}{self._tail()}"
+        why = machine.ended(wait_seconds) or "the VM ended: its lab did"
+        self.died = f"{why}{self._tail()}"
 
     def _tail(self) -> str:
         lines = self.machine.console_tail().strip() if self.machine is not None else ""

@@ -21,6 +21,7 @@ _CONSOLE = "console"
 _LOG = "log"
 _LARGEST_CONSOLE_BYTES = 4 << 20  # what more the guest or one of the programs says is lost
 _TAIL_BYTES = 16 << 10
+LAST_WORDS_SECONDS = 5.0  # for what a dying guest's kernel has still to say, and for QEMU to end
 _MFD_CLOEXEC = 1
 # What is to be found on the console of a guest that has ended itself, the likeliest cause first, and what it means.
 _REASONS = (
@@ -139,8 +140,14 @@ class Machine:
         text = [line for name in (_LOG, _CONSOLE) for line in _last_lines(os.path.join(self.folder, name))]
         return "\n".join(text[-lines:])
 
-    def ended(self) -> str:
-        """Why it ended by itself, in one phrase; empty while all programs run."""
+    def ended(self, wait_seconds: float = 0.0) -> str:
+        """Why it ended by itself, in one phrase; empty while all programs run.
+
+        `wait_seconds`: the port is lost before a dying guest's kernel has said all, and before QEMU ends.
+        """
+        until = time.monotonic() + wait_seconds
+        while time.monotonic() < until and not process.status(self.pidfds["qemu"]):
+            time.sleep(0.01)
         how = {name: process.status(pidfd) for name, pidfd in self.pidfds.items()}
         if not any(how.values()):
             return ""

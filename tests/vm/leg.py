@@ -87,7 +87,7 @@ def run_machine(name: str, argv: list[str], environment: dict[str, str], until: 
     from legs import MACHINE_MEMORY_BYTES
 
     from ctlab.vm import frames
-    from ctlab.vm.machine import Machine
+    from ctlab.vm.machine import LAST_WORDS_SECONDS, Machine
     from ctlab.vm.options import VmOptions
 
     began = time.monotonic()
@@ -110,8 +110,8 @@ def run_machine(name: str, argv: list[str], environment: dict[str, str], until: 
                             return int(said["returncode"])
                         print(f"guest: {said} after {time.monotonic() - began:.1f} s; {machine.facts}", flush=True)
         except LegFailed as error:
+            now = machine.ended(LAST_WORDS_SECONDS if _ENDED in str(error) else 0.0) or "it still runs"
             console = "\n".join(f"    {line}" for line in machine.console_tail(30).splitlines())
-            now = machine.ended() or "it still runs"
             raise LegFailed(f"{error}; {now}; the console's last lines:\n{console or '    (none)'}") from None
         finally:
             machine.kill()
