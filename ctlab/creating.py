@@ -19,7 +19,7 @@ from .container import Container
 from .errors import AddressError, BadInput, CtlabError, LimitRefused, NameInUse, NotFound
 from .executing import body_descriptor, in_container
 from .images import reference
-from .names import key
+from .names import auto_names, expand_pattern, key
 from .network import Attachment, Network
 from .plan import limits as limits_plan
 from .request import check_exists, container_spec, several
@@ -69,6 +69,14 @@ def create(lab: Lab, names: list[str], argv: list[str], keywords: dict[str, Any]
         return kept
     with whole(lab) as deferred:
         return _make(lab, specs, replaced, addresses, body, image, deferred)
+
+
+def names_for(lab: Lab, name: Any, count: Any) -> list[str]:
+    """What the containers of one `run` are called; where nobody says it, by the first numbers that are free."""
+    if count is None and name is not None:
+        return [name]
+    names = expand_pattern("container", str(name or "c{n}"), 1 if count is None else count)
+    return names if name else auto_names("c", [c.name for c in lab._containers.values()], len(names))
 
 
 def _make(

@@ -22,6 +22,15 @@ def describe(error: OSError) -> str:
     return f"{errno_name(error.errno)} ({os.strerror(error.errno)})"
 
 
+def describe_bug(error: BaseException) -> str:
+    """``KeyError: 'do' (keeper.py:12)``: the last words of a process of ours that a bug has ended, in one line."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{os.path.basename(place.tb_frame.f_code.co_filename)}:{place.tb_lineno}" if place is not None else "?"
+    return f"{type(error).__name__}: {' '.join(str(error).split())} ({where})"
+
+
 class CtlabError(Exception):
     """Anything that ctlab refuses or that failed in an expected way; the text is one line."""
 

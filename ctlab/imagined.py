@@ -19,7 +19,7 @@ from .errors import BadInput, NameInUse, StateError
 from .explaining import explain_container, in_vm
 from .images import reference
 from .lab import Lab, rootfs_top
-from .names import expand_pattern, key
+from .names import key
 from .network import Network, plan_network
 from .plan import network as network_plan
 from .plan.limits import check as check_limits
@@ -168,8 +168,7 @@ def explain_run(
     for word in ("stdin", "script"):
         options.pop(word, None)
     paper = PaperLab(lab, vm)
-    name = options.pop("name", None)
-    names = [paper._free_name(name)] if count is None else expand_pattern("container", str(name or "c{n}"), count)
+    names = creating.names_for(paper, options.pop("name", None), count)
     exists = options.pop("exists", None)
     networks = creating.network_names(paper, options)
     asked = {word: options.pop(word, None) for word in ("ip", "ip6", "mac_address")}

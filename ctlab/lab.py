@@ -16,7 +16,7 @@ from .container import Container, unknown
 from .errors import BadInput, LabGone, NotFound
 from .handles import Handles
 from .hearing import hear
-from .names import auto_name, did_you_mean, expand_pattern, key
+from .names import did_you_mean, key
 from .network import Network
 from .plan import network as network_plan
 from .plan import ops, rootfs
@@ -191,16 +191,13 @@ class Lab:
         check_body(argv, count, keywords)
         self._alive()
         with self._lock:
-            if count is None:
-                return creating.create(self, [self._free_name(keywords.pop("name", None))], argv, keywords)[0]
-            pattern = keywords.pop("name", None) or "c{n}"
-            made = creating.create(self, expand_pattern("container", str(pattern), count), argv, keywords)
+            names = creating.names_for(self, keywords.pop("name", None), count)
+            made = creating.create(self, names, argv, keywords)
+        if count is None:
+            return made[0]
         from .cards import as_of, container_row
 
         return Handles(made, container_row, "container", as_of())
-
-    def _free_name(self, name: str | None) -> str:
-        return auto_name("c", [c.name for c in self._containers.values()]) if name is None else name
 
     # -- what handles ask for -------------------------------------------------------------------------
     def _container(self, name: str | Container) -> Container:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection, Iterable
 from difflib import SequenceMatcher
@@ -93,13 +94,11 @@ def expand_pattern(kind: str, pattern: str, count: int, first: int = 1) -> list[
     return names
 
 
-def auto_name(prefix: str, taken: Collection[str]) -> str:
-    """The first of `c1`, `c2`, … that is not in `taken` (compared without case)."""
+def auto_names(prefix: str, taken: Collection[str], count: int = 1) -> list[str]:
+    """The first `count` of `c1`, `c2`, … that are not in `taken` (compared without case)."""
     used = {key(name) for name in taken}
-    number = 1
-    while key(f"{prefix}{number}") in used:
-        number += 1
-    return f"{prefix}{number}"
+    free = (name for number in itertools.count(1) if key(name := f"{prefix}{number}") not in used)
+    return list(itertools.islice(free, count))
 
 
 # Linux's own numbers, so that a name is checked alike on every system that ctlab is imported on.

@@ -67,8 +67,9 @@ class Loopback:
             return "".join(file.readlines()[-lines:])
         return ""
 
-    def ended(self) -> str:
+    def ended(self, wait_seconds: float = 0.0) -> str:
         """What has ended."""
+        process.wait(self.pidfds["qemu"], wait_seconds)
         return f"the guest's first process ended: {process.status(self.pidfds['qemu'])}"
 
     def kill(self) -> None:

@@ -22,6 +22,7 @@ import sys
 import time
 from typing import Any
 
+from ..errors import describe_bug
 from ..kernel import cgroup_discover, cgroup_mounts, cgroup_outside, idmap, syscalls, title
 from . import orders, protocol, runtime_folder, seed
 
@@ -327,7 +328,7 @@ def main(planted: _socket.socket, *, port: bool) -> None:
         keeper.watch()
     except Exception as error:
         keeper.clean_up()
-        keeper._say({"gone": "died", "why": f"its keeper failed: {type(error).__name__}: {error}"})
+        keeper._say({"gone": "died", "why": f"its keeper failed: {describe_bug(error)}"})
         raise
     finally:
         keeper.clean_up()

@@ -11,7 +11,7 @@ import _socket
 import errno
 import os
 
-from ..errors import KernelError
+from ..errors import KernelError, describe_bug
 from ..kernel import netlink, syscalls, title
 from ..kernel.lean import signal, suppress
 from ..plan import ops
@@ -39,12 +39,8 @@ def live(control: _socket.socket, folders: cgroup.LabFolders | None, keep: set[i
         os.close(namespace)
         main(control, folders, single_id=single_id)
     except Exception as error:
-        place = error.__traceback__
-        while place is not None and place.tb_next is not None:
-            place = place.tb_next
-        where = f"{os.path.basename(place.tb_frame.f_code.co_filename)}:{place.tb_lineno}" if place else "?"
         with suppress(OSError):
-            orders.send(control, {"note": f"{type(error).__name__}: {error} ({where})"})
+            orders.send(control, {"note": describe_bug(error)})
     finally:
         os._exit(1)
 

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..errors import describe_bug
 from ..kernel import netlink, syscalls, title
 from ..metrics import columns as metric_columns
 from ..metrics import sampler
@@ -72,12 +73,8 @@ class Services:
             title.set_title(f"ctlab {name}")
             main(control)
         except Exception as error:
-            place = error.__traceback__
-            while place is not None and place.tb_next is not None:
-                place = place.tb_next
-            where = f"{os.path.basename(place.tb_frame.f_code.co_filename)}:{place.tb_lineno}" if place else "?"
             with contextlib.suppress(OSError):
-                protocol.send(report, {"event": "note", "text": f"{name}: {type(error).__name__}: {error} ({where})"})
+                protocol.send(report, {"event": "note", "text": f"{name}: {describe_bug(error)}"})
         finally:
             os._exit(1)
 

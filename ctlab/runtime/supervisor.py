@@ -13,7 +13,6 @@ import contextlib
 import gc
 import os
 import resource
-import select
 import socket
 import time
 from collections import deque
@@ -38,6 +37,7 @@ from . import (
     tree,
 )
 from .calls import Call, Refused
+from .descriptors import Descriptors
 from .nursery import become_root
 from .record import Record, Runner
 
@@ -60,12 +60,13 @@ VERBS: dict[str, Verb] = {
 }
 
 
-class Supervisor:
+class Supervisor(Descriptors):
     """The state of a lab's inside and its loop."""
 
     def __init__(
         self, start: Start, folders: cgroup.LabFolders | None, nursery: tuple[_socket.socket, int, int]
     ) -> None:
+        super().__init__()
         self.start = start
         self.folders = folders
         self.nursery, self._nursery_pid, self._nursery_pidfd = nursery
@@ -74,10 +75,7 @@ class Supervisor:
         self.single_id = start.single_id
         self.records: dict[str, Record] = {}
         self.tree = tree.Tree(start.host_top)
-        self._poll = select.epoll()
-        self._handlers: dict[int, Callable[[], None]] = {}
         self._renames: dict[int, tuple[str, str]] = {}  # links in use that may not have their names yet
-        self._fresh: set[int] = set()  # registered since the last poll
         self._later: list[Callable[[], None]] = []
         self._timers: list[tuple[float, Callable[[], None]]] = []
         self.executions: dict[int, Runner] = {}
@@ -87,37 +85,12 @@ class Supervisor:
         self._untold: deque[protocol.Message] = deque()  # events that the owner has no room for at present
 
     # -- the loop -------------------------------------------------------------------------------
-    def on(self, descriptor: int, handler: Callable[[], None], events: int = select.EPOLLIN) -> None:
-        """Call `handler` when something of `events` is true of `descriptor` (it is readable)."""
-        self._handlers[descriptor] = handler
-        self._fresh.add(descriptor)
-        self._poll.register(descriptor, events)
-
-    def rearm(self, descriptor: int, events: int) -> None:
-        """Wait for something else from now on."""
-        self._poll.modify(descriptor, events)
-
-    def off(self, descriptor: int) -> None:
-        """Forget a descriptor (before it is closed)."""
-        if self._handlers.pop(descriptor, None) is not None:
-            with contextlib.suppress(OSError):
-                self._poll.unregister(descriptor)
-
     def _do(self, action: Callable[[], None]) -> None:
         """Housekeeping that fails (a bug of ours, a helper that died) is told and must not end the lab."""
         try:
             action()
         except Exception as error:
             self.tell({"event": "note", "text": f"supervisor: {type(error).__name__}: {error}"})
-
-    def serve(self, descriptor: int) -> None:
-        """Call the handler of a descriptor that is known to be readable."""
-        handler = self._handlers.get(descriptor)
-        if handler is not None:
-            handler()
-
-    def __contains__(self, descriptor: int) -> bool:
-        return descriptor in self._handlers
 
     def later(self, action: Callable[[], None]) -> None:
         """Do something when nothing is waiting: housekeeping that no caller should pay for."""
@@ -143,17 +116,11 @@ class Supervisor:
                 timeout = max(0.0, self._timers[0][0] - time.monotonic())
             if self.channel is not None:
                 self.channel.flush()
-            self._fresh.clear()
-            ready = self._poll.poll(timeout)
-            for descriptor, _ in ready:
-                handler = self._handlers.get(descriptor)
-                # A number that was closed and given to something new meanwhile: the event is not the new one's.
-                if handler is not None and descriptor not in self._fresh:
-                    self._do(handler)
+            served = self.wait(timeout, self._do)
             now = time.monotonic()  # what is to be done at once from now on is for the next round
             while self._timers and self._timers[0][0] <= now:
                 self._do(self._timers.pop(0)[1])
-            if not ready and self._later:
+            if not served and self._later:
                 self._do(self._later.pop(0))
 
     # -- calls -----------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-from ..errors import BadInput, CtlabError
+from ..errors import BadInput, CtlabError, describe_bug
 from ..kernel import syscalls, title
 from ..runtime import protocol, runtime_folder, seed
 from . import frames, preparing
@@ -183,15 +183,6 @@ def _boot_limit() -> float:
     return seconds
 
 
-def _last_line(error: BaseException) -> str:
-    """What a traceback ends with, and the place in our own code that it leads to."""
-    import traceback
-
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    said = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
-    return f"{said} ({os.path.basename(place.filename)}:{place.lineno})"
-
-
 def main() -> None:
     """Run as the keeper; see the module's text for the descriptors."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -219,7 +210,7 @@ def main() -> None:
             import traceback
 
             traceback.print_exc()
-            error = CtlabError(f"its keeper failed: {_last_line(error)}")
+            error = CtlabError(f"its keeper failed: {describe_bug(error)}")
         if keeper is not None:
             keeper.clean_up()
         with contextlib.suppress(OSError):
@@ -228,7 +219,7 @@ def main() -> None:
     try:
         keeper.watch()
     except BaseException as error:  # a bug of ours, or a guest that makes no sense
-        keeper.died = keeper.died or f"its keeper failed: {_last_line(error)}"
+        keeper.died = keeper.died or f"its keeper failed: {describe_bug(error)}"
     finally:
         keeper.clean_up()
         keeper.say({"gone": "died" if keeper.died else "stopped", "why": keeper.died})

@@ -145,9 +145,7 @@ class Machine:
 
         `wait_seconds`: the port is lost before a dying guest's kernel has said all, and before QEMU ends.
         """
-        until = time.monotonic() + wait_seconds
-        while time.monotonic() < until and not process.status(self.pidfds["qemu"]):
-            time.sleep(0.01)
+        process.wait(self.pidfds["qemu"], wait_seconds)
         how = {name: process.status(pidfd) for name, pidfd in self.pidfds.items()}
         if not any(how.values()):
             return ""

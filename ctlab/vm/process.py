@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import signal
 from collections.abc import Iterable, Sequence
 
@@ -99,6 +100,13 @@ def status(pidfd: int) -> str:
     if ended is None:
         return ""
     return f"status {ended.si_status}" if ended.si_code == os.CLD_EXITED else signal.Signals(ended.si_status).name
+
+
+def wait(pidfd: int, seconds: float) -> None:
+    """Until it has ended, or the time is over."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll(seconds * 1000)
 
 
 def end(pid: int, pidfd: int) -> None:

@@ -71,6 +71,13 @@ def test_a_batch(lab: Any) -> None:
     assert all(isinstance(c.pid, int) for c in made)
 
 
+def test_a_batch_without_a_name_takes_names_that_are_free(lab: Any) -> None:
+    assert lab.run().name == "c1"
+    assert [c.name for c in lab.run(count=2)] == ["c2", "c3"]
+    lab["c1"].remove()
+    assert [c.name for c in lab.run(count=2)] == ["c1", "c4"]
+
+
 @pytest.mark.parametrize("options", [{"ip": "10.30.0.9"}, {}])
 def test_a_failing_batch_leaves_none(lab: Any, options: dict[str, str]) -> None:
     network = lab.network("blue", subnet="10.30.0.0/24")

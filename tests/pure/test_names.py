@@ -111,8 +111,9 @@ def test_patterns_give_as_many_valid_names(pattern: str, count: int) -> None:
 
 
 def test_automatic_names_fill_gaps_without_case() -> None:
-    assert names.auto_name("c", []) == "c1"
-    assert names.auto_name("c", ["c1", "C2", "c4", "web"]) == "c3"
+    assert names.auto_names("c", []) == ["c1"]
+    assert names.auto_names("c", ["c1", "C2", "c4", "web"]) == ["c3"]
+    assert names.auto_names("c", ["c1", "C2", "c4", "web"], 3) == ["c3", "c5", "c6"]
 
 
 def test_signals_are_this_machines() -> None:
