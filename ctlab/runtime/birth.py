@@ -38,7 +38,7 @@ _DEFAULT = capabilities.mask(capabilities.DEFAULT)
 class Order:
     """What to make. `private` is the number of the container's private folder: kept when it is started again."""
 
-    __slots__ = ("again", "keep", "network_of", "operations", "private", "serial", "sibling", "spare")
+    __slots__ = ("again", "awaited", "keep", "network_of", "operations", "private", "serial", "sibling", "spare")
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class Order:
         keep: int = _DEFAULT,
         spare: bool = False,
         sibling: bool = False,
+        awaited: bool = True,
     ) -> None:
         self.operations = operations
         self.serial = serial
@@ -57,6 +58,7 @@ class Order:
         self.private = serial if private is None else private
         self.network_of = network_of  # pidfd or namespace descriptor of the network namespace to join
         self.keep = keep  # capabilities of the bounding set
+        self.awaited = awaited  # a start waits for it already
         self.spare = spare
         self.sibling = sibling  # the new process is our sibling, not our child: the nursery makes the supervisor's
 
@@ -158,7 +160,11 @@ def _hold(
         if message is not None:
             out, err, status = descriptors
             where = _socket.socket(fileno=status)
-            slot.run(slot.Birth(where, order.operations, order.private, join, single_id, (out, err), keep=order.keep))
+            newborn = slot.Birth(
+                where, order.operations, order.private, join, single_id, (out, err), keep=order.keep,
+                awaited=order.awaited,
+            )  # fmt: skip
+            slot.run(newborn)
     while True:  # the nursery is gone, and the lab with it in a moment; the holder may not be woken up
         signal.pause()
 
@@ -179,8 +185,9 @@ def _clone(order: Order, made: Slot, single_id: bool) -> None:
     made.status, theirs = orders.pair()
     flags, clone_into, join = _where(order, made)
     newborn = slot.Birth(
-        theirs, order.operations, order.private, join, single_id, (out_write, err_write), order.network_of, order.keep
-    )
+        theirs, order.operations, order.private, join, single_id, (out_write, err_write), order.network_of, order.keep,
+        awaited=order.awaited,
+    )  # fmt: skip
     try:
         made.pid, made.pidfd = syscalls.clone3(flags, clone_into, sibling=order.sibling)
         if made.pid == 0:

@@ -176,7 +176,7 @@ def _runner_ended(supervisor: Supervisor, runner: Runner) -> None:
         _runner_says(supervisor, runner)
     supervisor.off(runner.control.fileno())
     supervisor.off(runner.pidfd)
-    supervisor.later(supervisor.pool.refill_soon)
+    supervisor.after(0.0, supervisor.pool.refill_soon)
     runner.control.close()
     os.close(runner.pidfd)
     if runner.record is not None and runner.record.runners.get(runner.identity) is runner:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import _socket
 import errno
 import os
+import select
 
 from ..errors import KernelError, describe_bug
 from ..kernel import netlink, syscalls, title
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from ..kernel import cgroup
+
+
+_MOST_DEAD = 64  # beyond it a burial comes before what else there is to do
 
 
 def live(control: _socket.socket, folders: cgroup.LabFolders | None, keep: set[int], *, single_id: bool) -> NoReturn:
@@ -58,22 +62,30 @@ def become_root(*, single_id: bool) -> None:
 
 
 def main(control: _socket.socket, folders: cgroup.LabFolders | None, *, single_id: bool) -> NoReturn:
-    """Serve ``{"operations": …}`` (what a slot is) and ``{"make": number}`` until the supervisor goes."""
+    """Serve ``{"operations": …}`` (what a slot is) and ``{"make": number, …}`` until the supervisor goes."""
     link = netlink.Netlink()
     operations: list[Any] = []
+    dead: list[tuple[int, list[int]]] = []  # what is to be buried when nothing else is to be done
+    renamed: list[int] = []  # what the supervisor hasn't been told of
+    waiting = select.poll()
+    waiting.register(control, select.POLLIN)
     while True:
+        if renamed and not waiting.poll(0):
+            orders.send(control, {"renamed": renamed})
+            renamed = []
+        if dead and (len(dead) > _MOST_DEAD or not waiting.poll(0)):
+            _bury(*dead.pop(0))
+            continue
         message, given = orders.receive(control)
         if message is None:
             os._exit(0)
         if "bury" in message:
-            for descriptor in given:
-                os.close(descriptor)  # the last reference: the mounts of an ended container go here
-            if message["bury"] >= 0:
-                Tree.remove_private(message["bury"])
+            dead.append((message["bury"], given))
             continue
         if "rename" in message:
             with suppress(OSError):  # gone already
                 link.run([netlink.set_link(message["rename"], name=message["name"], alias=message["alias"])])
+            renamed.append(message["rename"])
             continue
         if "operations" in message:
             operations = ops.decode(message["operations"])
@@ -81,7 +93,7 @@ def main(control: _socket.socket, folders: cgroup.LabFolders | None, *, single_i
         if "runner" in message:
             _make_runner(control, folders, single_id)
             continue
-        order = birth.Order(operations, message["make"], spare=True, sibling=True)
+        order = birth.Order(operations, message["make"], spare=True, sibling=True, awaited=message["awaited"])
         try:
             made = birth.make(order, folders, link, single_id=single_id)
         except OSError as error:
@@ -100,6 +112,14 @@ def main(control: _socket.socket, folders: cgroup.LabFolders | None, *, single_i
         )
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _bury(private: int, mounts: list[int]) -> None:
+    """Close the last references to an ended container's mounts, which go here; remove its private folder."""
+    for descriptor in mounts:
+        os.close(descriptor)
+    if private >= 0:
+        Tree.remove_private(private)
 
 
 def _make_runner(control: _socket.socket, folders: cgroup.LabFolders | None, single_id: bool) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import _socket
 import contextlib
 import os
+import select
 from typing import TYPE_CHECKING, Any
 
 from ..plan import ops
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 RUNNERS = 4  # kept waiting for `exec`
 MOST_SLOTS = 24  # what bursts can make of the number asked for
 _AT_ONCE = 2  # slots being made at a time
+_AHEAD = 8  # slots being made for starts that wait for them
 _QUIET_SECONDS = 0.01  # after a start, before the pool is filled again
+_PATIENCE_SECONDS = 0.3  # with a nursery that has been asked for a slot
 _FULL_SECONDS = 5.0  # after a slot that could not be made
 _SHRINK_SECONDS = 20.0  # after a burst, before the pool is as small as before
 
@@ -37,6 +40,8 @@ class Pool:
         self.operations: list[Any] = []
         self._wanted = 0
         self._coming = 0
+        self._silent = False  # the nursery hasn't answered in time: it buries something large, or hangs
+        self._expected = 0  # starts of the present batch that are still to take one
         self._next = 0
         self._goal = 0  # how many slots to have at present, at least `_wanted`
         self._was_full = False  # since it was made larger
@@ -45,7 +50,9 @@ class Pool:
         self._runners: list[Runner] = []
         self._runners_coming = 0
         self._nursery = supervisor.nursery
-        supervisor.on(self._nursery.fileno(), self._nursery_says)
+        self._heard = select.poll()
+        self._heard.register(self._nursery, select.POLLIN)
+        supervisor.on(self._nursery.fileno(), self._nursery_says_unasked)
 
     def configure(self, operations: list[list[Any]], wanted: int) -> None:
         """What makes a slot (encoded), and how many to keep."""
@@ -68,8 +75,7 @@ class Pool:
             return
         for _ in range(_AT_ONCE - self._coming):
             if len(self._ready) + self._coming < self._goal:
-                self._coming += 1
-                orders.send(self._nursery, {"make": self.number()})
+                self._order(awaited=False)
         while self._goal and len(self._runners) + self._runners_coming < RUNNERS:
             self._runners_coming += 1
             orders.send(self._nursery, {"runner": True})
@@ -85,6 +91,7 @@ class Pool:
     def _used(self) -> None:
         """A slot was taken. A burst that nearly empties a full pool makes it larger for the next one, for a while."""
         self._busy_until = self._supervisor.now() + _QUIET_SECONDS
+        self._expected = max(0, self._expected - 1)
         if len(self._ready) <= 1 and self._wanted and self._was_full:
             self._was_full = False
             self._goal = min(max(MOST_SLOTS, self._wanted), self._goal * 2)
@@ -120,7 +127,12 @@ class Pool:
         pidfd = nursery.new_runner(ours, theirs, supervisor.folders, supervisor.single_id, sibling=False)
         return Runner(ours, pidfd)
 
+    def _nursery_says_unasked(self) -> None:
+        if self._heard.poll(0):  # else a call that was served before this has taken it meanwhile
+            self._nursery_says()
+
     def _nursery_says(self) -> None:
+        self._silent = False
         message, descriptors = orders.receive(self._nursery)
         if message is None:
             self._supervisor.off(self._nursery.fileno())
@@ -128,6 +140,9 @@ class Pool:
             return
         if "note" in message:
             self._supervisor.tell({"event": "note", "text": f"nursery: {message['note']}"})
+            return
+        if "renamed" in message:
+            self._supervisor.renamed(message["renamed"])
             return
         if "runner" in message:
             self._runners_coming -= 1
@@ -150,19 +165,46 @@ class Pool:
         made.spare = Spare(*message["spare"])
         if self._supervisor.folders is not None:
             made.cgroup = self._supervisor.folders.adopt(f"c{made.serial}")
+        if len(self._ready) >= self._goal and not self._expected:
+            self.discard(made)  # of a batch that has failed
+            return
         self._ready.append(made)
         self._was_full = self._was_full or len(self._ready) >= self._goal
         if len(self._ready) + self._coming < self._goal:
             self.refill_soon()
 
+    def expect(self, count: int) -> None:
+        """So many starts follow one another at once, each of which will take a slot (0: that is over)."""
+        self._expected = count
+        if count:
+            self._order_ahead()
+
+    def _order_ahead(self) -> None:
+        """Order what the starts at hand will have to wait for; not too many, or the answers would fill the socket."""
+        if self._goal:
+            for _ in range(min(max(1, self._expected) - len(self._ready), _AHEAD) - self._coming):
+                self._order(awaited=True)
+
+    def _order(self, *, awaited: bool) -> None:
+        self._coming += 1
+        orders.send(self._nursery, {"make": self.number(), "awaited": awaited})
+
     def take(self) -> Slot | None:
-        """A ready slot, oldest first."""
-        while self._ready:
+        """A slot, oldest first; one that is being made is waited for. None: make one here."""
+        self._order_ahead()
+        while self._ready or self._coming:
+            if not self._ready:
+                if not self._heard.poll(0 if self._silent else _PATIENCE_SECONDS * 1000):
+                    self._silent = True
+                    return None
+                self._nursery_says()
+                continue
             found = self._ready.pop(0)
             if os.waitid(os.P_PIDFD, found.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 self._used()
                 return found
             self.discard(found)
+            self._order_ahead()
         return None
 
     def number(self) -> int:

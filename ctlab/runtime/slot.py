@@ -39,6 +39,8 @@ class Birth:
         streams: tuple[int, int],
         network_of: int = -1,
         keep: int = 0,
+        *,
+        awaited: bool,
     ) -> None:
         self.status = status
         self.operations = operations
@@ -47,6 +49,7 @@ class Birth:
         self.single_id = single_id
         self.streams = streams
         self.network_of = network_of
+        self.awaited = awaited  # somebody waits for it, so nothing is done in advance
         self.keep = keep  # the capabilities that the bounding set is to have
 
 
@@ -92,7 +95,8 @@ def _live(birth: Birth) -> None:
         inside.configure_network(link, [ops.LinkUp("lo")])
     capabilities.drop_bounding(birth.keep)  # what this process holds itself stays until it becomes the program
     program.default_signals()
-    _rehearse(root)
+    if not birth.awaited:
+        _rehearse(root)
     order, mounts_given = orders.receive(birth.status)
     if order is not None and "spare" in order:
         # Both ends are up long before they are used: a link that has just come up drops what is sent through it

@@ -240,7 +240,7 @@ def _collect(supervisor: Supervisor, record: Record, slot: Slot) -> None:
 
 def _go(supervisor: Supervisor, record: Record, slot: Slot) -> None:
     record.mark("go")
-    supervisor.later(supervisor.pool.refill_soon)
+    supervisor.after(0.0, supervisor.pool.refill_soon)
     record.go_sent = True
     with contextlib.suppress(OSError):  # it has died: its pidfd says so
         orders.send(slot.status, {"go": True})
@@ -315,6 +315,7 @@ def start_many(supervisor: Supervisor, call: Call) -> None:
             call.reply({"ok": True})
 
     batch = Batch()
+    supervisor.pool.expect(sum(message["prepare"] is None for message in call.message["starts"]))
     for message in call.message["starts"]:
         part = Part(call.connection, message, [])
         try:
@@ -322,6 +323,7 @@ def start_many(supervisor: Supervisor, call: Call) -> None:
         except Exception as error:
             kind = getattr(error, "kind", "KernelError")
             part.reply({"error": kind, "message": str(error), "errno": getattr(error, "errno", 0) or 0})
+    supervisor.pool.expect(0)
 
 
 VERBS = {"start": start, "start_many": start_many}

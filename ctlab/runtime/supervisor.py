@@ -45,8 +45,9 @@ if TYPE_CHECKING:
     from ..vm.channel import Channel
     from .seed import Start
 
+_QUIET_SECONDS = 0.005  # after a call, before housekeeping
+_MOST_LATER = 40  # pieces of housekeeping that are put off
 _RENAME_AFTER_SECONDS = 0.004
-_RENAMED_SECONDS = 0.25  # by then the nursery has done it
 
 
 Verb = Callable[["Supervisor", Call], None]
@@ -77,6 +78,7 @@ class Supervisor(Descriptors):
         self.tree = tree.Tree(start.host_top)
         self._renames: dict[int, tuple[str, str]] = {}  # links in use that may not have their names yet
         self._later: list[Callable[[], None]] = []
+        self._quiet_at = 0.0  # when the last call is long enough ago for housekeeping
         self._timers: list[tuple[float, Callable[[], None]]] = []
         self.executions: dict[int, Runner] = {}
         self.inside: dict[int, int] = {}  # our own children in containers' PID namespaces: pid -> pidfd
@@ -93,8 +95,17 @@ class Supervisor(Descriptors):
             self.tell({"event": "note", "text": f"supervisor: {type(error).__name__}: {error}"})
 
     def later(self, action: Callable[[], None]) -> None:
-        """Do something when nothing is waiting: housekeeping that no caller should pay for."""
+        """Do something when nobody has called for a moment: housekeeping that no caller should pay for.
+
+        A program that starts containers one after the other calls again within a millisecond, and would wait for it.
+        """
         self._later.append(action)
+
+    def _rest(self) -> float:
+        """Seconds until housekeeping may be done; not put off when much of it has gathered."""
+        if len(self._later) > _MOST_LATER:
+            return 0.0
+        return max(0.0, self._quiet_at - time.monotonic())
 
     @staticmethod
     def now() -> float:
@@ -110,17 +121,18 @@ class Supervisor(Descriptors):
         """Serve until the kernel ends us."""
         while True:
             timeout = -1.0
-            if self._later:
-                timeout = 0.0
-            elif self._timers:
+            if self._timers:
                 timeout = max(0.0, self._timers[0][0] - time.monotonic())
+            if self._later:
+                rest = self._rest()
+                timeout = rest if timeout < 0 else min(timeout, rest)
             if self.channel is not None:
                 self.channel.flush()
             served = self.wait(timeout, self._do)
             now = time.monotonic()  # what is to be done at once from now on is for the next round
             while self._timers and self._timers[0][0] <= now:
                 self._do(self._timers.pop(0)[1])
-            if not served and self._later:
+            if not served and self._later and not self._rest():
                 self._do(self._later.pop(0))
 
     # -- calls -----------------------------------------------------------------------------------
@@ -141,6 +153,7 @@ class Supervisor(Descriptors):
 
     def dispatch(self, call: Call) -> None:
         """Serve a call."""
+        self._quiet_at = time.monotonic() + _QUIET_SECONDS
         message = call.message
         try:
             verb = VERBS.get(message["do"]) or _OWN.get(message["do"])
@@ -262,10 +275,11 @@ class Supervisor(Descriptors):
         """Let the nursery rename a link, once its start no longer needs the kernel's network lock."""
         self._renames[number] = (name, alias)
         self.after(_RENAME_AFTER_SECONDS, lambda: self.pool.rename(number, name, alias))
-        self.after(_RENAMED_SECONDS, lambda: self._named(number))
 
-    def _named(self, number: int) -> None:
-        self._renames.pop(number, None)
+    def renamed(self, numbers: list[int]) -> None:
+        """The nursery has done it."""
+        for number in numbers:
+            self._renames.pop(number, None)
 
     def settle_names(self) -> None:
         """Somebody is about to look at the node's links: those that may still wait for their names get them now."""
