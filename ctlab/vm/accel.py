@@ -78,7 +78,9 @@ def _boots(qemu: str, kernel: Path) -> bool:
     ):
         kvm = device.fileno() if reader.reader() else -1
         given = [image.fileno(), writing.fileno(), *([kvm] if kvm >= 0 else [])]
-        words = command_line.trial(qemu, architecture.here(), image.fileno(), writing.fileno(), kvm)
+        filtered = programs.can_filter_calls(qemu)
+        here = architecture.here()
+        words = command_line.trial(qemu, here, image.fileno(), writing.fileno(), kvm, filtered=filtered)
         pid, pidfd = process.start(words, given, log.fileno(), largest_file_bytes=_LARGEST_CONSOLE_BYTES)
         try:
             poll = select.poll()

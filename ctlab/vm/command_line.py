@@ -10,6 +10,9 @@ from .guest_setup import HOST_TAG, SYSTEM_TAG
 from .initramfs import INTERPRETER, LIBRARIES
 from .options import VmOptions
 
+# What a guest that breaks out of QEMU is not to do: start programs, become somebody else, use old calls. Its processes
+# are killed by the kernel then.
+_SANDBOX = ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
 _START = "from ctlab.vm.guest import main;main()"
 
 
@@ -52,13 +55,24 @@ def processor(architecture: Architecture, acceleration: str) -> str:
 
 
 def qemu(
-    program: str, architecture: Architecture, options: VmOptions, acceleration: str, given: Descriptors, name: str
+    program: str,
+    architecture: Architecture,
+    options: VmOptions,
+    acceleration: str,
+    given: Descriptors,
+    name: str,
+    *,
+    filtered: bool,
 ) -> list[str]:
-    """The words that start the machine. What it opens it gets as descriptors: as another user it could open nothing."""
+    """The words that start the machine. What it opens it gets as descriptors: as another user it could open nothing.
+
+    `filtered`: with a filter of system calls, where this QEMU has one.
+    """
     size = f"{options.memory_bytes >> 20}M"
     machine = f"{_machine(architecture, acceleration)},memory-backend=memory"
     words = [
         program, "-name", name, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+        *(_SANDBOX if filtered else ()),
         "-machine", machine, "-accel", _kvm(given.kvm) if acceleration == "kvm" else "tcg",
         "-cpu", processor(architecture, acceleration), "-smp", str(options.cpus), "-m", size,
         "-object", f"memory-backend-file,id=memory,share=on,size={size},mem-path={_path(given.memory)}",
@@ -89,12 +103,15 @@ def _kvm(descriptor: int) -> str:
     return f"kvm,device=/dev/fdset/{descriptor}" if descriptor >= 0 else "kvm"
 
 
-def trial(program: str, architecture: Architecture, kernel: int, console: int, kvm: int) -> list[str]:
+def trial(
+    program: str, architecture: Architecture, kernel: int, console: int, kvm: int, *, filtered: bool
+) -> list[str]:
     """The words that start a machine with KVM which only boots its kernel, finds no first process and ends."""
     words = f"console={architecture.console} panic=-1 loglevel=7 rdinit=/none root=none"
     given = ["-add-fd", f"fd={kvm},set={kvm}"] if kvm >= 0 else []
     return [
         program, "-name", "ctlab-trial", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+        *(_SANDBOX if filtered else ()),
         "-machine", _machine(architecture, "kvm"), *given, "-accel", _kvm(kvm), "-cpu", "host", "-m", "256M",
         "-kernel", _path(kernel), "-append", words, "-add-fd", f"fd={console},set={console}",
         "-chardev", f"file,id=console,append=on,path=/dev/fdset/{console}", "-serial", "chardev:console",

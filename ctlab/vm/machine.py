@@ -103,7 +103,8 @@ class Machine:
             console=console,
             kvm=opened(accel.DEVICE, os.O_RDWR) if acceleration == accel.KVM and reader.reader() else -1,
         )
-        words = command_line.qemu(tools.qemu, here, self.options, acceleration, given, self.name)
+        filtered = programs.can_filter_calls(tools.qemu)
+        words = command_line.qemu(tools.qemu, here, self.options, acceleration, given, self.name, filtered=filtered)
         self.started = time.monotonic()
         inherited = [descriptor for descriptor in given if descriptor >= 0]
         self._run("qemu", words, inherited, log)
@@ -145,7 +146,8 @@ class Machine:
 
         `wait_seconds`: the port is lost before a dying guest's kernel has said all, and before QEMU ends.
         """
-        process.wait(self.pidfds["qemu"], wait_seconds)
+        if "qemu" in self.pidfds:
+            process.wait(self.pidfds["qemu"], wait_seconds)
         how = {name: process.status(pidfd) for name, pidfd in self.pidfds.items()}
         if not any(how.values()):
             return ""

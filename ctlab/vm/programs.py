@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import mmap
 import os
 import shutil
 import subprocess
@@ -65,6 +66,17 @@ def find() -> Programs:
         packages = " ".join(package for _, package in lacking)
         raise Unsupported(f"a VM lab needs {names}, not found here: sudo apt install {packages}")
     return Programs(*(path_of(program) for program, _ in _wanted()))
+
+
+def can_filter_calls(qemu: str) -> bool:
+    """Whether this QEMU is built with seccomp, without which it refuses the option: it needs the library then."""
+    return _needs_seccomp(version(qemu), qemu)
+
+
+@functools.lru_cache(maxsize=4)
+def _needs_seccomp(_: str, path: str) -> bool:
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as program:
+        return program.find(b"libseccomp.so") >= 0
 
 
 def _is_static(path: str) -> bool:

@@ -88,11 +88,11 @@ def test_command_lines(name: str) -> None:
     """UPDATE_GOLDEN=1 writes the files anew, to be read before they are believed."""
     here, acceleration, size = CASES[name]
     given_here = GIVEN._replace(kvm=16) if acceleration == "kvm" else GIVEN
-    text = shown(command_line.qemu(here.qemu, here, size, acceleration, given_here, "ctlab-lab-x"))
+    text = shown(command_line.qemu(here.qemu, here, size, acceleration, given_here, "ctlab-lab-x", filtered=True))
     for number, follows in ((8, False), (9, True)):
         text += "\n" + shown(command_line.virtiofsd("virtiofsd", number, follows=follows))
     if acceleration == "kvm":
-        text += "\n" + shown(command_line.trial(here.qemu, here, 10, 15, 16))
+        text += "\n" + shown(command_line.trial(here.qemu, here, 10, 15, 16, filtered=True))
     path = GOLDEN / f"{name}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         path.parent.mkdir(exist_ok=True)

@@ -22,6 +22,7 @@ from kernel_help import children_of, patient, wait_until
 
 import ctlab
 from ctlab.errors import BadInput, LabGone, Unsupported
+from ctlab.vm import programs
 
 VM_KEYS = {"acceleration", "machine", "kernel_release", "memory_bytes", "cpus", "boot_seconds"}
 
@@ -107,6 +108,21 @@ def test_what_only_root_may_read_is_not_shared(vm_lab: Any, shared: Path) -> Non
     read = container.exec(["cat", "/data/secret"])
     assert read.returncode != 0 and "root's" not in read.stdout
     assert container.exec(["cat", "/etc/shadow"]).returncode != 0
+
+
+def test_what_a_guest_could_break_into_is_confined(vm_lab: Any) -> None:
+    """QEMU and virtiofsd: a filter of system calls on every thread, no new privileges, and nobody where we are root."""
+    keeper = vm_lab._client.facts["keeper"]
+    found = {pid: os.path.basename(os.readlink(f"/proc/{pid}/exe")) for pid in children_of(keeper)}
+    assert sorted(name.partition("-")[0] for name in found.values()) == ["qemu", "virtiofsd", "virtiofsd"]
+    for pid, name in found.items():
+        threads = [task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/status")]
+        assert len(threads) > 1
+        if not (name.startswith("qemu") and not programs.can_filter_calls(os.readlink(f"/proc/{pid}/exe"))):
+            assert all("\nSeccomp:\t2\n" in status for status in threads), (name, threads)
+        assert all("\nNoNewPrivs:\t1\n" in status for status in threads)
+        assert all("\nCapEff:\t0000000000000000\n" in status for status in threads)
+        assert all("\nUid:\t0\t" not in status for status in threads)
 
 
 def test_folders_and_tar_files_are_images(vm_lab: Any, shared: Path) -> None:
