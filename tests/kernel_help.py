@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import subprocess
 import sys
@@ -45,6 +46,12 @@ def wait_until(condition: Callable[[], bool], timeout: float = SETTLE_SECONDS, s
             return False
         time.sleep(step)
     return True
+
+
+def open_descriptors() -> int:
+    """How many this process has open. What earlier tests left to the collector of garbage is closed before."""
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
 
 
 def children() -> set[int]:

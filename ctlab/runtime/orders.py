@@ -25,9 +25,9 @@ def pair() -> tuple[_socket.socket, _socket.socket]:
     return _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
 
 
-def send(connection: _socket.socket, message: Message, descriptors: Sequence[int] = ()) -> None:
-    """Send one message."""
-    packets.send(connection, marshal.dumps(message), descriptors)
+def send(connection: _socket.socket, message: Message, descriptors: Sequence[int] = (), *, flags: int = 0) -> None:
+    """Send one message; `flags`: as of `packets.send`."""
+    packets.send(connection, marshal.dumps(message), descriptors, flags=flags)
 
 
 def receive(connection: _socket.socket) -> tuple[Message | None, list[int]]:

@@ -8,7 +8,6 @@ anything else is made when it is asked for, by the same code (`birth`).
 from __future__ import annotations
 
 import _socket
-import contextlib
 import os
 import select
 from typing import TYPE_CHECKING, Any
@@ -77,8 +76,9 @@ class Pool:
             if len(self._ready) + self._coming < self._goal:
                 self._order(awaited=False)
         while self._goal and len(self._runners) + self._runners_coming < RUNNERS:
+            if not self._ask({"runner": True}):
+                break
             self._runners_coming += 1
-            orders.send(self._nursery, {"runner": True})
 
     def refill_soon(self) -> None:
         """Look a moment later whether something is missing; at once if nothing is left."""
@@ -186,8 +186,16 @@ class Pool:
                 self._order(awaited=True)
 
     def _order(self, *, awaited: bool) -> None:
-        self._coming += 1
-        orders.send(self._nursery, {"make": self.number(), "awaited": awaited})
+        if self._ask({"make": self.number(), "awaited": awaited}):
+            self._coming += 1
+
+    def _ask(self, message: dict[str, Any], descriptors: list[int] | None = None) -> bool:
+        """Ask the nursery for something; False if it is dead, or has so much to do that it can't be asked now."""
+        try:
+            orders.send(self._nursery, message, descriptors or (), flags=_socket.MSG_DONTWAIT)
+        except OSError:
+            return False
+        return True
 
     def take(self) -> Slot | None:
         """A slot, oldest first; one that is being made is waited for. None: make one here."""
@@ -221,20 +229,16 @@ class Pool:
 
     def bury(self, mount_namespace: int) -> None:
         """Let the nursery take the mounts of an ended container down."""
-        with contextlib.suppress(OSError):
-            orders.send(self._nursery, {"bury": -1}, [mount_namespace])
+        self._ask({"bury": -1}, [mount_namespace])
         os.close(mount_namespace)
 
-    def rename(self, number: int, name: str, alias: str) -> None:
-        """Let the nursery give a link its name."""
-        with contextlib.suppress(OSError):
-            orders.send(self._nursery, {"rename": number, "name": name, "alias": alias})
+    def rename(self, number: int, name: str, alias: str) -> bool:
+        """Let the nursery give a link its name; whether it will."""
+        return self._ask({"rename": number, "name": name, "alias": alias})
 
     def clear_away(self, private: int) -> None:
         """Let the nursery remove the private folder of a container that is gone for good."""
-        try:
-            orders.send(self._nursery, {"bury": private})
-        except OSError:
+        if not self._ask({"bury": private}):
             self._supervisor.tree.remove_private(private)
 
     def discard(self, unused: Slot) -> None:

@@ -274,7 +274,12 @@ class Supervisor(Descriptors):
     def _rename(self, number: int, name: str, alias: str) -> None:
         """Let the nursery rename a link, once its start no longer needs the kernel's network lock."""
         self._renames[number] = (name, alias)
-        self.after(_RENAME_AFTER_SECONDS, lambda: self.pool.rename(number, name, alias))
+
+        def rename() -> None:
+            if number in self._renames and not self.pool.rename(number, name, alias):
+                self.settle_names()
+
+        self.after(_RENAME_AFTER_SECONDS, rename)
 
     def renamed(self, numbers: list[int]) -> None:
         """The nursery has done it."""

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from kernel_help import need_freezer, need_ids, patient, wait_until
+from kernel_help import need_freezer, need_ids, open_descriptors, patient, wait_until
 
 from ctlab.errors import BadInput, NotFound, ProgramFailed, ProgramNotFound, StateError
 
@@ -242,10 +242,6 @@ def test_twenty_threads_run_containers(lab: Any) -> None:
     assert len({c.addresses["bridge"] for c in lab.containers}) == 40
 
 
-def _descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 def test_descriptors_do_not_leak(lab: Any) -> None:
     container = lab.run()
 
@@ -260,7 +256,7 @@ def test_descriptors_do_not_leak(lab: Any) -> None:
 
     def ours_and_the_supervisors() -> tuple[int, int]:
         supervisor = lab._client.facts["supervisor"]
-        return _descriptors(), len(os.listdir(f"/proc/{supervisor}/fd")) if os.geteuid() == 0 else 0
+        return open_descriptors(), len(os.listdir(f"/proc/{supervisor}/fd")) if os.geteuid() == 0 else 0
 
     def settled() -> tuple[int, int]:
         """The counts, once they have not changed for a moment: slots are made while nobody waits."""

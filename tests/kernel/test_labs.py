@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import patient, wait_until
+from kernel_help import open_descriptors, patient, wait_until
 
 import ctlab
 from ctlab.errors import BadInput, CtlabError, LabGone, NameInUse, NotFound, Unsupported
@@ -289,9 +289,9 @@ def test_what_a_lab_costs(fresh_lab: Any) -> None:
 
 def test_twenty_starts_and_stops_leak_no_descriptor() -> None:
     ctlab.Lab("first").stop()
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for n in range(5):
         with ctlab.Lab(f"l{n}") as lab:
             lab.run(["true"]).wait(patient(5))
-    assert wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+    assert wait_until(lambda: open_descriptors() <= before)
     assert wait_until(lambda: not any("ctlab-events" in t.name for t in threading.enumerate()))

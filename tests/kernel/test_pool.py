@@ -68,6 +68,24 @@ def test_without_a_nursery_that_answers_containers_are_made_when_asked_for(fresh
         assert wait_until(lambda: spares(host) >= 6)
 
 
+def test_a_nursery_that_hangs_holds_nobody_up(fresh_lab: Any) -> None:
+    """More burials and names than its socket takes: who can't ask it does it himself."""
+    nursery = nursery_of(fresh_lab)
+    os.kill(nursery, signal.SIGSTOP)
+    try:
+        for _ in range(200):
+            container = fresh_lab.run(["true"])
+            assert container.wait(patient(5)) == 0
+            container.remove()
+        kept = fresh_lab.run(name="kept")
+        host = fresh_lab.run(name="host", networks="host")
+    finally:
+        os.kill(nursery, signal.SIGCONT)
+    assert wait_until(lambda: sum(name.startswith("v") for name in links(host)) == 1), links(host)
+    assert kept.exec(["true"]).returncode == 0
+    assert wait_until(lambda: spares(host) >= 6)
+
+
 def test_housekeeping_that_is_put_off_is_done(fresh_lab: Any) -> None:
     """Ends that follow one another at once, more than are put off; then nobody calls."""
     fresh_lab.run(["true"]).wait(patient(5))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from kernel_help import open_descriptors
 
 from ctlab.errors import CtlabError
 from ctlab.vm import frames
@@ -295,7 +296,7 @@ def test_a_terminal_whose_last_user_is_gone_has_ended(ends: Ends) -> None:
 
 
 def test_streams_that_are_over_hold_no_descriptor(ends: Ends) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for number in range(8):
         source, into = pipe()
         out, target = pipe()
@@ -310,7 +311,7 @@ def test_streams_that_are_over_hold_no_descriptor(ends: Ends) -> None:
             os.close(out)
     assert ends.run(lambda: len(ends.closed) == 16)
     assert sorted(ends.closed) == sorted((end, number) for number in range(8) for end in "rw")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_more_than_the_window_is_not_kept() -> None:
