@@ -76,7 +76,7 @@ def _needed() -> list[str]:
     return list(dict.fromkeys([str(ROOT), sys.prefix, sys.base_prefix, os.path.realpath(sys.executable)]))
 
 
-def _account(*command: str) -> None:
+def account_files(*command: str) -> None:
     """Run a command of the account files, which others may be using at the moment."""
     for _ in range(_TRIES):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -115,16 +115,17 @@ def ordinary_user(*, ids: bool, cgroups: bool) -> Iterator[User]:
     name = f"ctlabt{os.getpid() % 100_000}"
     home = Path(tempfile.mkdtemp(prefix="ctlab-user-"))
     none = ("-K", "SUB_UID_COUNT=0", "-K", "SUB_GID_COUNT=0")
-    _account("useradd", "--no-create-home", "--home-dir", str(home), "--shell", "/bin/sh", *(() if ids else none), name)
+    more = () if ids else none
+    account_files("useradd", "--no-create-home", "--home-dir", str(home), "--shell", "/bin/sh", *more, name)
     made: list[Path] = []
     try:
         for path, option in (("/etc/subuid", "subuids"), ("/etc/subgid", "subgids")):
             there = _ranges(path, name)
             if ids and not there:
                 first = _next_free(path)
-                _account("usermod", f"--add-{option}", f"{first}-{first + 65535}", name)
+                account_files("usermod", f"--add-{option}", f"{first}-{first + 65535}", name)
             for first, count in [] if ids else there:
-                _account("usermod", f"--del-{option}", f"{first}-{first + count - 1}", name)
+                account_files("usermod", f"--del-{option}", f"{first}-{first + count - 1}", name)
         entry = pwd.getpwnam(name)
         os.chown(home, entry.pw_uid, entry.pw_gid)
         home.chmod(0o755)
@@ -134,7 +135,7 @@ def ordinary_user(*, ids: bool, cgroups: bool) -> Iterator[User]:
     finally:
         for folder in made:
             _remove_cgroup(folder)
-        _account("userdel", name)
+        account_files("userdel", name)
         shutil.rmtree(home, ignore_errors=True)
 
 

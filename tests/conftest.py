@@ -17,11 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import leg_report
 import pytest
 from kernel_help import children, patient, running, uses, wait_until
 
 TEST_SECONDS = patient(60)
+hypothesis.settings.register_profile("ctlab", deadline=None)  # how long an example takes is the machine's affair
+hypothesis.settings.load_profile("ctlab")
 
 # A run that was started in the background of a shell ignores interrupts, and so would everything it starts: the tests
 # of interrupts would then test nothing.

@@ -38,7 +38,18 @@ _DEFAULT = capabilities.mask(capabilities.DEFAULT)
 class Order:
     """What to make. `private` is the number of the container's private folder: kept when it is started again."""
 
-    __slots__ = ("again", "awaited", "keep", "network_of", "operations", "private", "serial", "sibling", "spare")
+    __slots__ = (
+        "again",
+        "awaited",
+        "born",
+        "keep",
+        "network_of",
+        "operations",
+        "private",
+        "serial",
+        "sibling",
+        "spare",
+    )
 
     def __init__(
         self,
@@ -54,6 +65,7 @@ class Order:
     ) -> None:
         self.operations = operations
         self.serial = serial
+        self.born: list[int] = []  # pids that came of it, for who has to wait for them if it fails
         self.again = private is not None
         self.private = serial if private is None else private
         self.network_of = network_of  # pidfd or namespace descriptor of the network namespace to join
@@ -73,6 +85,7 @@ def make(order: Order, folders: cgroup.LabFolders | None, node_link: netlink.Net
             made.cgroup = folders.make(f"c{order.serial}")
         if order.spare:
             _clone_held(order, made, folders, single_id)
+            _give_spare(order, made, node_link)
         else:
             _clone(order, made, single_id)
     except (OSError, KernelError):
@@ -81,22 +94,25 @@ def make(order: Order, folders: cgroup.LabFolders | None, node_link: netlink.Net
         if not order.again:
             Tree.remove_private(order.private)
         raise
-    if order.spare:
-        name = f"{SPARE_PREFIX}{order.serial}"
-        try:
-            node_link.run(
-                [
-                    netlink.new_veth(name, "eth0", peer_pid=made.pid),
-                    netlink.set_link(0, find=name, no_link_local=True),
-                    netlink.set_link(0, find=name, up=True),
-                ]
-            )
-            orders.send(made.status, {"spare": True})
-            made.spare = Spare(node_link.index(name), name)
-        except OSError:
-            end(made)
-            raise
     return made
+
+
+def _give_spare(order: Order, made: Slot, node_link: netlink.Netlink) -> None:
+    """The veth pair of a slot made in advance; the slot sets its own end up when it hears of it."""
+    name = f"{SPARE_PREFIX}{order.serial}"
+    try:
+        node_link.run(
+            [
+                netlink.new_veth(name, "eth0", peer_pid=made.pid),
+                netlink.set_link(0, find=name, no_link_local=True),
+                netlink.set_link(0, find=name, up=True),
+            ]
+        )
+        orders.send(made.status, {"spare": True})
+        made.spare = Spare(node_link.index(name), name)
+    except OSError:
+        end(made)
+        raise
 
 
 def _clone_held(order: Order, made: Slot, folders: cgroup.LabFolders | None, single_id: bool) -> None:
@@ -106,6 +122,7 @@ def _clone_held(order: Order, made: Slot, folders: cgroup.LabFolders | None, sin
     descriptors: list[int] = []
     try:
         pid, made.holder = syscalls.clone3(0, sibling=order.sibling)
+        order.born.append(pid)
         if pid == 0:
             keep = {theirs.fileno(), clone_into, *(folders.v1.values() if folders is not None else ())}
             keep |= {folders.unified} if folders is not None and folders.unified is not None else set()
@@ -115,6 +132,7 @@ def _clone_held(order: Order, made: Slot, folders: cgroup.LabFolders | None, sin
         signal.pidfd_send_signal(made.holder, signal.SIGSTOP)
         if answer is None or "errno" in answer:
             raise OSError((answer or {}).get("errno", errno.ECHILD), (answer or {}).get("message", "the slot died"))
+        order.born.append(made.pid)
         made.pidfd = os.pidfd_open(made.pid)
         made.mount_namespace = os.open(f"/proc/{made.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         made.out, out_write = os.pipe2(os.O_CLOEXEC)
@@ -192,7 +210,11 @@ def _clone(order: Order, made: Slot, single_id: bool) -> None:
         made.pid, made.pidfd = syscalls.clone3(flags, clone_into, sibling=order.sibling)
         if made.pid == 0:
             slot.run(newborn)
-        made.mount_namespace = os.open(f"/proc/{made.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        with suppress(FileNotFoundError):  # it has died already: why, whoever sends it orders will hear
+            made.mount_namespace = os.open(f"/proc/{made.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        end(made)
+        raise
     finally:
         theirs.close()
         os.close(out_write)

@@ -98,10 +98,10 @@ def main(control: _socket.socket, folders: cgroup.LabFolders | None, *, single_i
             made = birth.make(order, folders, link, single_id=single_id)
         except OSError as error:
             name = errno.errorcode.get(error.errno or 0, "?")
-            orders.send(control, {"failed": order.serial, "message": f"{name} in {error.strerror}"})
+            _failed(control, order, f"{name} in {error.strerror}")
             continue
         except KernelError as error:  # no cgroup folder is to be had
-            orders.send(control, {"failed": order.serial, "message": str(error)})
+            _failed(control, order, str(error))
             continue
         assert made.spare is not None
         descriptors = [made.pidfd, made.status.detach(), made.out, made.err, made.mount_namespace, made.holder]
@@ -112,6 +112,10 @@ def main(control: _socket.socket, folders: cgroup.LabFolders | None, *, single_i
         )
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _failed(control: _socket.socket, order: birth.Order, message: str) -> None:
+    orders.send(control, {"failed": order.serial, "message": message, "born": order.born})
 
 
 def _bury(private: int, mounts: list[int]) -> None:

@@ -8,6 +8,7 @@ anything else is made when it is asked for, by the same code (`birth`).
 from __future__ import annotations
 
 import _socket
+import contextlib
 import os
 import select
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ _AT_ONCE = 2  # slots being made at a time
 _AHEAD = 8  # slots being made for starts that wait for them
 _QUIET_SECONDS = 0.01  # after a start, before the pool is filled again
 _PATIENCE_SECONDS = 0.3  # with a nursery that has been asked for a slot
+_BUSY_SECONDS = 0.1  # before a nursery that couldn't be asked is asked again
 _FULL_SECONDS = 5.0  # after a slot that could not be made
 _SHRINK_SECONDS = 20.0  # after a burst, before the pool is as small as before
 
@@ -79,6 +81,9 @@ class Pool:
             if not self._ask({"runner": True}):
                 break
             self._runners_coming += 1
+        if self._goal and not self._coming and len(self._ready) < self._goal and not self._timer_set:
+            self._timer_set = True  # it has too much to do to be asked
+            self._supervisor.after(_BUSY_SECONDS, self.refill)
 
     def refill_soon(self) -> None:
         """Look a moment later whether something is missing; at once if nothing is left."""
@@ -98,6 +103,11 @@ class Pool:
             if not self._shrink_set:
                 self._shrink_set = True
                 self._supervisor.after(_SHRINK_SECONDS, self._shrink)
+
+    def _pause(self) -> None:
+        """Make no slots for a while."""
+        wanted, self._goal = self._wanted, 0
+        self._supervisor.after(_FULL_SECONDS, lambda: self._again(wanted))
 
     def _again(self, wanted: int) -> None:
         """Try again after a failure."""
@@ -133,10 +143,15 @@ class Pool:
 
     def _nursery_says(self) -> None:
         self._silent = False
-        message, descriptors = orders.receive(self._nursery)
+        try:
+            message, descriptors = orders.receive(self._nursery)
+        except OSError:  # no room for its descriptors: whatever it was, it won't come again
+            self._coming = self._runners_coming = 0
+            raise
         if message is None:
             self._supervisor.off(self._nursery.fileno())
             self._wanted = self._goal = self._coming = 0  # it died: containers are made when asked for
+            self._supervisor.settle_names()
             return
         if "note" in message:
             self._supervisor.tell({"event": "note", "text": f"nursery: {message['note']}"})
@@ -145,18 +160,20 @@ class Pool:
             self._supervisor.renamed(message["renamed"])
             return
         if "runner" in message:
-            self._runners_coming -= 1
+            self._runners_coming = max(0, self._runners_coming - 1)
             self._runners.append(Runner(_socket.socket(fileno=descriptors[1]), descriptors[0]))
             return
         if "runner-failed" in message:
-            self._runners_coming -= 1
+            self._runners_coming = max(0, self._runners_coming - 1)
             return
-        self._coming -= 1
+        self._coming = max(0, self._coming - 1)
         if "failed" in message:
+            for pid in message["born"]:  # killed by the nursery, but our children
+                with contextlib.suppress(ChildProcessError):
+                    os.waitid(os.P_PID, pid, os.WEXITED)
             # The machine is full, for now: meanwhile containers are made when asked for, and say so themselves.
             self._supervisor.tell({"event": "note", "text": f"no slot could be made: {message['message']}"})
-            wanted, self._goal = self._wanted, 0
-            self._supervisor.after(_FULL_SECONDS, lambda: self._again(wanted))
+            self._pause()
             return
         made = Slot(message["made"], message["made"])
         made.pid = message["pid"]
@@ -165,7 +182,7 @@ class Pool:
         made.spare = Spare(*message["spare"])
         if self._supervisor.folders is not None:
             made.cgroup = self._supervisor.folders.adopt(f"c{made.serial}")
-        if len(self._ready) >= self._goal and not self._expected:
+        if len(self._ready) >= max(1, self._goal) and not self._expected:
             self.discard(made)  # of a batch that has failed
             return
         self._ready.append(made)
@@ -212,7 +229,7 @@ class Pool:
                 self._used()
                 return found
             self.discard(found)
-            self._order_ahead()
+            self._pause()  # who makes it when asked for hears why it died
         return None
 
     def number(self) -> int:

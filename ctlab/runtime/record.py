@@ -51,7 +51,7 @@ class Record:
         self.links: list[list[Any]] = []
         self.marks: list[tuple[str, int]] = []  # where the time of the last start went (name, monotonic ns)
         self.runners: dict[tuple[str, tuple[str, ...]], Runner] = {}  # idle ones that are inside
-        self.fresh_links: list[str] = []  # pairs made for this start, which may not carry packets yet
+        self.fresh_links: list[tuple[str, ...]] = []  # possible names of each pair that may not carry packets yet
         self.namespaces: dict[str, int] = {}  # descriptors, where the first process can't be asked for them
         self.terminals: list[int] = []
         self.waiters: list[Call] = []

@@ -158,10 +158,12 @@ class Services:
                     for descriptor in folders.values():
                         os.close(descriptor)
             else:
+                # An init of ours hides its own; a program that has ended already has none, and is not sampled.
+                own = record.namespaces.get("pid", f"/proc/{slot.pid}/ns/pid")
+                message = {
+                    "do": "add", "key": record.key, "source": "proc", "pid": slot.pid, "namespace": os.stat(own).st_ino,
+                }  # fmt: skip
                 proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                message: dict[str, Any] = {"do": "add", "key": record.key, "source": "proc", "pid": slot.pid}
-                if record.namespaces:  # an init of ours hides its own
-                    message["namespace"] = os.fstat(record.namespaces["pid"]).st_ino
                 try:
                     protocol.send(self._sampler, message, [proc])
                 finally:

@@ -74,7 +74,7 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
             record.node_undo = supervisor.node.perform(operations, peer_pid=slot.pid, spare=slot.spare)
         except executor.Failure as error:
             # The first process is dead, or its interface is gone with it: what it said is the reason.
-            if error.errno == errno.ESRCH or (early and error.errno == errno.ENODEV and _has_spoken(slot)):
+            if error.errno == errno.ESRCH or (error.errno == errno.ENODEV and _has_spoken(slot)):
                 _last_words(slot)
             raise
         if not early:
@@ -85,7 +85,12 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
     call.close_descriptors()
     record.mark("node")
     made = [operation.name for operation in operations if isinstance(operation, ops.MakeVeth)]
-    record.fresh_links = made[1:] if slot.spare is not None else made
+    record.fresh_links = [(name,) for name in made]
+    if slot.spare is not None:
+        # It may be too young to carry packets, and somebody may be renaming it.
+        record.fresh_links[0] = (slot.spare.name, made[0])
+        if _carries(record.fresh_links[0]):
+            del record.fresh_links[0]
     slot.spare = None
     record.links = message["links"]
     if message["endpoints"]:
@@ -221,7 +226,7 @@ def _go_when_up(supervisor: Supervisor, record: Record, slot: Slot, tries: int) 
     if record.slot is not slot:
         return
     if record.fresh_links and tries:
-        record.fresh_links = [name for name in record.fresh_links if not _carries(name)]
+        record.fresh_links = [names for names in record.fresh_links if not _carries(names)]
         if record.fresh_links:
             supervisor.after(_CARRIER_STEP_SECONDS, lambda: _go_when_up(supervisor, record, slot, tries - 1))
             return
@@ -246,12 +251,15 @@ def _go(supervisor: Supervisor, record: Record, slot: Slot) -> None:
         orders.send(slot.status, {"go": True})
 
 
-def _carries(name: str) -> bool:
-    try:
-        with open(f"/sys/class/net/{name}/operstate", encoding="ascii") as file:
-            return file.read().strip() == "up"
-    except OSError:
-        return True
+def _carries(names: tuple[str, ...]) -> bool:
+    """Whether the link that has one of these names is up; True where there is none of them any more."""
+    for name in names:
+        try:
+            with open(f"/sys/class/net/{name}/operstate", encoding="ascii") as file:
+                return file.read().strip() == "up"
+        except OSError:
+            continue
+    return True
 
 
 def namespace_descriptors(pid: int) -> dict[str, int]:
@@ -316,14 +324,16 @@ def start_many(supervisor: Supervisor, call: Call) -> None:
 
     batch = Batch()
     supervisor.pool.expect(sum(message["prepare"] is None for message in call.message["starts"]))
-    for message in call.message["starts"]:
-        part = Part(call.connection, message, [])
-        try:
-            start(supervisor, part)
-        except Exception as error:
-            kind = getattr(error, "kind", "KernelError")
-            part.reply({"error": kind, "message": str(error), "errno": getattr(error, "errno", 0) or 0})
-    supervisor.pool.expect(0)
+    try:
+        for message in call.message["starts"]:
+            part = Part(call.connection, message, [])
+            try:
+                start(supervisor, part)
+            except Exception as error:
+                kind = getattr(error, "kind", "KernelError")
+                part.reply({"error": kind, "message": str(error), "errno": getattr(error, "errno", 0) or 0})
+    finally:
+        supervisor.pool.expect(0)
 
 
 VERBS = {"start": start, "start_many": start_many}

@@ -132,7 +132,7 @@ class Supervisor(Descriptors):
             now = time.monotonic()  # what is to be done at once from now on is for the next round
             while self._timers and self._timers[0][0] <= now:
                 self._do(self._timers.pop(0)[1])
-            if not served and self._later and not self._rest():
+            if self._later and (len(self._later) > _MOST_LATER or (not served and not self._rest())):
                 self._do(self._later.pop(0))
 
     # -- calls -----------------------------------------------------------------------------------

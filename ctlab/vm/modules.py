@@ -61,7 +61,7 @@ def info(name: str, module: bytes) -> Info:
     aliases: list[str] = []
     try:
         texts = list(_texts(module))
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, OverflowError):
         texts = []
     if not texts:
         raise CtlabError(f"the kernel module {name} is damaged (no texts in its section .modinfo): fetch it again")

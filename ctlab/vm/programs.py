@@ -75,8 +75,11 @@ def can_filter_calls(qemu: str) -> bool:
 
 @functools.lru_cache(maxsize=4)
 def _needs_seccomp(_: str, path: str) -> bool:
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as program:
-        return program.find(b"libseccomp.so") >= 0
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as program:
+            return program.find(b"libseccomp.so") >= 0
+    except (OSError, ValueError):  # one that may only be executed
+        return False
 
 
 def _is_static(path: str) -> bool:

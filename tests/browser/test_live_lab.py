@@ -25,7 +25,7 @@ late = ctlab.current().containers["late"]
 BUSY = """
 import time
 web.exec(["true"])
-end = time.monotonic() + 4
+end = time.monotonic() + 12
 turns = 0
 while time.monotonic() < end:
     turns += 1

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from as_user import account_files
 
 _reports: list[dict[str, Any]] = []
 
@@ -34,7 +35,7 @@ def world_possible() -> None:
 def ordinary(world_possible: None) -> Iterator[dict[str, int]]:
     """The ids of an ordinary user made for the tests, with subordinate ids where the machine's useradd gives some."""
     name = f"ctfault{secrets.token_hex(3)}"
-    subprocess.run(["useradd", "--no-create-home", "--home-dir", "/tmp/home", name], check=True, capture_output=True)
+    account_files("useradd", "--no-create-home", "--home-dir", "/tmp/home", name)
     try:
         entry = pwd.getpwnam(name)
         yield {"uid": entry.pw_uid, "gid": entry.pw_gid}

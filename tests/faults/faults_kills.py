@@ -80,7 +80,7 @@ class Judge:
         """The pid of a part of the victim's lab, once there is one; 0 if there is none for long."""
         if part == "owner":
             return victim.pid
-        until = time.monotonic() + 3.0
+        until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
             found = parts_of(victim.pid).get(part, 0)
             if found:
@@ -154,7 +154,7 @@ class Judge:
             phase = self.moment(victim)
             pid = self.target(victim, part)
             if not pid:
-                self.left.append(f"{part} at {phase}: the lab had none for 3 s")
+                self.left.append(f"{part} at {phase}: the lab had none for {PATIENCE:g} s")
                 victim.process.kill()
                 victim = self._fresh(victim)
                 self.look(f"{part} at {phase}", before, {victim.pid})

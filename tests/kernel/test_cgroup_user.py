@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from as_user import account_files
 from cgroup_world import need_root
 
 from ctlab.kernel.cgroup_discover import Delegation
@@ -26,12 +27,12 @@ def user() -> Iterator[tuple[int, int]]:
     """(uid, gid) of an account made for the test."""
     need_root()
     name = f"ctlabcg{os.getpid()}"
-    subprocess.run(["useradd", "--no-create-home", "--shell", "/bin/sh", name], check=True)
+    account_files("useradd", "--no-create-home", "--shell", "/bin/sh", name)
     try:
         entry = pwd.getpwnam(name)
         yield entry.pw_uid, entry.pw_gid
     finally:
-        subprocess.run(["userdel", name], check=True)
+        account_files("userdel", name)
 
 
 USER_SCRIPT = """

@@ -182,7 +182,8 @@ def test_rm_loses_no_status(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_top_numbers_processes_as_inside(lab: Any) -> None:
     web = lab.run(["sh", "-c", "sleep 600 & wait"], name="web")
     web.exec(["sleep", "601"], detach=True)
-    assert wait_until(lambda: len(web.top()) == 3)
+    wanted = ["sh -c sleep 600 & wait", "sleep 600", "sleep 601"]
+    assert wait_until(lambda: sorted(process["command"] for process in web.top()) == wanted), web.top()
     found = {process["command"]: (process["pid"], process["parent"]) for process in web.top()}
     assert found["sh -c sleep 600 & wait"] == (1, 0)
     assert found["sleep 600"][1] == 1

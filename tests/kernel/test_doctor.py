@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import patient, uses
+from as_user import account_files
+from kernel_help import patient, uses, wait_until
 
 import ctlab
 from ctlab.doctor import Report, doctor
@@ -62,7 +63,7 @@ def user_doctor() -> Iterator[Doctor]:
     folder = Path(tempfile.mkdtemp(prefix="ctlab-test-doctor-"))
     folder.chmod(0o755)
     shutil.copytree(PACKAGE, folder / "ctlab", ignore=shutil.ignore_patterns("__pycache__", "static"))
-    subprocess.run(["useradd", "-M", "-d", "/nonexistent", "-s", "/usr/sbin/nologin", name], check=True)
+    account_files("useradd", "-M", "-d", "/nonexistent", "-s", "/usr/sbin/nologin", name)
     try:
         account = pwd.getpwnam(name)
 
@@ -90,7 +91,7 @@ def user_doctor() -> Iterator[Doctor]:
 
         yield run
     finally:
-        subprocess.run(["userdel", name], check=True, capture_output=True)
+        account_files("userdel", name)
         shutil.rmtree(folder)
 
 
@@ -114,7 +115,12 @@ def machine() -> dict[str, object]:
 
 def _dead_cgroups() -> list[str]:
     """Folders of a probe, ctlab-probe-PID…, whose process is gone (another one's probe may be running now)."""
-    found = Path("/sys/fs/cgroup").glob("**/ctlab-probe-*")
+    found = [
+        Path(base, name)
+        for base, names, _ in os.walk("/sys/fs/cgroup")  # which folders that vanish meanwhile don't stop
+        for name in names
+        if name.startswith("ctlab-probe-")
+    ]
     return sorted(str(path) for path in found if not Path("/proc", path.name.split("-")[2]).exists())
 
 
@@ -126,11 +132,12 @@ def here() -> Report:
 def test_nothing_is_changed_and_it_is_quick() -> None:
     before = machine()
     seconds = []
-    for _ in range(3):
+    until = time.monotonic() + patient(30)  # another suite may have the processors for a while
+    while len(seconds) < 3 or (min(seconds) >= patient(1.0) and time.monotonic() < until):
         start = time.monotonic()
         doctor()
         seconds.append(time.monotonic() - start)
-    assert machine() == before
+    assert wait_until(lambda: machine() == before), machine()
     assert min(seconds) < patient(1.0)
 
 
@@ -289,7 +296,7 @@ def test_a_filter_that_kills_names_the_step() -> None:
 
 
 def test_a_step_that_hangs_is_named_and_everything_is_ended() -> None:
-    before, limit = machine()["children"], patient(1.0)
+    before = machine()["children"]
     duration = f"60.{os.getpid()}"  # tells this test's process from anyone else's
     # Neither below /tmp, which the probe covers, nor where a mapped root can't go.
     with tempfile.TemporaryDirectory(prefix="ctlab-test-doctor-", dir="/var/tmp") as name:
@@ -297,7 +304,10 @@ def test_a_step_that_hangs_is_named_and_everything_is_ended() -> None:
         sleeper = Path(name, "nft")
         sleeper.write_text(f"#!/bin/sh\nexec sleep {duration}\n")
         sleeper.chmod(0o755)
-        found = {item.name: item for item in probe.run(probe.Plan(nft=str(sleeper)), seconds=limit)}
+        for limit in (patient(1.0), patient(4.0), patient(12.0)):  # of the whole probe: the steps before must fit in
+            found = {item.name: item for item in probe.run(probe.Plan(nft=str(sleeper)), seconds=limit)}
+            if found["nftables"].ok is False:
+                break
     assert (found["nftables"].ok, found["nftables"].detail) == (False, f"this step did not end within {limit:g} s")
     assert found["bridge"].ok is True
     assert found["nft-nat"].ok is None

@@ -7,7 +7,7 @@ import struct
 from typing import Any
 
 import pytest
-from kernel_help import held_beside_slots
+from kernel_help import held_beside_slots, wait_until
 
 from ctlab import asking
 from ctlab.errors import CtlabError, KernelError, StateError
@@ -72,7 +72,8 @@ def test_questions_leave_nothing_open(lab: Any) -> None:
     for _ in range(20):
         web.routes()
         web.neighbours()
-    assert held_beside_slots(lab) == before
+    # The supervisor has a sampled container's folders open for a moment: what counts is what stays.
+    assert wait_until(lambda: not held_beside_slots(lab) - before), held_beside_slots(lab) - before
 
 
 def test_a_container_that_has_ended_has_no_tables(lab: Any) -> None:

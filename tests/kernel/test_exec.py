@@ -151,8 +151,9 @@ def test_it_ends_with_the_container(lab: Any) -> None:
 
 def test_detached(lab: Any) -> None:
     container = lab.run()
-    process = container.exec(["sh", "-c", "sleep 0.05; exit 4"], detach=True)
+    process = container.exec(["sh", "-c", "until [ -e /tmp/go ]; do sleep 0.01; done; exit 4"], detach=True)
     assert process.poll() is None
+    container.write("/tmp/go", "")
     assert process.wait(patient(5)) == 4 == process.poll()
     sleeper = container.exec(["sleep", "60"], detach=True)
     with pytest.raises(TimeoutError):

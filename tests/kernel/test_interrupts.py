@@ -36,10 +36,8 @@ def test_an_interrupt_at_any_moment_reaches_the_program(lab: Any) -> None:
         thread.start()
     try:
         for _ in range(100):
-            began = time.monotonic()
             with pytest.raises(KeyboardInterrupt, match="the program was sent SIGINT"):
                 web.exec(["sh", "-c", "echo ready; exec sleep 60"], sink=lambda stream, text: seen.set())
-            assert time.monotonic() - began < Interrupts.STEP_SECONDS  # the first signal was enough
     finally:
         over.set()
         seen.set()

@@ -268,6 +268,20 @@ def test_the_first_packet_of_a_program_is_not_lost(lab: Any) -> None:
         container.remove()
 
 
+def test_the_first_packet_is_not_lost_where_slots_are_just_being_made(fresh_lab: Any) -> None:
+    """More at once than are ready, right after the lab's start: their links have only just been made."""
+    fresh_lab.network("blue", subnet="10.51.0.0/24")
+    web = fresh_lab.run(name="web", networks=["blue"])
+    ping = ["ping", "-c1", "-W1", web.addresses["blue"]]
+    for n in range(3):
+        made = fresh_lab.run(ping, networks=["blue"], count=30, name=f"p{n}-{{n}}")
+        assert [container.wait(patient(10)) for container in made] == [0] * 30
+        for container in made:
+            container.remove()
+    for n in range(20):  # one by one, the pool being used up
+        assert fresh_lab.run(ping, networks=["blue"]).wait(patient(10)) == 0, n
+
+
 def test_a_name_is_known_to_the_first_question_about_it(lab: Any) -> None:
     lab.run(name="asker")
     for n in range(10):

@@ -161,15 +161,17 @@ CELLS = (
     SOURCE,
     "board = Dashboard(source, last='20s', refresh_hz=5)\nboard",
     # a cell that never lets go of its own accord: the chart moves all the same
-    "before, end = board.updates, time.monotonic() + 2\n"
-    "while time.monotonic() < end:\n    pass\n"
+    "before, end = board.updates, time.monotonic() + 20\n"
+    "while board.updates < before + 4 and time.monotonic() < end:\n    pass\n"
     "print(board.updates - before)",
     "source.names = {**source.names, 3: 'late'}\ntime.sleep(1)\nboard",
     "board.stop()\nboard.stop()\nprint(board, board.live)",
     "board",
     "other = Dashboard(source)\nother",
-    "source.gone = True\ntime.sleep(1.5)\n"
-    "print(other, any(thread.name == 'ctlab-dashboard' for thread in threading.enumerate()))",
+    "source.gone = True\nend = time.monotonic() + 20\n"
+    "running = lambda: any(thread.name == 'ctlab-dashboard' for thread in threading.enumerate())\n"
+    "while running() and time.monotonic() < end: time.sleep(0.02)\n"
+    "print(other, running())",
 )
 
 
@@ -179,7 +181,7 @@ def test_a_dashboard_in_a_kernel() -> None:
     NotebookClient(notebook, timeout=60, kernel_name="python3", store_widget_state=False).execute()
     outputs = [cell.outputs for cell in notebook.cells]
     assert all(len(cell) == 1 for cell in outputs[1:])
-    assert int(outputs[2][0].text) >= 4  # 5 a second are asked for; a busy machine may be slower
+    assert int(outputs[2][0].text) >= 4  # 5 a second are asked for; a busy machine takes longer
     assert outputs[4][0].text == "<Dashboard stopped> False\n"
     assert outputs[7][0].text == "<Dashboard stopped> False\n"
     for number in (1, 3, 5, 6):  # both displays of the first, its display after the end, the other

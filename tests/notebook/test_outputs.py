@@ -57,7 +57,9 @@ def test_a_chart_is_live_and_then_static(kernel: Any) -> None:
     kernel.good("%container run -d --name web -- sh -c 'while :; do :; done'")
     cell = kernel.good("board = %stats --live\nboard")
     assert "application/vnd.jupyter.widget-view+json" in cell.displays[0]
-    kernel.good("import time; time.sleep(1)")
+    kernel.good(
+        "import time\nend = time.monotonic() + 15\nwhile board.updates < 2 and time.monotonic() < end: time.sleep(0.02)"
+    )
     assert kernel.good("print(board.live, board.updates > 1)").stream() == "True True\n"
     cell = kernel.good("%stats --live")  # replaces it
     assert kernel.good("print(board.live)").stream() == "False\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import need_controller, need_freezer
+from kernel_help import need_controller, need_freezer, wait_until
 
 from ctlab import Completed, Container, Lab, Network
 from ctlab.errors import BadInput, NotFound, ProgramFailed, StateError, TimedOut
@@ -245,8 +245,8 @@ def test_life(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert shell.run("%container rename web www") is web and web.name == "www"
     assert shell.run("%container kill www").wait() == 128 + signal.SIGKILL
     assert shell.run("%container wait www") == 137
-    shell.run("%container run -d --name web -- sh -c 'trap \"exit 5\" USR1; while :; do sleep 0.05; done'")
-    time.sleep(0.2)
+    shell.run("%container run -d --name web -- sh -c 'trap \"exit 5\" USR1; echo set; while :; do sleep 0.05; done'")
+    assert wait_until(lambda: "set" in shell.lab["web"].logs())
     shell.run("%container kill -s USR1 web")
     assert shell.run("%container wait --timeout 5 web") == 5
     assert shell.run("%container wait web www") == {"web": 5, "www": 137}
