@@ -30,7 +30,7 @@ _BOOTSTRAP = "import sys;sys.path.insert(0,{parent!r});from ctlab.{module} impor
 _START_SECONDS = 30.0
 _VM_START_SECONDS = 1200.0  # its keeper gives up earlier, with a reason; the first start may fetch a kernel
 _STOP_SECONDS = 15.0
-_WHY_SECONDS = 8.0  # until what is known of a lab's death is known here; a VM's keeper waits 5 for its last words
+_WHY_SECONDS = 5.0  # until what is known of a lab's death is known here; a VM's keeper waits 4 for its last words
 
 
 if TYPE_CHECKING:

@@ -141,12 +141,7 @@ class Keeper:
         while True:
             for descriptor, _ in poll.poll():
                 if descriptor == self.supervisor_pidfd:
-                    self.clean_up()
-                    last_words = select.poll()
-                    last_words.register(self.channel, select.POLLIN)
-                    while not self.why and last_words.poll(0) and self._serve():
-                        pass
-                    self._say({"gone": "died", "why": self.why})
+                    self._supervisor_died()
                     return
                 if descriptor == self.owner_pidfd:
                     self.clean_up()
@@ -154,7 +149,18 @@ class Keeper:
                 if descriptor == self.control.fileno() and self._owner_says():
                     return
                 if descriptor == self.channel.fileno() and not self._serve():
-                    poll.unregister(self.channel)
+                    # It has closed all that it had, but its pidfd tells of its end only once everything inside is
+                    # dead, and what the v1 freezer holds isn't before it is thawed.
+                    self._supervisor_died()
+                    return
+
+    def _supervisor_died(self) -> None:
+        self.clean_up()
+        last_words = select.poll()
+        last_words.register(self.channel, select.POLLIN)
+        while not self.why and last_words.poll(0) and self._serve():
+            pass
+        self._say({"gone": "died", "why": self.why})
 
     def _owner_says(self) -> bool:
         """The owner's word; True when all is over."""

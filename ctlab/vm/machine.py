@@ -21,7 +21,7 @@ _CONSOLE = "console"
 _LOG = "log"
 _LARGEST_CONSOLE_BYTES = 4 << 20  # what more the guest or one of the programs says is lost
 _TAIL_BYTES = 16 << 10
-LAST_WORDS_SECONDS = 5.0  # for what a dying guest's kernel has still to say, and for QEMU to end
+LAST_WORDS_SECONDS = 4.0  # for what a dying guest's kernel has still to say, and for QEMU to end
 _MFD_CLOEXEC = 1
 # What is to be found on the console of a guest that has ended itself, the likeliest cause first, and what it means.
 _REASONS = (
