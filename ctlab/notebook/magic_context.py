@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .. import labs, ticks
+from .. import labs
 from ..errors import NotFound
 from .grammar import Parsed
 
@@ -164,8 +164,3 @@ def is_statement(shell: Any) -> bool:
             if (call.lineno, call.end_lineno, call.col_offset, call.end_col_offset) == positions:
                 return True
     return False
-
-
-def cell_name() -> str:
-    """``Out[5]``, for messages; empty outside a cell."""
-    return ticks.cell()

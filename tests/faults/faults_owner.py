@@ -184,7 +184,9 @@ def paused_then_killed(world: World) -> None:
         return  # no freezer of any kind
     before = world.snapshot()
     for victim in ("owner", "keeper", "supervisor", "container"):
-        owner = running_lab(world, "c.pause(); say(c.state); hear()")
+        # The keeper is to notice it: the owner's own way to end a lab whose supervisor is dead comes much later.
+        later = "import ctlab.runtime.client\nctlab.runtime.client._WHY_SECONDS = 60\n"
+        owner = running_lab(world, "c.pause(); say(c.state); hear()", later)
         owner.expect("paused")
         parts = parts_of(owner.pid) | {"owner": owner.pid}
         os.kill(parts[victim], signal.SIGKILL)

@@ -267,8 +267,9 @@ def by_name(entries: list[dict[str, Any]], name: str) -> dict[str, Any]:
 @pytest.mark.kernel
 def test_the_kernel_makes_of_it_what_was_meant() -> None:
     new_node = ["unshare", "--user", "--map-root-user", "--net"]
-    if subprocess.run([*new_node, "true"], capture_output=True).returncode:
-        pytest.skip("no network namespace of one's own here")
+    tried = subprocess.run([*new_node, "true"], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"no network namespace of one's own here: {tried.stderr.strip()}")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([*new_node, sys.executable, __file__], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

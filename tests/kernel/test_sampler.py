@@ -205,7 +205,9 @@ def test_what_the_node_sends_the_container_receives(running: Running, group: dic
     theirs.close()
     body, fds, _, _ = socket.recv_fds(ours, 1000, 4)
     if not body:
-        pytest.skip(node.communicate()[0])
+        said = node.communicate()[0].strip()
+        assert node.returncode == 77, f"the node failed (status {node.returncode}): {said}"
+        pytest.skip(said)
     first, second = json.loads(body)
 
     def send(which: int, count: int, size: int) -> None:

@@ -334,7 +334,7 @@ def test_credit_beyond_the_window_counts_for_nothing() -> None:
     first, second = socket.socketpair()
     loop, sent = Loop(), []
     wire = Wire(loop, first.detach(), lambda *_: None, lambda: None)
-    wire.send = lambda kind, number, body=b"": sent.append(len(body))  # type: ignore[method-assign, assignment] # to count
+    wire.send = lambda kind, number, body=b"": sent.append(len(body))  # type: ignore[method-assign] # to count
     reader = Reader(wire, loop, 2, os.open("/dev/zero", os.O_RDONLY))
     reader.begin()
     assert sum(sent) == WINDOW_BYTES
