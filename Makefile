@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml hatch_build.py $(wildcard js/*)
 
-.PHONY: demo lab test test-vm test-fast lint bench clean help
+.PHONY: demo lab test test-vm test-all test-fast lint bench clean help
 
 help:
 	@echo "make demo   run the quickstart notebook for real and save it as a page"
 	@echo "make lab    open JupyterLab on the notebooks"
 	@echo "make test   lint, types and all tests"
 	@echo "make test-vm  the tests of the kernel again, on a kernel of their own in virtual machines"
+	@echo "make test-all  both in their long form: every leg for every user, thousands of tries; hours"
 	@echo "make bench  the benchmarks beside their peers"
 
 demo: $(VENV)/.notebooks
@@ -24,12 +25,16 @@ lab: $(VENV)/.notebooks
 test: $(VENV)/.tests
 	@sh scripts/system-packages.sh test
 	$(MAKE) --no-print-directory lint
-	CTLAB_TEST_LEG=native CTLAB_LEG_REPORT=out/legs/native.json $(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	@sh scripts/test-native.sh $(BIN)/python $(PYTEST_OPTIONS)
 
 test-vm: $(VENV)/.tests
 	@sh scripts/system-packages.sh test
 	@sh scripts/system-packages.sh vm
 	@sh scripts/test-vm.sh $(BIN)/python
+
+test-all:
+	CTLAB_TEST_LONG=1 $(MAKE) --no-print-directory test
+	CTLAB_TEST_LONG=1 $(MAKE) --no-print-directory test-vm
 
 test-fast: $(VENV)/.tests
 	$(BIN)/python -m pytest -m "not faults and not browser" $(PYTEST_OPTIONS)

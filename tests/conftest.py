@@ -20,8 +20,9 @@ from typing import Any
 import hypothesis
 import leg_report
 import pytest
-from kernel_help import children, patient, running, uses, wait_until
+from kernel_help import children, floor_ms, long_form, measure_slowness, patient, running, uses, wait_until
 
+measure_slowness()
 TEST_SECONDS = patient(60)
 hypothesis.settings.register_profile("ctlab", deadline=None)  # how long an example takes is the machine's affair
 hypothesis.settings.load_profile("ctlab")
@@ -36,8 +37,35 @@ _cgroup_folders: set[str] = set()  # of every lab that this process has started
 
 def pytest_configure(config: pytest.Config) -> None:
     """Where a report of this leg is wanted (CTLAB_LEG_REPORT, a file), it is written at the end."""
-    if path := os.environ.get("CTLAB_LEG_REPORT"):
+    path = os.environ.get("CTLAB_LEG_REPORT")
+    if path and not hasattr(config, "workerinput"):  # of several processes, by the one that hears of all tests
         config.pluginmanager.register(leg_report.Recorder(path))
+
+
+def pytest_report_header() -> str:
+    """What limits of time are made of."""
+    return (
+        f"floor: unshare of all namespaces takes {floor_ms():.1f} ms; limits of time are "
+        f"{os.environ['CTLAB_TEST_SLOWNESS']} times those of a quiet machine"
+    )  # fmt: skip
+
+
+_LEFT = pytest.StashKey[list[str]]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is marked `long` is left to the long form, and counted."""
+    if long_form():
+        return
+    marks = ["long", *(["long_in_guest"] if os.environ.get("CTLAB_TEST_LEG") == "vm" else [])]
+    left = [item for item in items if any(map(item.get_closest_marker, marks))]
+    config.stash[_LEFT] = [item.nodeid for item in left]
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["left"] = config.stash[_LEFT]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in set(left)]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -214,8 +242,18 @@ def fresh_lab(usable: None) -> Iterator[Any]:
     lab.stop()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """One of several processes has ended: what it has left out, all have."""
+    node.config.stash[_LEFT] = getattr(node, "workeroutput", {}).get("left", [])
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """At the end: how many were skipped, for which reasons, how often each."""
+    """At the end: how many were skipped, for which reasons, how often each; what was left to the long form."""
+    if left := terminalreporter.config.stash.get(_LEFT, []):
+        terminalreporter.section(f"{len(left)} left to the long form (make test-all)")
+        for path, count in Counter(nodeid.partition("::")[0] for nodeid in left).most_common():
+            terminalreporter.write_line(f"{path} × {count}")
     reasons: Counter[str] = Counter()
     for report in terminalreporter.stats.get("skipped", []):
         text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)

@@ -15,15 +15,47 @@ from typing import Any
 
 import pytest
 
-_SLOWNESS = float(os.environ.get("CTLAB_TEST_SLOWNESS", "1"))  # how much slower than a real machine this one is
+FLOOR_MS = 2.0  # what `unshare` of all namespaces takes on the machine that limits of time were written for
+_MOST_SLOWNESS = 10.0
+
+
+def floor_ms() -> float:
+    """What `unshare` of all namespaces takes here, in milliseconds (median of nine), as whoever this is."""
+    words = ["unshare", *(["-Ur"] if os.geteuid() else []), "-nmpfuiC", "--mount-proc", "/bin/true"]
+    taken = []
+    for _ in range(9):
+        began = time.perf_counter()
+        done = subprocess.run(words, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if done.returncode:
+            return FLOOR_MS
+        taken.append((time.perf_counter() - began) * 1e3)
+    return sorted(taken)[len(taken) // 2]
+
+
+def measure_slowness() -> None:
+    """Set CTLAB_TEST_SLOWNESS, for all that is started from here on, too, unless somebody has set it (for a guest)."""
+    if "CTLAB_TEST_SLOWNESS" not in os.environ:
+        beside = max(1, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))  # who works beside us takes its share
+        slowness = min(max(1.0, floor_ms() / FLOOR_MS), _MOST_SLOWNESS) * beside
+        os.environ["CTLAB_TEST_SLOWNESS"] = f"{slowness:.2f}"
 
 
 def patient(seconds: float) -> float:
-    """So many seconds on a real machine; more (CTLAB_TEST_SLOWNESS times) where the processor is emulated.
+    """So many seconds on a quiet, real machine; CTLAB_TEST_SLOWNESS times as many on this one.
 
     For what a test waits at most, never for what it measures against another measurement of the same run.
     """
-    return seconds * _SLOWNESS
+    return seconds * float(os.environ.get("CTLAB_TEST_SLOWNESS", "1"))
+
+
+def long_form() -> bool:
+    """Whether everything is wanted: every leg for every user, thousands of tries (CTLAB_TEST_LONG=1, make test-all)."""
+    return os.environ.get("CTLAB_TEST_LONG") == "1"
+
+
+def tries(short: int, long: int) -> int:
+    """How often something is tried: on every change, and in the long form."""
+    return long if long_form() else short
 
 
 running: list[pytest.Item] = []  # the test that runs now

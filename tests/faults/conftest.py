@@ -7,13 +7,11 @@ import pwd
 import secrets
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from as_user import account_files
-
-_reports: list[dict[str, Any]] = []
 
 
 @pytest.fixture(scope="session")
@@ -40,34 +38,38 @@ def ordinary(world_possible: None) -> Iterator[dict[str, int]]:
         entry = pwd.getpwnam(name)
         yield {"uid": entry.pw_uid, "gid": entry.pw_gid}
     finally:
-        subprocess.run(["userdel", name], check=False, capture_output=True)
+        account_files("userdel", name)
 
 
 @pytest.fixture
-def count_in() -> Any:
+def count_in(record_property: Callable[[str, object], None]) -> Callable[[dict[str, Any]], None]:
     """Add one judge's report to the sum."""
-    return _reports.append
+    return lambda report: record_property("faults", report)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """One line: what was tried, what was left."""
-    if not _reports:
+    ended = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    reports: list[dict[str, Any]] = [
+        value for report in ended if report.when == "call" for name, value in report.user_properties if name == "faults"
+    ]  # fmt: skip
+    if not reports:
         return
     kills: Counter[str] = Counter()
     phases: Counter[str] = Counter()
     ends: Counter[str] = Counter()
-    for report in _reports:
+    for report in reports:
         kills.update(report["kills"])
         phases.update(report["phases"])
         ends.update(report["other_ends"])
-    left = sum(len(report["left"]) for report in _reports)
+    left = sum(len(report["left"]) for report in reports)
     parts = ", ".join(f"{name} {count}" for name, count in kills.most_common())
     terminalreporter.section("faults")
     terminalreporter.write_line(f"faults: {sum(kills.values())} kills: {parts}; {left} left-overs")
     terminalreporter.write_line(f"  at: {', '.join(f'{name} {count}' for name, count in phases.most_common())}")
-    watched = sum(report["witnesses"] for report in _reports)
-    slowest = max(report["slowest_seconds"] for report in _reports)
+    watched = sum(report["witnesses"] for report in reports)
+    slowest = max(report["slowest_seconds"] for report in reports)
     terminalreporter.write_line(
         f"  other ends of the owner: {dict(ends)}; network namespaces watched: {watched}; "
-        f"slowest clean-up: {slowest:g} s; as: {', '.join(report['who'] for report in _reports)}"
+        f"slowest clean-up: {slowest:g} s; as: {', '.join(report['who'] for report in reports)}"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import faults_scenarios
 import faults_world
 import pytest
@@ -11,7 +13,17 @@ pytestmark = pytest.mark.faults
 NAMES = [scenario.__name__ for scenario in faults_scenarios.SCENARIOS]
 
 
-@pytest.fixture(scope="module", params=["root", "user-v1", "user", "user-none"])
+def _who(name: str, *, long: bool = False) -> Any:
+    """One world, whose scenarios are judged in one process; the user's further worlds in the long form."""
+    return pytest.param(
+        name, marks=[pytest.mark.xdist_group(f"scenarios {name}"), *([pytest.mark.long] if long else [])]
+    )
+
+
+WHO = [_who("root"), _who("user-v1"), _who("user", long=True), _who("user-none", long=True)]
+
+
+@pytest.fixture(scope="module", params=WHO)
 def results(request: pytest.FixtureRequest, ordinary: dict[str, int], usable: None) -> dict[str, str]:
     """What the judge says of every scenario, run once in one world."""
     order = {"who": request.param} | ordinary

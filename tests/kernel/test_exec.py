@@ -226,6 +226,7 @@ def test_an_interrupt_goes_to_the_program(lab: Any) -> None:
     assert container.state == "running"
 
 
+@pytest.mark.long_in_guest
 def test_twenty_threads_at_once(lab: Any) -> None:
     container = lab.run()
     with ThreadPoolExecutor(20) as threads:
@@ -233,6 +234,7 @@ def test_twenty_threads_at_once(lab: Any) -> None:
     assert outs == [f"{n}\n" for n in range(100)]
 
 
+@pytest.mark.long_in_guest
 def test_twenty_threads_run_containers(lab: Any) -> None:
     def one(n: int) -> tuple[int, str]:
         container = lab.run(["sh", "-c", f"echo {n}; exit {n}"], name=f"t{n}")
@@ -243,6 +245,7 @@ def test_twenty_threads_run_containers(lab: Any) -> None:
     assert len({c.addresses["bridge"] for c in lab.containers}) == 40
 
 
+@pytest.mark.long_in_guest
 def test_descriptors_do_not_leak(lab: Any) -> None:
     container = lab.run()
 

@@ -23,14 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from as_user import account_files
 
 pytestmark = [pytest.mark.kernel, pytest.mark.user, pytest.mark.usefixtures("usable")]
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 COMPARISON = "vm-vs-container"  # here where no VM can be had, since a user's would have to be prepared; see tests/vm
-CASES = [(path, limits) for path in NOTEBOOKS for limits in ("delegated", "none") if path.stem != COMPARISON]
-CASES += [(path, "none") for path in NOTEBOOKS if path.stem == COMPARISON]
+CASES = [(path, "delegated") for path in NOTEBOOKS if path.stem != COMPARISON]
+CASES += [pytest.param(path, "none", marks=pytest.mark.long) for path in NOTEBOOKS]
 DELEGATED = ("cpu", "cpuacct", "memory", "pids", "freezer", "blkio", "cpuset")
 RUN_SECONDS = 150
 GONE_SECONDS = 10.0
@@ -106,7 +107,7 @@ class User:
         self.home = folder / "home"
         self.runtime = folder / "runtime"
         command = ["useradd", "--create-home", "--home-dir", str(self.home), self.name]
-        subprocess.run(command, check=True, capture_output=True)
+        account_files(*command)
         entry = pwd.getpwnam(self.name)
         self.uid, self.gid = entry.pw_uid, entry.pw_gid
         self.runtime.mkdir(mode=0o700)
@@ -173,7 +174,7 @@ class User:
         for path in self.cgroups:
             for folder, _, _ in os.walk(path, topdown=False):
                 wait_for(lambda folder=folder: removed(folder))
-        subprocess.run(["userdel", self.name], check=False, capture_output=True)
+        account_files("userdel", self.name)
 
 
 def removed(folder: str) -> bool:
@@ -230,7 +231,7 @@ def make_user() -> Iterator[Callable[[str], User]]:
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize(("path", "limits"), CASES, ids=[f"{path.stem}-{limits}" for path, limits in CASES])
+@pytest.mark.parametrize(("path", "limits"), CASES, ids=lambda value: getattr(value, "stem", value))
 def test_twice_in_one_kernel_as_an_ordinary_user(path: Path, limits: str, make_user: Callable[[str], User]) -> None:
     user = make_user(limits)
     runner = user.start(TWICE, path)
@@ -259,7 +260,7 @@ def test_twice_in_one_kernel_as_an_ordinary_user(path: Path, limits: str, make_u
     assert wait_for(lambda: not user.left()), user.left()
 
 
-@pytest.mark.parametrize("limits", ["delegated", "none"])
+@pytest.mark.parametrize("limits", [pytest.param("delegated", marks=pytest.mark.long), "none"])
 def test_nothing_is_left_of_a_kernel_that_was_killed(limits: str, make_user: Callable[[str], User]) -> None:
     user = make_user(limits)
     runner = user.start(HALF, ROOT / "notebooks" / "01-quickstart.ipynb")
@@ -277,6 +278,7 @@ def test_nothing_is_left_of_a_kernel_that_was_killed(limits: str, make_user: Cal
     assert wait_for(lambda: not user.left()), user.left()
 
 
+@pytest.mark.long
 def test_make_demo_from_a_clean_clone(tmp_path: Path) -> None:
     """What a newcomer does. It installs packages, so it takes a minute; what isn't committed isn't in the clone."""
     if os.geteuid() != 0:

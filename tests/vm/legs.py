@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kernel_help import long_form
+
 KERNEL_TESTS = Path(__file__).resolve().parents[1] / "kernel"
 MACHINES = ("one", "two")
 MACHINE_MEMORY_BYTES = 1536 << 20  # pandas, pytest and the largest test (200 MB that are eaten) at once
@@ -20,6 +22,17 @@ LEFT_OUT: Mapping[str, str] = {
     "test_as_user.py": "runs most other files again, three times; the ordinary user's share below stands for it",
     "test_channel.py": "the channel of a VM without one: what is emulated adds nothing to it",
     "test_channel_ends.py": "as test_channel.py",
+}
+# Files that it leaves to the long form: about the owner's side, which is the same on every kernel.
+LONG: Mapping[str, str] = {
+    "test_bad_input_python.py": "sentences",
+    "test_container_names.py": "names and addresses are the owner's",
+    "test_engines.py": "which engine an owner takes",
+    "test_growth.py": "what an owner keeps",
+    "test_interrupted_changes.py": "interrupts of an owner",
+    "test_interrupts.py": "as test_interrupted_changes.py",
+    "test_many_callers.py": "threads of an owner",
+    "test_pool.py": "the slots of a lab, whose times an emulated machine changes",
 }
 # Again as an ordinary user of the guest: (range of ids, delegated folder) -> the files.
 AS_USER: tuple[tuple[bool, bool, tuple[str, ...]], ...] = (
@@ -56,7 +69,8 @@ class Step(NamedTuple):
 
 def kernel_files() -> list[str]:
     """Every file of tests of the kernel that the leg runs as root."""
-    return sorted(path.name for path in KERNEL_TESTS.glob("test_*.py") if path.name not in LEFT_OUT)
+    out = LEFT_OUT if long_form() else {**LEFT_OUT, **LONG}
+    return sorted(path.name for path in KERNEL_TESTS.glob("test_*.py") if path.name not in out)
 
 
 def seconds(file: str, who: str = "root") -> float:

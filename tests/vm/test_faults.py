@@ -124,6 +124,7 @@ def test_a_cache_without_room_is_one_error_and_whole_when_there_is_room(tmp_path
 
 
 # -- a machine that doesn't get ready ---------------------------------------------------------------------------------
+@pytest.mark.long
 def test_a_boot_that_never_reports_ready_ends_with_what_the_console_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +193,7 @@ def test_killing_the_owner_while_the_vm_boots_ends_all_of_it(runtime_base: Path,
         assert wait_until(lambda: not runtime_base.exists() or os.listdir(runtime_base) == [])
 
 
+@pytest.mark.long
 def test_an_interrupt_while_the_vm_boots_leaves_nothing_behind(runtime_base: Path) -> None:
     with owner(OWNER) as process:
         assert wait_until(lambda: len(children_of(process.pid)) == 1, 10)
@@ -233,6 +235,7 @@ def test_killing_the_owner_while_the_kernel_is_prepared_leaves_nothing_half_made
     assert not any(name.startswith(".new-") for name in listed(folder))
 
 
+@pytest.mark.long
 def test_two_labs_at_once(tmp_path: Path) -> None:
     """Started in one moment, each in a VM of its own; the death of one leaves the other alone."""
     labs: dict[str, Any] = {}
@@ -278,6 +281,7 @@ def test_a_panic_of_the_guests_kernel_is_one_error_that_says_so(
             lab.run()
 
 
+@pytest.mark.long
 def test_the_least_memory_runs_a_lab_which_outlives_a_program_that_wants_it_all() -> None:
     with ctlab.Lab(f"small-{os.getpid()}", engine="vm", vm_memory=options.MINIMUM_MEMORY_BYTES) as lab:
         lab.network("blue")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,9 @@ import leg
 import leg_report
 import legs
 import pytest
-from kernel_help import patient
+from kernel_help import long_form, patient
+
+from ctlab.vm import frames
 
 
 def test_every_file_is_in_one_share() -> None:
@@ -23,7 +26,8 @@ def test_every_file_is_in_one_share() -> None:
     roots = [file for steps in shares.values() for step in steps if step.who == "root" for file in step.files]
     assert sorted(roots) == legs.kernel_files() and len(roots) > 25
     there = {path.name for path in legs.KERNEL_TESTS.glob("test_*.py")}
-    assert set(legs.LEFT_OUT) <= there and set(roots) | set(legs.LEFT_OUT) == there
+    out = {*legs.LEFT_OUT, *(() if long_form() else legs.LONG)}
+    assert out <= there and set(roots) | out == there and not set(roots) & out
     users = [step for steps in shares.values() for step in steps if step.who == "user"]
     assert {(step.ids, step.cgroups, *step.files) for step in users} == {
         (ids, cgroups, *files) for ids, cgroups, files in legs.AS_USER
@@ -126,6 +130,7 @@ def held_input(monkeypatch: pytest.MonkeyPatch) -> Any:
     os.close(writing)
 
 
+@pytest.mark.long  # every machine of the leg is one
 def test_a_program_in_a_machine(machine_programs: None, held_input: None, capfd: pytest.CaptureFixture[str]) -> None:
     status, said = run(capfd, "import os; print(os.getuid(), os.uname().nodename); raise SystemExit(3)")
     assert status == 3 and "0 ctlab-vm" in said
@@ -140,6 +145,23 @@ def test_a_machine_that_panics_fails_the_leg(
     assert "sysrq" in status.lower() and "panic" in status.lower()  # of the console
 
 
+def test_a_port_that_says_nothing_fails_the_leg(held_input: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leg, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(leg, "BOOT_SECONDS", 0.2)
+    ours, guests = socket.socketpair()
+    with ours, guests:
+        guests.sendall(frames.pack(frames.DATA, 0, b"now"))
+        said = leg.frames_of(ours, {}, time.monotonic() + 60)
+        assert next(said) == (frames.DATA, b"now")
+        with pytest.raises(leg.LegFailed, match=r"the machine has said nothing for 0\.3 s"):
+            next(said)
+        with pytest.raises(leg.LegFailed, match=r"the machine has said nothing for 0\.2 s"):
+            next(leg.frames_of(ours, {}, time.monotonic() + 60))
+        with pytest.raises(leg.LegFailed, match="the leg's time is over"):
+            next(leg.frames_of(ours, {}, time.monotonic() - 1))
+
+
+@pytest.mark.long
 def test_a_machine_that_says_nothing_fails_the_leg(
     machine_programs: None, held_input: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
