@@ -93,7 +93,7 @@ class Lab:
             operations = [*network_plan.node()]
             self._call({"do": "perform", "operations": ops.encode(operations)})
             slot = ops.encode(rootfs.prepare("system", self._top))
-            self._call({"do": "configure", "operations": slot, "slots": SLOTS})
+            self._call({"do": "configure", "operations": slot, "slots": SLOTS, "filter": ["", ""]})
             labs.add(self)
         except BaseException:  # interrupted: nobody has a handle of it yet, so nobody else could stop it
             self._client.stop()

@@ -113,6 +113,7 @@ def start_message(container: Container, image: Reference, top: dict[str, str], c
         "key": container._number,
         "name": spec.name,
         "prepare": None if plain else prepare,
+        "filter": None,
         "prepare_again": prepare if again else None,
         "network": "node" if mode == "host" else mode.partition(":")[2] if mode.startswith("container:") else "own",
         "node_operations": ops.encode(node_operations(container)),

@@ -41,6 +41,12 @@ test)
     want chromium chromium
     want useradd passwd
     want capsh libcap2-bin
+    # The launcher is assembled for both processors, and the other one's is run in an emulator.
+    want as binutils
+    case "$(uname -m)" in
+    aarch64) want x86_64-linux-gnu-as binutils-x86-64-linux-gnu; want qemu-x86_64 qemu-user ;;
+    *) want aarch64-linux-gnu-as binutils-aarch64-linux-gnu; want qemu-aarch64 qemu-user ;;
+    esac
     [ -d /usr/share/fonts/truetype/dejavu ] || missing="$missing fonts-dejavu-core"
     ;;
 bench)

@@ -61,6 +61,8 @@ RESOLVE_IN_ROOT = 0x10
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 AT_EMPTY_PATH = 0x1000
+_AT_EACCESS = 0x200
+AT_FDCWD = -100
 AT_RECURSIVE = 0x8000
 MOVE_MOUNT_F_EMPTY_PATH = 0x04
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
@@ -77,6 +79,7 @@ _SYS_OPENAT2 = 437
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
 _SYS_MOUNT_SETATTR = 442
+_SYS_FACCESSAT2 = 439
 _SYS_CAPSET = 126 if _X86 else 91
 
 
@@ -175,19 +178,14 @@ def close_all_but(keep: Iterable[int]) -> None:
     close_range(previous + 1)
 
 
-_KEYCTL_JOIN_SESSION_KEYRING = 1
-_SYS_KEYCTL = 250 if _X86 else 219
+def may_execute(descriptor: int) -> bool:
+    """faccessat2(2), Linux 5.8: whether this process may execute the file that is open (by O_PATH) there."""
+    flags = AT_EMPTY_PATH | _AT_EACCESS
+    number = ctypes.c_long(_SYS_FACCESSAT2)
+    return bool(_libc.syscall(number, ctypes.c_int(descriptor), b"", ctypes.c_int(os.X_OK), ctypes.c_int(flags)) == 0)
 
 
-def leave_keyring() -> None:
-    """Join a new, empty session keyring: the one inherited holds the keys of the person who started us.
-
-    A kernel without keys has none to lose.
-    """
-    _libc.syscall(ctypes.c_long(_SYS_KEYCTL), ctypes.c_int(_KEYCTL_JOIN_SESSION_KEYRING), None)
-
-
-class _CloneArgs(ctypes.Structure):
+class CloneArgs(ctypes.Structure):
     _fields_ = tuple(
         (name, ctypes.c_uint64)
         for name in (
@@ -209,7 +207,7 @@ def clone3(flags: int, cgroup: int = -1, *, sibling: bool = False) -> tuple[int,
     child of our parent (which must not be PID 1's own clone: EINVAL from an init).
     """
     pidfd = ctypes.c_int(-1)
-    arguments = _CloneArgs(
+    arguments = CloneArgs(
         flags=flags | CLONE_PIDFD | (CLONE_INTO_CGROUP if cgroup >= 0 else 0) | (CLONE_PARENT if sibling else 0),
         pidfd=ctypes.addressof(pidfd),
         exit_signal=0 if sibling else _SIGCHLD,  # a sibling takes over ours

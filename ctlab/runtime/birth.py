@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
-    from ..kernel import cgroup
+    from .context import Context, Filter
 
 SPARE_PREFIX = "spare"  # reserved: these interfaces show up nowhere
 
@@ -42,6 +42,7 @@ class Order:
         "again",
         "awaited",
         "born",
+        "filter",
         "keep",
         "network_of",
         "operations",
@@ -59,6 +60,7 @@ class Order:
         private: int | None = None,
         network_of: int = -1,
         keep: int = _DEFAULT,
+        filter_: Filter | None = None,
         spare: bool = False,
         sibling: bool = False,
         awaited: bool = True,
@@ -70,24 +72,25 @@ class Order:
         self.private = serial if private is None else private
         self.network_of = network_of  # pidfd or namespace descriptor of the network namespace to join
         self.keep = keep  # capabilities of the bounding set
+        self.filter = filter_  # of system calls; None: the lab's
         self.awaited = awaited  # a start waits for it already
         self.spare = spare
         self.sibling = sibling  # the new process is our sibling, not our child: the nursery makes the supervisor's
 
 
-def make(order: Order, folders: cgroup.LabFolders | None, node_link: netlink.Netlink, *, single_id: bool) -> Slot:
+def make(order: Order, context: Context, node_link: netlink.Netlink) -> Slot:
     """Clone a first process; it makes its root by itself while we go on. Nothing is left behind on failure."""
     made = Slot(order.serial, order.private)
     if not order.again:
         Tree.make_private(order.private)
     try:
-        if folders is not None:
-            made.cgroup = folders.make(f"c{order.serial}")
+        if context.folders is not None:
+            made.cgroup = context.folders.make(f"c{order.serial}")
         if order.spare:
-            _clone_held(order, made, folders, single_id)
+            _clone_held(order, made, context)
             _give_spare(order, made, node_link)
         else:
-            _clone(order, made, single_id)
+            _clone(order, made, context)
     except (OSError, KernelError):
         if made.cgroup is not None:
             made.cgroup.remove(0.2)
@@ -115,7 +118,7 @@ def _give_spare(order: Order, made: Slot, node_link: netlink.Netlink) -> None:
         raise
 
 
-def _clone_held(order: Order, made: Slot, folders: cgroup.LabFolders | None, single_id: bool) -> None:
+def _clone_held(order: Order, made: Slot, context: Context) -> None:
     ours, theirs = orders.pair()
     ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
     flags, clone_into, join = _where(order, made)
@@ -124,9 +127,8 @@ def _clone_held(order: Order, made: Slot, folders: cgroup.LabFolders | None, sin
         pid, made.holder = syscalls.clone3(0, sibling=order.sibling)
         order.born.append(pid)
         if pid == 0:
-            keep = {theirs.fileno(), clone_into, *(folders.v1.values() if folders is not None else ())}
-            keep |= {folders.unified} if folders is not None and folders.unified is not None else set()
-            _hold(order, theirs, flags, clone_into, join, keep - {-1}, single_id)
+            keep = {theirs.fileno(), clone_into, *context.descriptors()}
+            _hold(order, theirs, flags, clone_into, join, keep - {-1}, context)
         theirs.close()
         answer, made.pid = orders.receive_from(ours)
         signal.pidfd_send_signal(made.holder, signal.SIGSTOP)
@@ -160,7 +162,7 @@ def _hold(
     clone_into: int,
     join: Callable[[], None] | None,
     keep: set[int],
-    single_id: bool,
+    context: Context,
 ) -> NoReturn:
     """In the holder: bear the slot and sleep. What has an end that somebody waits for may not be open here."""
     try:
@@ -179,8 +181,8 @@ def _hold(
             out, err, status = descriptors
             where = _socket.socket(fileno=status)
             newborn = slot.Birth(
-                where, order.operations, order.private, join, single_id, (out, err), keep=order.keep,
-                awaited=order.awaited,
+                where, order.operations, order.private, join, context, order.filter or context.filter, (out, err),
+                keep=order.keep, awaited=order.awaited,
             )  # fmt: skip
             slot.run(newborn)
     while True:  # the nursery is gone, and the lab with it in a moment; the holder may not be woken up
@@ -197,14 +199,14 @@ def _where(order: Order, made: Slot) -> tuple[int, int, Callable[[], None] | Non
     return flags, -1 if descriptor is None else descriptor, lambda: folder.join(descriptor is not None)
 
 
-def _clone(order: Order, made: Slot, single_id: bool) -> None:
+def _clone(order: Order, made: Slot, context: Context) -> None:
     made.out, out_write = os.pipe2(os.O_CLOEXEC)
     made.err, err_write = os.pipe2(os.O_CLOEXEC)
     made.status, theirs = orders.pair()
     flags, clone_into, join = _where(order, made)
     newborn = slot.Birth(
-        theirs, order.operations, order.private, join, single_id, (out_write, err_write), order.network_of, order.keep,
-        awaited=order.awaited,
+        theirs, order.operations, order.private, join, context, order.filter or context.filter, (out_write, err_write),
+        order.network_of, order.keep, awaited=order.awaited,
     )  # fmt: skip
     try:
         made.pid, made.pidfd = syscalls.clone3(flags, clone_into, sibling=order.sibling)

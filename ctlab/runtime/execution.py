@@ -97,9 +97,10 @@ def execute(supervisor: Supervisor, call: Call) -> None:
     handed = [call.hand_over().fileno()]
     folder = record.slot.cgroup
     if runner is None:
-        runner = supervisor.pool.take_runner()
+        runner = supervisor.pool.take_runner(record.filter)
         unified = folder.clone_fd if folder is not None else None
         order |= {
+            "late": (record.filter or supervisor.context.filter).late,
             "unified": unified is not None,
             "cgroup": folder.id if folder is not None else "",
             "controllers": list(folder.controllers) if folder is not None else [],

@@ -26,7 +26,6 @@ from ..errors import describe_bug
 from ..kernel import cgroup_discover, cgroup_mounts, cgroup_outside, idmap, syscalls, title
 from . import orders, protocol, runtime_folder, seed
 
-_AT_FDCWD = -100
 _REMOVE_SECONDS = 5.0
 _ROUND_SECONDS = 0.5
 _DEATH_SECONDS = 0.1
@@ -202,7 +201,7 @@ class Keeper:
             if not self._is_allowed(path):
                 raise OSError(errno.EPERM, f"mount {path}: the owner of the lab hasn't asked for it (EPERM)")
             flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE
-            descriptor = syscalls.open_tree(_AT_FDCWD, path, flags)
+            descriptor = syscalls.open_tree(syscalls.AT_FDCWD, path, flags)
             try:
                 # Shared with the machine's mount it would be unmounted there when it is unmounted here.
                 syscalls.mount_setattr(descriptor, 0, recursive=True, propagation=syscalls.MS_PRIVATE)

@@ -13,10 +13,11 @@ import os
 import select
 
 from ..errors import KernelError, describe_bug
-from ..kernel import netlink, syscalls, title
+from ..kernel import launcher, netlink, syscalls, title
 from ..kernel.lean import signal, suppress
 from ..plan import ops
 from . import birth, orders, runner
+from .context import LAUNCHER, Context, Filter
 from .tree import Tree
 
 TYPE_CHECKING = False
@@ -41,7 +42,7 @@ def live(control: _socket.socket, folders: cgroup.LabFolders | None, keep: set[i
         become_root(single_id=single_id)
         syscalls.setns(namespace, syscalls.CLONE_NEWNS)
         os.close(namespace)
-        main(control, folders, single_id=single_id)
+        main(control, Context(folders, single_id, launcher.Launcher(LAUNCHER)))
     except Exception as error:
         with suppress(OSError):
             orders.send(control, {"note": describe_bug(error)})
@@ -61,8 +62,8 @@ def become_root(*, single_id: bool) -> None:
     os.umask(0o022)
 
 
-def main(control: _socket.socket, folders: cgroup.LabFolders | None, *, single_id: bool) -> NoReturn:
-    """Serve ``{"operations": …}`` (what a slot is) and ``{"make": number, …}`` until the supervisor goes."""
+def main(control: _socket.socket, context: Context) -> NoReturn:
+    """Serve ``{"operations": …, "filter": …}`` (what a slot is) and ``{"make": number, …}`` while it lives."""
     link = netlink.Netlink()
     operations: list[Any] = []
     dead: list[tuple[int, list[int]]] = []  # what is to be buried when nothing else is to be done
@@ -89,13 +90,14 @@ def main(control: _socket.socket, folders: cgroup.LabFolders | None, *, single_i
             continue
         if "operations" in message:
             operations = ops.decode(message["operations"])
+            context.filter = Filter(*message["filter"])
             continue
         if "runner" in message:
-            _make_runner(control, folders, single_id)
+            _make_runner(control, context)
             continue
         order = birth.Order(operations, message["make"], spare=True, sibling=True, awaited=message["awaited"])
         try:
-            made = birth.make(order, folders, link, single_id=single_id)
+            made = birth.make(order, context, link)
         except OSError as error:
             name = errno.errorcode.get(error.errno or 0, "?")
             _failed(control, order, f"{name} in {error.strerror}")
@@ -126,10 +128,10 @@ def _bury(private: int, mounts: list[int]) -> None:
         Tree.remove_private(private)
 
 
-def _make_runner(control: _socket.socket, folders: cgroup.LabFolders | None, single_id: bool) -> None:
+def _make_runner(control: _socket.socket, context: Context) -> None:
     ours, theirs = orders.pair()
     try:
-        made = new_runner(ours, theirs, folders, single_id, sibling=True)
+        made = new_runner(ours, theirs, context, context.filter, sibling=True)
     except OSError as error:
         orders.send(control, {"runner-failed": True, "message": str(error)})
         return
@@ -139,18 +141,16 @@ def _make_runner(control: _socket.socket, folders: cgroup.LabFolders | None, sin
 
 
 def new_runner(
-    ours: _socket.socket, theirs: _socket.socket, folders: cgroup.LabFolders | None, single_id: bool, *, sibling: bool
+    ours: _socket.socket, theirs: _socket.socket, context: Context, filter_: Filter, *, sibling: bool
 ) -> int:
-    """Clone a runner; returns its pidfd. `theirs` is closed here."""
+    """Clone a runner for programs that have this filter of system calls; its pidfd. `theirs` is closed here."""
     pid, pidfd = syscalls.clone3_python(0, sibling=sibling)
     if pid == 0:
         try:
             ours.close()
             title.set_title("ctlab runner")
-            keep = {theirs.fileno(), *(folders.v1.values() if folders is not None else ())}
-            keep |= {folders.unified} if folders is not None and folders.unified is not None else set()
-            syscalls.close_all_but(keep)
-            runner.main(theirs, folders, single_id=single_id)
+            syscalls.close_all_but({theirs.fileno(), *context.descriptors()})
+            runner.main(theirs, context, filter_.early)
         finally:
             os._exit(70)
     theirs.close()

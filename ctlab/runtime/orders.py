@@ -33,7 +33,12 @@ def send(connection: _socket.socket, message: Message, descriptors: Sequence[int
 def receive(connection: _socket.socket) -> tuple[Message | None, list[int]]:
     """One message as (message, descriptors); (None, descriptors) at the end of file."""
     body, descriptors, _ = packets.receive(connection)
-    return (marshal.loads(body) if body else None), descriptors
+    return decode(body), descriptors
+
+
+def decode(body: bytes) -> Message | None:
+    """The message that these bytes are; None: the end of file."""
+    return marshal.loads(body) if body else None
 
 
 def receive_from(connection: _socket.socket) -> tuple[Message | None, int]:

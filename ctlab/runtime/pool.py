@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..plan import ops
 from . import birth, nursery, orders
+from .context import Filter
 from .made import Slot, Spare
 from .record import Runner
 
@@ -55,11 +56,12 @@ class Pool:
         self._heard.register(self._nursery, select.POLLIN)
         supervisor.on(self._nursery.fileno(), self._nursery_says_unasked)
 
-    def configure(self, operations: list[list[Any]], wanted: int) -> None:
-        """What makes a slot (encoded), and how many to keep."""
+    def configure(self, operations: list[list[Any]], wanted: int, filter_: Filter) -> None:
+        """What makes a slot (encoded), how many to keep, and the filter of system calls that they have."""
         self.operations = ops.decode(operations)
         self._wanted = self._goal = wanted
-        orders.send(self._nursery, {"operations": operations})
+        self._supervisor.context.filter = filter_
+        orders.send(self._nursery, {"operations": operations, "filter": [filter_.early, filter_.late]})
         while len(self._ready) > wanted:
             self.discard(self._ready.pop())
         self.refill()
@@ -124,9 +126,12 @@ class Pool:
         while len(self._ready) > self._goal:
             self.discard(self._ready.pop())
 
-    def take_runner(self) -> Runner:
-        """A process ready to run something in a container; made here and now if none is waiting."""
-        while self._runners:
+    def take_runner(self, filter_: Filter | None) -> Runner:
+        """A process ready to run something in a container; made here and now if none is waiting.
+
+        `filter_`: of system calls, where it isn't the lab's.
+        """
+        while self._runners and filter_ is None:
             found = self._runners.pop(0)
             if os.waitid(os.P_PIDFD, found.pidfd, os.WEXITED | os.WNOHANG) is None:
                 return found
@@ -134,7 +139,8 @@ class Pool:
             os.close(found.pidfd)
         ours, theirs = orders.pair()
         supervisor = self._supervisor
-        pidfd = nursery.new_runner(ours, theirs, supervisor.folders, supervisor.single_id, sibling=False)
+        context = supervisor.context
+        pidfd = nursery.new_runner(ours, theirs, context, filter_ or context.filter, sibling=False)
         return Runner(ours, pidfd)
 
     def _nursery_says_unasked(self) -> None:
@@ -237,12 +243,20 @@ class Pool:
         self._next += 1
         return self._next
 
-    def make(self, operations: list[Any], keep: int, *, private: int | None = None, network_of: int = -1) -> Slot:
-        """Make a slot here and now; `keep`: its capabilities."""
-        order = birth.Order(operations, self.number(), private=private, network_of=network_of, keep=keep)
-        return birth.make(
-            order, self._supervisor.folders, self._supervisor.node_link, single_id=self._supervisor.single_id
-        )
+    def make(
+        self,
+        operations: list[Any],
+        keep: int,
+        filter_: Filter | None,
+        *,
+        private: int | None = None,
+        network_of: int = -1,
+    ) -> Slot:
+        """Make a slot here and now; `keep`: its capabilities, `filter_`: of system calls, where it isn't the lab's."""
+        order = birth.Order(
+            operations, self.number(), private=private, network_of=network_of, keep=keep, filter_=filter_
+        )  # fmt: skip
+        return birth.make(order, self._supervisor.context, self._supervisor.node_link)
 
     def bury(self, mount_namespace: int) -> None:
         """Let the nursery take the mounts of an ended container down."""

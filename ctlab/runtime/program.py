@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 
-from ..kernel import capabilities, syscalls
+from ..kernel import capabilities, launcher, syscalls
 from ..kernel.lean import signal, suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -42,18 +43,22 @@ class ProgramError(Exception):
 
 
 def find(name: str, path: str, workdir: str = "") -> str:
-    """The path of a program, as execvp(3) finds it; `workdir`: where it will be run, if that isn't where we are.
+    """The path of a program, as execvp(3) finds it, to be executed in `workdir`.
 
     Raises `ProgramError` (ProgramNotFound) with what was looked for and where.
     """
     if "/" in name:
         _check_executable(os.path.join(workdir, name), name)
-        return os.path.join(workdir, name)
+        return name
     forbidden = ""
     for folder in path.split(":"):
         candidate = os.path.join(workdir, folder or ".", name)
-        if os.path.isfile(candidate):
-            if os.access(candidate, os.X_OK):
+        try:
+            mode, executable = _look(candidate)
+        except OSError:
+            continue
+        if stat.S_ISREG(mode):
+            if executable:
                 return candidate
             forbidden = candidate
     if forbidden:
@@ -61,18 +66,34 @@ def find(name: str, path: str, workdir: str = "") -> str:
     raise ProgramError("ProgramNotFound", f"no program {name!r} in {path}", errno.ENOENT)
 
 
+def _open(path: str, flags: int) -> int:
+    """Open a path of the container while we may still hold what lies outside: no link through /proc is followed."""
+    return syscalls.openat2(syscalls.AT_FDCWD, path, flags | os.O_CLOEXEC, syscalls.RESOLVE_NO_MAGICLINKS)
+
+
+def _look(path: str) -> tuple[int, bool]:
+    """(Mode, whether we may execute it) of a file."""
+    descriptor = _open(path, os.O_PATH)
+    try:
+        return os.fstat(descriptor).st_mode, syscalls.may_execute(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _check_executable(path: str, shown: str) -> None:
     try:
-        status = os.stat(path)
+        mode, executable = _look(path)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            return  # through a link of /proc: what it leads to, the launcher will see, which holds nothing of ours
         raise ProgramError(
             "ProgramNotFound",
             f"no program {shown!r} in the container ({errno.errorcode[error.errno or 2]})",
             error.errno or 2,
         ) from None
-    if stat.S_ISDIR(status.st_mode):
+    if stat.S_ISDIR(mode):
         raise ProgramError("ProgramNotFound", f"{shown} is a folder, not a program (EISDIR)", errno.EISDIR)
-    if not os.access(path, os.X_OK):
+    if not executable:
         raise ProgramError("ProgramNotFound", f"{shown} isn't executable (EACCES)", errno.EACCES)
 
 
@@ -82,7 +103,7 @@ _ACCOUNTS_BYTES = 1 << 20  # of /etc/passwd and /etc/group are read
 def _lines(path: str) -> list[list[str]]:
     """The entries of a file that is the container's to write: no pipe is waited for, no endless file is read."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = _open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return []
     try:
@@ -175,24 +196,13 @@ def become(user: str, keep: int, *, single_id: bool, bounded: bool = False) -> s
     return home
 
 
-def enter_folder(workdir: str) -> None:
-    """chdir, and make sure that the folder lies inside the root (a getcwd outside it is not absolute)."""
-    try:
-        os.chdir(workdir)
-    except OSError as error:
-        raise ProgramError(
-            "NotFound",
-            f"working directory {workdir}: {errno.errorcode.get(error.errno or 0, '')} ({error.strerror})",
-            error.errno or 0,
-        ) from None
-    if not os.getcwd().startswith("/"):
-        raise ProgramError("BadInput", f"working directory {workdir} lies outside the container")
-
-
-def set_up_streams(descriptors: Sequence[int]) -> None:
-    """Make the three descriptors 0, 1 and 2."""
-    for target, descriptor in enumerate(descriptors):
-        os.dup2(descriptor, target, inheritable=True)
+def place(targets: Mapping[int, int]) -> None:
+    """Give open descriptors the numbers that they are to have when the program runs. `targets`: there → here."""
+    high = {}
+    for there, here in targets.items():
+        high[there] = here if here >= launcher.HIGH else fcntl.fcntl(here, fcntl.F_DUPFD_CLOEXEC, launcher.HIGH)
+    for there, here in high.items():
+        os.dup2(here, there, inheritable=True)
 
 
 def default_signals() -> None:
@@ -209,33 +219,25 @@ def environment(entries: Sequence[str], home: str) -> dict[str, str]:
     return variables
 
 
-def execute(path: str, argv: Sequence[str], variables: dict[str, str]) -> None:
-    """Become the program at `path` (see `find`); returns only by raising `ProgramError`."""
-    try:
-        os.execve(path, list(argv), variables)
-    except OSError as error:
-        raise exec_error(path, error) from None
-
-
-def exec_error(path: str, error: OSError) -> ProgramError:
-    """What exec(2) refused, with what that usually means."""
+def launch_error(failure: tuple[int, int], path: str, workdir: str) -> ProgramError:
+    """The error for what the launcher has reported: (step, errno)."""
+    step, number = failure
+    name, text = errno.errorcode.get(number, str(number)), os.strerror(number)
+    if step == launcher.WORKING_DIRECTORY:
+        return ProgramError("NotFound", f"working directory {workdir}: {name} ({text})", number)
     hint = ""
-    if error.errno == errno.ENOEXEC:
+    if number == errno.ENOEXEC:
         hint = "; a script needs a #! line"
-    elif error.errno == errno.ENOENT:
+    elif number == errno.ENOENT:
         hint = "; the interpreter that it names isn't in the container"
-    return ProgramError(
-        "ProgramNotFound",
-        f"can't execute {path}: {errno.errorcode.get(error.errno or 0, '')} ({error.strerror}){hint}",
-        error.errno or 0,
-    )
+    return ProgramError("ProgramNotFound", f"can't execute {path}: {name} ({text}){hint}", number)
 
 
 def reap_until(child: int) -> int:
-    """Be the init of a PID namespace: reap everything, pass signals on, return the status of `child` (0: never)."""
+    """Be the init of a PID namespace: reap everything, pass signals on, return the status of `child` (-1: never)."""
 
     def forward(number: int, _: object) -> None:
-        if child:
+        if child > 0:
             with suppress(ProcessLookupError):
                 os.kill(child, number)
         elif number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -250,5 +252,5 @@ def reap_until(child: int) -> int:
         except ChildProcessError:
             signal.pause()
             continue
-        if pid == child and child:
+        if pid == child:
             return status

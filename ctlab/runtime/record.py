@@ -7,6 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from .context import Filter
 from .made import Slot
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Record:
         self.slot: Slot | None = None
         self.private = -1  # number of its private folder
         self.state = "starting"
+        self.filter: Filter | None = None  # of system calls; None: the lab's
+        self.path = self.workdir = ""  # of the program of the present start
         self.returncode: int | None = None
         self.oom_killed = False
         self.oom_before = 0

@@ -1,9 +1,9 @@
 """A runner: a child of the supervisor that runs programs in one container, one after the other.
 
-It is made in advance and enters the container when it is told what to run. The program is its child, spawned
-with vfork semantics (a fork of this interpreter would double the time), born in the container's PID namespace and
-cgroup; the runner itself stays invisible to the container and is counted nowhere in it. It waits for the end, answers
-the caller, and stays inside for a moment, for what comes next.
+It is made in advance and enters the container when it is told what to run. The program is its child, made by the
+launcher with vfork semantics (a fork of this interpreter would double the time), born in the container's PID namespace
+and cgroup; the runner itself stays invisible to the container and is counted nowhere in it. It waits for the end,
+answers the caller, and stays inside for a moment, for what comes next.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import select
 import time
 
-from ..kernel import capabilities, spawn, syscalls
+from ..kernel import capabilities, launcher, seccomp, syscalls
 from ..kernel.lean import signal, suppress
 from . import orders, program, slot
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from ..kernel import cgroup
+    from .context import Context
 
 _NAMESPACES = {  # the mount namespace last: with it goes the root
     "pid": syscalls.CLONE_NEWPID,  # of the children
@@ -34,6 +35,7 @@ _NAMESPACES = {  # the mount namespace last: with it goes the root
 }
 _ALL = sum(_NAMESPACES.values())
 _DYING_TRIES = 500
+_NO_DESCRIPTOR = 1 << 20
 _GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV, errno.ENOMEM)  # entering a container that has just ended
 
 
@@ -46,14 +48,25 @@ class _Place:
         self.cgroup: cgroup.ContainerCgroup | None = None
         self.home = "/"
         self.root = False
+        self.late = b""  # what is loaded last of the programs' filter of system calls
+        # Opened here and not in the container, where it would have to be looked up.
+        self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
 
-def main(control: _socket.socket, folders: cgroup.LabFolders | None, *, single_id: bool) -> NoReturn:
-    """Serve orders for one container (the first one's) and one user, until the end of file."""
+def main(control: _socket.socket, context: Context, early: bytes) -> NoReturn:
+    """Serve orders for one container (the first one's) and one user, until the end of file.
+
+    `early`: the first part of the filter of system calls that its programs are to have.
+    """
     capabilities.drop_bounding(capabilities.mask(capabilities.GRANTABLE))
-    syscalls.leave_keyring()
-    _rehearse()
+    program.default_signals()
+    # Programs are made in our memory, where no handler may run; the launcher unblocks what they are to get.
+    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    if early:
+        seccomp.install(early)
     place = _Place()
+    _rehearse(place, context)
     while True:
         order, descriptors = orders.receive(control)
         if order is None:
@@ -63,8 +76,8 @@ def main(control: _socket.socket, folders: cgroup.LabFolders | None, *, single_i
         caller = _socket.socket(fileno=descriptors.pop(0))
         try:
             if not order["again"]:
-                descriptors = _enter(place, order, descriptors, folders, single_id)
-            answer = _run(control, caller, order, descriptors, place)
+                descriptors = _enter(place, order, descriptors, context)
+            answer = _run(control, caller, order, descriptors, place, context.launcher)
         except (program.ProgramError, OSError) as error:
             answer = _failure(error, place)
         except BaseException as error:
@@ -106,7 +119,7 @@ def _ended(error: program.ProgramError | OSError) -> bool:
     return False
 
 
-def _rehearse() -> None:
+def _rehearse(place: _Place, context: Context) -> None:
     """Go through the motions once while nobody waits.
 
     A fresh fork shares its pages with its parent; each one that Python touches first has to be copied, and a third
@@ -124,28 +137,26 @@ def _rehearse() -> None:
     capabilities.mask(order["capabilities"])
     program.resolve_user("0")
     variables = program.environment(order["environment"], "/")
-    program.enter_folder("/")
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    with suppress(OSError):  # a folder can't be executed
-        spawn.spawn(order["argv"][0], order["argv"], variables, dict.fromkeys(range(3), null))
-    os.close(null)
+    with suppress(program.ProgramError):
+        program.find("/", "/")
+    streams = {0: place.null, 1: place.null, 2: _NO_DESCRIPTOR}  # so the child ends where it sets them up
+    with suppress(OSError):
+        context.launcher.spawn(order["argv"], "/", "/", variables, streams)
 
 
-def _enter(
-    place: _Place, order: dict[str, Any], descriptors: list[int], folders: cgroup.LabFolders | None, single_id: bool
-) -> list[int]:
+def _enter(place: _Place, order: dict[str, Any], descriptors: list[int], context: Context) -> list[int]:
     """Enter the container and become the user; returns the descriptors that are the program's."""
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     place.root = order["user"] in ("0", "root", "")
+    place.late = order["late"]
     place.folder = descriptors.pop(0) if order["unified"] else -1
-    if folders is not None:
-        place.cgroup = folders.adopt(order["cgroup"], order["controllers"])
-        if place.folder >= 0 and not (spawn.CAN_SET_CGROUP and place.root):
+    if context.folders is not None:
+        place.cgroup = context.folders.adopt(order["cgroup"], order["controllers"])
+        if place.folder >= 0 and not place.root:
             # Only root may have a program be born in the folder: who isn't is moved before, which takes milliseconds.
             place.cgroup.join(cloned=False)
             os.close(place.folder)
             place.folder = -1
-            place.root = False
             place.cgroup = None
     if order["namespaces"]:
         for kind in order["namespaces"]:
@@ -159,13 +170,19 @@ def _enter(
     if place.cgroup is not None and not place.root:
         place.cgroup.join(cloned=True)  # while we are still who may
         place.cgroup = None
-    place.home = program.become(order["user"], capabilities.mask(order["capabilities"]), single_id=single_id)
+    keep = capabilities.mask(order["capabilities"])
+    place.home = program.become(order["user"], keep, single_id=context.single_id)
     place.entered = True
     return descriptors
 
 
 def _run(
-    control: _socket.socket, caller: _socket.socket, order: dict[str, Any], streams: list[int], place: _Place
+    control: _socket.socket,
+    caller: _socket.socket,
+    order: dict[str, Any],
+    streams: list[int],
+    place: _Place,
+    last: launcher.Launcher,
 ) -> dict[str, Any]:
     """Run one program to its end. `streams` holds its descriptors, and more that are opened here."""
     if order["tty"]:
@@ -174,44 +191,51 @@ def _run(
         for master in (*masters, *streams[1:3]):
             os.close(master)
         streams[1:3] = [out, err]
-    while len(streams) < 3:
-        streams.append(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
-    targets = dict(enumerate(streams[:3]))
+    targets = dict.fromkeys(range(3), place.null) | dict(enumerate(streams[:3]))
     if order.get("script_descriptor") is not None:
-        targets[order["script_descriptor"]] = streams[3]
+        targets[launcher.SCRIPT] = streams[3]
     variables = program.environment(order["environment"], place.home)
-    program.enter_folder(order["workdir"])
-    path = program.find(order["argv"][0], variables.get("PATH", program.DEFAULT_PATH))
+    workdir = order["workdir"]
+    path = program.find(order["argv"][0], variables.get("PATH", program.DEFAULT_PATH), workdir)
     if place.cgroup is not None:
         # Version 1 is joined by this single thread, inherited by the program, and left again; version 2 the program
         # is born in. So the runner is never counted in the container.
         place.cgroup.join(cloned=True)
     try:
-        pid = spawn.spawn(path, order["argv"], variables, targets, place.folder)
-    except OSError as error:
-        raise program.exec_error(path, error) from None
+        child = last.spawn(
+            order["argv"], path, workdir, variables, targets, cgroup=place.folder, program=place.late
+        )  # fmt: skip
     finally:
         if place.cgroup is not None:
             place.cgroup.leave()
     while streams:
         os.close(streams.pop())
-    if order["detached"]:
-        orders.send(control, {"started": True})
-        orders.answer(caller, {"started": True})
-    return {"returncode": _wait(control, pid)}
+    try:
+        # Whether it runs is known in a moment; who waits for its end anyway hears of it with that.
+        failure = child.failure() if order["detached"] else None
+        if order["detached"] and failure is None:
+            orders.send(control, {"started": True})
+            orders.answer(caller, {"started": True})
+        returncode = _wait(control, child)
+        if returncode == launcher.FAILED_STATUS:
+            failure = failure or child.failure()
+        if failure is not None:
+            raise program.launch_error(failure, path, workdir)
+        return {"returncode": returncode}
+    finally:
+        child.close()
 
 
-def _wait(control: _socket.socket, pid: int) -> int:
+def _wait(control: _socket.socket, child: launcher.Child) -> int:
     """Wait for the program; signals come over the control socket meanwhile."""
-    pidfd = os.pidfd_open(pid)
+    pidfd = child.pidfd
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     poll.register(control, select.POLLIN)
     while True:
         for descriptor, _ in poll.poll():
             if descriptor == pidfd:
-                status = os.waitid(os.P_PID, pid, os.WEXITED)
-                os.close(pidfd)
+                status = os.waitid(os.P_PID, child.pid, os.WEXITED)
                 assert status is not None
                 return status.si_status if status.si_code == os.CLD_EXITED else 128 + status.si_status
             message, _ = orders.receive(control)

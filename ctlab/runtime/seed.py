@@ -14,7 +14,7 @@ import gc
 import os
 import resource
 
-from ..kernel import cgroup, syscalls, title
+from ..kernel import cgroup, keyring, syscalls, title
 from ..kernel.lean import signal
 from . import nursery, orders
 
@@ -97,6 +97,7 @@ def _become(start: Start) -> NoReturn:
         folders = {*start.cgroup_folders.values()}
         keep = {CALLS, EVENTS, start.keeper, *folders} | ({PORT} if start.port >= 0 else set())
         syscalls.close_all_but(keep)
+        keyring.leave()
         for descriptor in keep:
             os.set_inheritable(descriptor, False)
         title.set_title(f"ctlab supervisor {start.name}")
@@ -116,9 +117,11 @@ def _become(start: Start) -> NoReturn:
     except BaseException as error:
         if keeper.fileno() < 0:  # it is the supervisor's by now, which has failed
             keeper = _socket.socket(fileno=number)
-        orders.answer(
-            keeper, {"error": "CtlabError", "message": f"supervisor: {type(error).__name__}: {error}", "errno": 0}
-        )
+        if isinstance(error, OSError) and error.strerror:
+            said = {"error": "KernelError", "message": error.strerror, "errno": error.errno or 0}
+        else:
+            said = {"error": "CtlabError", "message": f"supervisor: {type(error).__name__}: {error}", "errno": 0}
+        orders.answer(keeper, said)
     finally:
         os._exit(1)
 

@@ -14,7 +14,7 @@ import os
 import termios
 import time
 
-from ..kernel import capabilities, netlink, syscalls, title
+from ..kernel import capabilities, launcher, netlink, seccomp, syscalls, title
 from ..kernel.lean import suppress
 from ..plan import ops
 from . import inside, orders, program
@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-SCRIPT_DESCRIPTOR = 9  # where /bin/sh finds a script that the person wrote in a cell
+    from .context import Context, Filter
 
 
 class Birth:
@@ -35,7 +35,8 @@ class Birth:
         operations: list[Any],
         number: int,
         join: Any,
-        single_id: bool,
+        context: Context,
+        filter_: Filter,
         streams: tuple[int, int],
         network_of: int = -1,
         keep: int = 0,
@@ -46,7 +47,8 @@ class Birth:
         self.operations = operations
         self.number = number
         self.join = join
-        self.single_id = single_id
+        self.context = context
+        self.filter = filter_  # of system calls, which the program is to have
         self.streams = streams
         self.network_of = network_of
         self.awaited = awaited  # somebody waits for it, so nothing is done in advance
@@ -79,9 +81,8 @@ def _live(birth: Birth) -> None:
     if birth.network_of >= 0:
         syscalls.setns(birth.network_of, syscalls.CLONE_NEWNET)
     syscalls.unshare(syscalls.CLONE_NEWCGROUP)
-    syscalls.close_all_but({birth.status.fileno(), *birth.streams})
+    syscalls.close_all_but({birth.status.fileno(), *birth.streams, birth.context.launcher.descriptor})
     os.setsid()
-    syscalls.leave_keyring()
     title.set_title("ctlab-init")
     root = inside.Root(f"/work/{birth.number}")
     unshare, *mounts = birth.operations
@@ -95,6 +96,9 @@ def _live(birth: Birth) -> None:
         inside.configure_network(link, [ops.LinkUp("lo")])
     capabilities.drop_bounding(birth.keep)  # what this process holds itself stays until it becomes the program
     program.default_signals()
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    if birth.filter.early:
+        seccomp.install(birth.filter.early)
     if not birth.awaited:
         _rehearse(root)
     order, mounts_given = orders.receive(birth.status)
@@ -170,42 +174,40 @@ def _become(
     if execute.read_only_root:
         root.make_root_read_only()
     stdin = body[1] if body[0] == "stdin" else os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-    if birth.status.fileno() == SCRIPT_DESCRIPTOR:
-        high = fcntl.fcntl(SCRIPT_DESCRIPTOR, fcntl.F_DUPFD_CLOEXEC, SCRIPT_DESCRIPTOR + 1)
-        birth.status.detach()
-        birth.status = _socket.socket(fileno=high)
     variables = program.environment(execute.environment, "")
     keep = capabilities.mask(execute.capabilities)
-    child = 0
     home = program.resolve_user(execute.user)[3]
     variables["HOME"] = variables["HOME"] or home
     path = ""
     if execute.argv:  # early: before the node's side is made
         path = program.find(execute.argv[0], variables.get("PATH", program.DEFAULT_PATH), execute.workdir)
     marks.append(("inside: ready", time.monotonic_ns()))
-    _wait_for_go(birth.status, {"configured": True, "init": execute.init or not execute.argv, "marks": marks})
-    program.set_up_streams((stdin, out, err))
+    init = execute.init or not execute.argv
+    _wait_for_go(birth.status, {"configured": True, "init": init, "path": path, "marks": marks})
+    targets = {0: stdin, 1: out, 2: err, launcher.REPORT: birth.status.detach()}
     if body[0] == "script":
-        os.dup2(body[1], SCRIPT_DESCRIPTOR, inheritable=True)
-        os.set_inheritable(SCRIPT_DESCRIPTOR, True)  # dup2 onto itself changes nothing
-    if execute.init and execute.argv:
+        targets[launcher.SCRIPT] = body[1]
+    program.place(targets)
+    birth.status = _socket.socket(fileno=launcher.REPORT)
+    if init:
         # The program is a child; this process stays as the init that reaps, and that nobody inside may look into.
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-        child = os.fork()
+        child = os.fork() if execute.argv else -1
         if child:
-            _be_init(birth, execute, keep, child)
-    elif not execute.argv:
-        _be_init(birth, execute, keep, 0)
-    program.become(execute.user, keep, single_id=birth.single_id, bounded=True)
-    program.enter_folder(execute.workdir)
-    if child == 0 and execute.init:
-        os.setsid()
-    program.execute(path, execute.argv, variables)
+            _be_init(birth, keep, child)
+    program.become(execute.user, keep, single_id=birth.context.single_id, bounded=True)
+    if birth.filter.late:
+        seccomp.install(birth.filter.late)
+    script = launcher.SCRIPT in targets
+    raise birth.context.launcher.become(execute.argv, path, execute.workdir, variables, script=script)
 
 
-def _be_init(birth: Birth, execute: ops.Execute, keep: int, child: int) -> NoReturn:
-    program.become("0", keep, single_id=birth.single_id, bounded=True)
+def _be_init(birth: Birth, keep: int, child: int) -> NoReturn:
+    """`child`: the process that the container ends with; -1: none, it idles."""
+    program.become("0", keep, single_id=birth.context.single_id, bounded=True)
     syscalls.close_all_but(set())
+    if birth.filter.late:
+        seccomp.install(birth.filter.late)
     status = program.reap_until(child)
     if os.WIFSIGNALED(status):
         os._exit(128 + os.WTERMSIG(status))

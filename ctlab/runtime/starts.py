@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import os
 import select
 from typing import TYPE_CHECKING, Any
 
-from ..kernel import capabilities
+from ..kernel import capabilities, launcher
 from ..plan import ops
-from . import ends, executor, orders, pool
+from . import ends, executor, orders, packets, pool, program
 from .calls import Call, Refused
+from .context import Filter
 from .log_ring import LogRing
 from .made import Slot
 from .record import Record
@@ -44,7 +46,9 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
     operations = ops.decode(message["node_operations"])
     first = next((operation for operation in operations if isinstance(operation, ops.MakeVeth)), None)
     slot = None
-    if message["prepare"] is None and not again and first is not None and first.peer == "eth0":
+    record.filter = _filter(message["filter"])
+    pooled = message["prepare"] is None and record.filter is None and not again
+    if pooled and first is not None and first.peer == "eth0":
         slot = supervisor.pool.take()
     if slot is None:
         slot = _make_slot(supervisor, message, record, again)
@@ -54,6 +58,9 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
     record.returncode, record.oom_killed, record.oom_before = None, False, 0  # each start has a fresh cgroup
     record.restarting, record.remove_at_exit = again, message["remove_at_exit"]
     record.start_number = message["start"]
+    execute = ops.decode(message["inside"][-1:])[0]
+    assert isinstance(execute, ops.Execute)
+    record.path, record.workdir = "", execute.workdir
     record.terminals = []
     supervisor.on(slot.pidfd, lambda: ends.ended(supervisor, record, _status))
     supervisor.on(slot.status.fileno(), lambda: _status(supervisor, record))
@@ -95,12 +102,15 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
     record.links = message["links"]
     if message["endpoints"]:
         supervisor.services.name(record.name, message["endpoints"])
-    execute = ops.decode(message["inside"][-1:])[0]
-    assert isinstance(execute, ops.Execute)
     if execute.argv and not execute.init and not execute.tty and not record.fresh_links:
         # The node's side is done and nothing else has to be asked: it may run as soon as it is ready itself.
         _collect(supervisor, record, slot)
         _go(supervisor, record, slot)
+
+
+def _filter(program: str | None) -> Filter | None:
+    """A container's own filter of system calls, as it travels: the program in base64. None: the lab's."""
+    return None if program is None else Filter(late=base64.b64decode(program))
 
 
 def _order(slot: Slot, order: dict[str, Any], mounts: list[int]) -> None:
@@ -154,6 +164,7 @@ def _make_slot(supervisor: Supervisor, message: dict[str, Any], record: Record, 
         return supervisor.pool.make(
             operations,
             capabilities.mask(message["inside"][-1][_CAPABILITIES]),
+            record.filter,
             private=record.private if again else None,
             network_of=joined,
         )
@@ -189,7 +200,13 @@ def _status(supervisor: Supervisor, record: Record) -> None:
     slot = record.slot
     if slot is None:
         return
-    message, descriptors = orders.receive(slot.status)
+    body, descriptors, _ = packets.receive(slot.status)
+    failure = launcher.read_report(body)
+    if failure is not None:
+        error = program.launch_error(failure, record.path, record.workdir)
+        message: orders.Message | None = {"error": error.kind, "message": str(error), "errno": error.errno}
+    else:
+        message = orders.decode(body)
     if message is None:
         supervisor.off(slot.status.fileno())
         slot.status.close()
@@ -201,6 +218,7 @@ def _status(supervisor: Supervisor, record: Record) -> None:
     elif "configured" in message:
         record.marks += [(what, moment) for what, moment in message["marks"]]
         record.mark("configured")
+        record.path = message["path"]
         if record.go_sent:
             return
         if message["init"]:

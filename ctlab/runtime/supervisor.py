@@ -9,6 +9,7 @@ goes out as events.
 from __future__ import annotations
 
 import _socket
+import base64
 import contextlib
 import gc
 import os
@@ -19,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
-from ..kernel import cgroup, netlink, syscalls
+from ..kernel import cgroup, launcher, netlink, syscalls
 from ..plan import ops
 from . import (
     archive,
@@ -37,6 +38,7 @@ from . import (
     tree,
 )
 from .calls import Call, Refused
+from .context import LAUNCHER, Context, Filter
 from .descriptors import Descriptors
 from .nursery import become_root
 from .record import Record, Runner
@@ -235,6 +237,7 @@ class Supervisor(Descriptors):
         if soft < hard:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self.tree.build()
+        self.context = Context(self.folders, self.single_id, launcher.Launcher(LAUNCHER))
         namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         orders.send(self.nursery, {"enter": True}, [namespace])
         os.close(namespace)
@@ -306,8 +309,9 @@ _TELL_AGAIN_SECONDS = 0.01
 
 
 def _configure(supervisor: Supervisor, call: Call) -> None:
-    """The operations that make a slot, and how many to keep ready."""
-    supervisor.pool.configure(call.message["operations"], call.message["slots"])
+    """The operations that make a slot, how many to keep ready, and the lab's filter of system calls (in base64)."""
+    early, late = (base64.b64decode(part) for part in call.message["filter"])
+    supervisor.pool.configure(call.message["operations"], call.message["slots"], Filter(early, late))
     call.reply({"ok": True})
 
 

@@ -7,6 +7,7 @@ machine's thirty) and keeps, as a namespace descriptor, a slave copy of it from 
     /images/KEY   prepared image folders
     /work/N       what belongs to one container: its root, upper and work folders
     /empty        an empty read-only folder to hide folders with
+    /launcher     what a process executes before it becomes a container's program, read-only (see `kernel.launcher`)
     /proc /sys    fresh instances (without an unmasked one in sight a container could not mount its own)
     /dev          the few harmless device nodes
 """
@@ -15,12 +16,12 @@ from __future__ import annotations
 
 import os
 
-from ..kernel import syscalls
+from ..kernel import launcher, syscalls
 from ..kernel.lean import suppress
 from ..plan.rootfs import DEVICES
+from . import context
 
 _TREE = "/tmp"  # where the tree is put together; everyone has this folder, and it is hidden in our copy only
-_AT_FDCWD = -100
 
 
 class Tree:
@@ -42,7 +43,7 @@ class Tree:
         syscalls.mount("ctlab", _TREE, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755")
         os.close(root)
         os.chdir(_TREE)
-        for name in ("lower", "images", "work", "empty", "proc", "sys", "dev", "old"):
+        for name in ("lower", "images", "work", "empty", "launcher", "proc", "sys", "dev", "old"):
             os.mkdir(name, 0o755)
         for target, descriptor in sources.items():
             if target.startswith("dev/"):
@@ -59,10 +60,18 @@ class Tree:
         syscalls.umount2("/old", syscalls.MNT_DETACH)
         os.rmdir("/old")
         os.chmod("/empty", 0o555)
-        syscalls.mount("/empty", "/empty", None, syscalls.MS_BIND)
+        self._put_launcher()
         read_only = syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY
-        syscalls.mount(None, "/empty", None, read_only | syscalls.MS_NOSUID | syscalls.MS_NODEV)
+        for folder in ("/empty", "/launcher"):
+            syscalls.mount(folder, folder, None, syscalls.MS_BIND)
+            syscalls.mount(None, folder, None, read_only | syscalls.MS_NOSUID | syscalls.MS_NODEV)
         self._own_namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+
+    @staticmethod
+    def _put_launcher() -> None:
+        descriptor = os.open(context.LAUNCHER, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o555)
+        os.write(descriptor, launcher.code())
+        os.close(descriptor)
 
     def _open_sources(self) -> dict[str, int]:
         """The machine's folders and devices, opened before the tree covers anything."""
@@ -79,7 +88,7 @@ class Tree:
         """A detached copy of the mount at a host path, fetched from our slave copy of the machine's mounts."""
         syscalls.setns(self.host_namespace, syscalls.CLONE_NEWNS)
         try:
-            descriptor = syscalls.open_tree(_AT_FDCWD, path, syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE)
+            descriptor = syscalls.open_tree(syscalls.AT_FDCWD, path, syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE)
             syscalls.mount_setattr(descriptor, 0, recursive=True, propagation=syscalls.MS_PRIVATE)
             return descriptor
         finally:

@@ -1,0 +1,216 @@
+"""The one last step before a container's program runs: the launcher, and children that go that way.
+
+Whatever becomes a program of a container executes the launcher first: half a kilobyte of machine code of our own in a
+file that nobody in a lab can change (on a read-only mount of the lab's). It closes every descriptor but the program's
+own, and only then names the container's working directory and program. So no path that a container chose is ever
+looked up while the process holds something that leads out of it, and `/proc/self/exe`, at that moment, is the
+launcher and not this machine's interpreter.
+
+There are two ways to it: a container's first process becomes it (`Launcher.become`); a runner makes a child with vfork
+semantics, born in a cgroup, which becomes it (`Launcher.spawn`: no page table is copied and none torn down, which is
+most of what a fork of a Python process costs). What that child does before is a list of system calls that a function
+in the launcher's own file performs, since Python can't run in a child that shares its parent's memory.
+
+The source is in machine_code/; what its parts do is said there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+
+from . import launcher_code, syscalls
+from .lean import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+REPORT = 3  # the descriptor over which the launcher tells what didn't work
+SCRIPT = 9  # the descriptor that it leaves open besides, where there is a script
+HIGH = 16  # descriptors of ours are moved there before the numbers below are given away
+FAILED_STATUS = 70
+WORKING_DIRECTORY, PROGRAM = 1, 2  # the steps that the report names
+REPORT_BYTES = 8
+
+_FLAGS, _WITH_SCRIPT, _WITH_TERMINAL = 0x40, 1, 2
+_STACK_BYTES = 32 << 10  # of the child until it executes the launcher; a signal's frame would fit, but all are blocked
+_PROT_READ, _PROT_WRITE, _PROT_EXEC, _MAP_PRIVATE, _MAP_ANONYMOUS = 1, 2, 4, 2, 0x20
+_MAP_FAILED = ctypes.c_void_p(-1).value
+_X86 = os.uname().machine in ("x86_64", "AMD64")
+_SYS_DUP3 = 292 if _X86 else 24
+_SYS_SECCOMP = 317 if _X86 else 277
+_SYS_EXECVEAT = 322 if _X86 else 281
+_SYS_CLONE3 = 435
+_SECCOMP_SET_MODE_FILTER, _SPEC_ALLOW = 1, 4
+_EXECUTE = "execute the launcher"
+
+_libc = ctypes.PyDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
+
+
+def code() -> bytes:
+    """The launcher for this machine. Raises OSError ENOEXEC on a processor that it wasn't written for."""
+    machine = os.uname().machine
+    found = launcher_code.CODE.get("x86_64" if machine == "AMD64" else machine)
+    if found is None:
+        raise OSError(errno.ENOEXEC, f"ctlab's launcher isn't written for {machine}")
+    return bytes.fromhex(found)
+
+
+def _map(size: int, protection: int, flags: int, descriptor: int = -1) -> int:
+    address = _libc.mmap(None, size, protection, flags, descriptor, 0)
+    if address is None or address == _MAP_FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, f"mmap {size} bytes: {os.strerror(number)}")
+    return int(address)
+
+
+def _texts(words: Sequence[bytes]) -> ctypes.Array[ctypes.c_char_p]:
+    return (ctypes.c_char_p * (len(words) + 1))(*words, None)
+
+
+def _words(
+    argv: Sequence[str], path: str, workdir: str, environment: Mapping[str, str], *, script: bool, terminal: bool
+) -> tuple[ctypes.Array[ctypes.c_char_p], ctypes.Array[ctypes.c_char_p]]:
+    """argv and envp of the launcher."""
+    flags = chr(_FLAGS + (_WITH_SCRIPT if script else 0) + (_WITH_TERMINAL if terminal else 0))
+    words = _texts([os.fsencode(word) for word in (flags + workdir, path, *argv)])
+    return words, _texts([os.fsencode(f"{name}={value}") for name, value in environment.items()])
+
+
+class Child:
+    """A program on its way: its pid (here), its pidfd, and where the launcher reports a failure."""
+
+    __slots__ = ("pid", "pidfd", "report")
+
+    def __init__(self, pid: int, pidfd: int, report: int) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.report = report
+
+    def failure(self) -> tuple[int, int] | None:
+        """(Step, errno) of a launcher that could not go on; None once the program runs. Waits until that is known."""
+        return read_report(os.read(self.report, REPORT_BYTES))
+
+    def close(self) -> None:
+        """Close both descriptors."""
+        os.close(self.report)
+        os.close(self.pidfd)
+
+
+def read_report(data: bytes) -> tuple[int, int] | None:
+    """(Step, errno) that a report says; None if it is none."""
+    if len(data) != REPORT_BYTES:
+        return None
+    return int.from_bytes(data[:4], "little"), int.from_bytes(data[4:], "little")
+
+
+class Launcher:
+    """The launcher's file, opened: a descriptor to execute, and its function, mapped."""
+
+    def __init__(self, path: str) -> None:
+        opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        self.descriptor = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, HIGH)
+        os.close(opened)
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            machine = "x86_64" if _X86 else os.uname().machine
+            size = os.fstat(file).st_size
+            at = _map(size, _PROT_READ | _PROT_EXEC, _MAP_PRIVATE, file) + launcher_code.LIST_OF_CALLS[machine]
+        finally:
+            os.close(file)
+        self._perform = ctypes.PYFUNCTYPE(ctypes.c_long, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_void_p)(at)
+        stack = _map(_STACK_BYTES, _PROT_READ | _PROT_WRITE, _MAP_PRIVATE | _MAP_ANONYMOUS)
+        self._stack = stack
+
+    def become(
+        self, argv: Sequence[str], path: str, workdir: str, environment: Mapping[str, str], *, script: bool = False
+    ) -> OSError:
+        """Execute the launcher in this process, whose streams and report are in place; returns only if it couldn't."""
+        words, variables = _words(argv, path, workdir, environment, script=script, terminal=False)
+        _libc.syscall(
+            ctypes.c_long(_SYS_EXECVEAT), ctypes.c_int(self.descriptor), b"", words, variables,
+            ctypes.c_int(syscalls.AT_EMPTY_PATH),
+        )  # fmt: skip
+        number = ctypes.get_errno()
+        return OSError(number, f"{_EXECUTE}: {os.strerror(number)}")
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        path: str,
+        workdir: str,
+        environment: Mapping[str, str],
+        streams: Mapping[int, int],
+        *,
+        cgroup: int = -1,
+        program: bytes = b"",
+        terminal: bool = False,
+    ) -> Child:
+        """Start a program in a session of its own. `streams`: descriptor there (0-2, `SCRIPT`) → descriptor here.
+
+        `cgroup`: a version 2 directory to be born in, -1 = where we are. `program`: a filter of system calls that is
+        loaded in the child (no_new_privs must be set here). `terminal`: descriptor 0 is its controlling terminal.
+        All signals should be blocked here; the launcher unblocks them. Raises OSError with what didn't work.
+        """
+        words, variables = _words(argv, path, workdir, environment, script=SCRIPT in streams, terminal=terminal)
+        report, far = os.pipe2(os.O_CLOEXEC)
+        moved: list[int] = []
+        try:
+            calls: list[tuple[str, tuple[int, ...]]] = []
+            for there, here in (*streams.items(), (REPORT, far)):
+                if here < HIGH:  # a number that is about to be given away
+                    here = fcntl.fcntl(here, fcntl.F_DUPFD_CLOEXEC, HIGH)
+                    moved.append(here)
+                calls.append((f"dup3 to {there}", (_SYS_DUP3, here, there, 0)))
+            kept = None
+            if program:
+                kept = ctypes.create_string_buffer(program, len(program))
+                filter_ = _Program(len(program) // 8, ctypes.addressof(kept))
+                arguments = (_SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER, _SPEC_ALLOW, ctypes.addressof(filter_))
+                calls.append(("load the filter of system calls", arguments))
+            empty = ctypes.c_char_p(b"")
+            address = ctypes.cast(empty, ctypes.c_void_p).value or 0
+            execute = (
+                _SYS_EXECVEAT, self.descriptor, address, ctypes.addressof(words), ctypes.addressof(variables),
+                syscalls.AT_EMPTY_PATH,
+            )  # fmt: skip
+            calls.append((_EXECUTE, execute))
+            pid, pidfd = self._clone(calls, cgroup)
+        except BaseException:
+            os.close(report)
+            raise
+        finally:
+            for descriptor in (*moved, far):
+                os.close(descriptor)
+        return Child(pid, pidfd, report)
+
+    def _clone(self, calls: list[tuple[str, tuple[int, ...]]], cgroup: int) -> tuple[int, int]:
+        pidfd = ctypes.c_int(-1)
+        flags = syscalls.CLONE_VM | syscalls.CLONE_VFORK | syscalls.CLONE_PIDFD
+        clone = syscalls.CloneArgs(
+            flags=flags | (syscalls.CLONE_INTO_CGROUP if cgroup >= 0 else 0), pidfd=ctypes.addressof(pidfd),
+            exit_signal=signal.SIGCHLD, stack=self._stack, stack_size=_STACK_BYTES, cgroup=max(cgroup, 0),
+        )  # fmt: skip
+        numbers = [_SYS_CLONE3, ctypes.addressof(clone), ctypes.sizeof(clone), 0, 0, 0, 0]
+        for _, call in calls:
+            numbers += [*call, *[0] * (7 - len(call))]
+        list_of_calls = (ctypes.c_uint64 * len(numbers))(*numbers)
+        failed = (ctypes.c_uint64 * 2)(0, 0)
+        pid: int = self._perform(ctypes.addressof(list_of_calls), len(calls) + 1, ctypes.addressof(failed))
+        if pid < 0:
+            raise OSError(-pid, f"clone3: {os.strerror(-pid)}")
+        if failed[0]:  # the child wrote it into our memory, and is dead
+            os.close(pidfd.value)
+            os.waitpid(pid, 0)
+            number = int(failed[1])
+            raise OSError(number, f"{calls[failed[0] - 1][0]}: {os.strerror(number)}")
+        return pid, pidfd.value
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))  # struct sock_fprog
