@@ -308,8 +308,11 @@ def _host_top() -> dict[str, str]:
     return top
 
 
-def main(planted: _socket.socket, *, port: bool) -> None:
-    """The rest of the process; `planted`: where the seed waits. `port`: the supervisor has one, being in a VM."""
+def main(planted: _socket.socket, *, port: bool, trouble: OSError | None) -> None:
+    """The rest of the process; `planted`: where the seed waits. `port`: the supervisor has one, being in a VM.
+
+    `trouble`: why there can be no lab.
+    """
     control = socket.socket(fileno=seed.CONTROL)
     config = _receive(control)
     if config is None:
@@ -317,6 +320,8 @@ def main(planted: _socket.socket, *, port: bool) -> None:
     keeper = None
     title.set_title(f"ctlab keeper {config['name']}")
     try:
+        if trouble is not None:
+            raise trouble
         keeper = Keeper(control, planted, config, port=port)
         keeper.start()
     except BaseException as error:

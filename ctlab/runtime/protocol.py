@@ -62,4 +62,7 @@ def receive(connection: socket.socket, flags: int = 0) -> tuple[Message | None, 
 def failure(error: BaseException) -> Message:
     """How an exception travels: kind, one line, errno."""
     number = getattr(error, "errno", None) or getattr(error, "number", 0) or 0
-    return {"error": type(error).__name__, "message": str(error), "errno": number}
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    return {"error": type(error).__name__, "message": text, "errno": number}

@@ -97,7 +97,6 @@ def _become(start: Start) -> NoReturn:
         folders = {*start.cgroup_folders.values()}
         keep = {CALLS, EVENTS, start.keeper, *folders} | ({PORT} if start.port >= 0 else set())
         syscalls.close_all_but(keep)
-        keyring.leave()
         for descriptor in keep:
             os.set_inheritable(descriptor, False)
         title.set_title(f"ctlab supervisor {start.name}")
@@ -134,7 +133,12 @@ def main(*, port: bool = False) -> None:
     title.remember()
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))  # the rings are files, of the owner's size or not
+    trouble: OSError | None = None
+    try:
+        keyring.leave()  # before there is anything else of the lab
+    except OSError as error:
+        trouble = error
     planted = plant()
     from . import keeper
 
-    keeper.main(planted, port=port)
+    keeper.main(planted, port=port, trouble=trouble)

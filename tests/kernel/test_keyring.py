@@ -1,0 +1,111 @@
+"""The keys of the person who started a lab: no container reads them, not even when it has used up a quota."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from as_user import ordinary_user
+from kernel_help import run_owner
+
+pytestmark = pytest.mark.kernel
+
+# Calls of keyctl(2) and add_key(2) for scripts outside and inside; each returns what the kernel says, or minus errno.
+KEYS = """
+import ctypes, errno, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+x86 = os.uname().machine == "x86_64"
+ADD_KEY, KEYCTL = (248, 250) if x86 else (217, 219)
+def call(*words):
+    result = libc.syscall(*(ctypes.c_long(w) if isinstance(w, int) else w for w in words))
+    return result if result >= 0 else -ctypes.get_errno()
+def join(): return call(KEYCTL, 1, None)
+def session(): return call(KEYCTL, 0, -3, 0)
+def add(name, text, ring=-3): return call(ADD_KEY, b"user", name.encode(), text.encode(), len(text), ring)
+def read(serial):
+    room = ctypes.create_string_buffer(100)
+    size = call(KEYCTL, 11, serial, ctypes.cast(room, ctypes.c_void_p), 100)
+    return room.raw[:size].decode() if size >= 0 else errno.errorcode[-size]
+"""
+INSIDE = (
+    KEYS
+    + """
+serial, ring = map(int, sys.argv[1:3])
+made = [add(f"filler{n}", "x") for n in range(250)]
+join()
+made += [add(f"filler{n}", "x") for n in range(250)]
+found = [call(KEYCTL, 10, where, b"user", b"secret", 0) for where in (-3, -5, ring)]
+linked = [call(KEYCTL, 8, serial, -3), call(KEYCTL, 8, ring, -3)]
+print(session() != ring, read(serial), max(found) < 0, max(linked) < 0)
+"""
+)
+OWNER = (
+    KEYS
+    + """
+import ctlab
+if join() < 0:
+    print("no keys"); raise SystemExit
+serial, ring = add("secret", "hidden"), session()
+assert read(serial) == "hidden"
+with ctlab.Lab("keys") as lab:
+    for _ in range(6):  # the first ones use up whatever quota there is
+        print(lab.run().exec(["python3", "-c", sys.argv[1], str(serial), str(ring)]).check().stdout, end="")
+assert read(serial) == "hidden" and session() == ring
+"""
+)
+
+
+def _check(said: str) -> None:
+    if "no keys" in said:
+        pytest.skip("this kernel has no keys (CONFIG_KEYS), or a filter forbids them here")
+    lines = said.splitlines()
+    assert len(lines) == 6
+    for line in lines:
+        own, text, unfound, unlinked = line.split()
+        assert (own, unfound, unlinked) == ("True", "True", "True") and text in ("EACCES", "EPERM", "ENOSYS"), said
+
+
+def test_no_container_reads_a_key_of_the_notebooks() -> None:
+    _check(run_owner(OWNER, INSIDE))
+
+
+@pytest.mark.user
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make an ordinary user")
+@pytest.mark.parametrize("ids", [True, False])
+def test_nor_one_of_an_ordinary_users(ids: bool) -> None:
+    with ordinary_user(ids=ids, cgroups=False) as user:
+        done = user.run([sys.executable, "-B", "-c", OWNER, INSIDE])
+        assert done.returncode == 0, done.stdout
+        _check(done.stdout)
+
+
+FULL = (
+    KEYS
+    + """
+import ctlab
+if join() < 0:
+    print("no keys"); raise SystemExit
+for number in range(1000):
+    if add(f"filler{number}", "x") < 0:
+        break
+try:
+    ctlab.Lab("full")
+except ctlab.CtlabError as error:
+    print(type(error).__name__, error)
+"""
+)
+
+
+@pytest.mark.user
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make an ordinary user")
+def test_where_no_keyring_can_be_had_no_lab_starts() -> None:
+    with ordinary_user(ids=False, cgroups=False) as user:
+        done = user.python(FULL)
+        if "no keys" in done.stdout:
+            pytest.skip("this kernel has no keys (CONFIG_KEYS), or a filter forbids them here")
+        assert "the lab can't start: keyctl: join an empty session keyring: EDQUOT" in done.stdout, done.stdout
+        assert "/proc/key-users" in done.stdout and len(done.stdout.splitlines()) == 1
+        left = subprocess.run(["pgrep", "-u", str(user.uid)], capture_output=True, text=True, check=False).stdout
+        assert left == ""
