@@ -31,7 +31,7 @@ _CALLS = ("Popen", "run", "check_call", "check_output", "call", "getoutput", "ge
 
 
 def executes(path: Path) -> bool:
-    """Whether a module has a call that executes a program, by its name (`os.exec…`, `subprocess.…`, numbers of execve)."""
+    """Whether a module has a call that executes a program, by name: os.exec…, subprocess.…, numbers of execve."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
