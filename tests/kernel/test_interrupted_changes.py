@@ -249,7 +249,7 @@ def test_a_supervisor_that_is_stuck_holds_no_interrupt_up_for_ever(small: tuple[
         try:
             began = time.monotonic()
             # The second one is for what takes it back, which waits as well.
-            threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+            threading.Timer(patient(0.7), os.kill, (os.getpid(), signal.SIGINT)).start()
             assert not interrupted(change, 0.1)
             assert time.monotonic() - began < patient(2)
             wait_for_timers()

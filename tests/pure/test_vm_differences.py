@@ -39,8 +39,9 @@ NATIVE, IN_VM = lab_with({}), lab_with({"vm": VM})
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
     """A folder that everyone can reach and read."""
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(folder.stat().st_mode | 0o755)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_mode & 0o005 != 0o005:  # pytest's own
+            folder.chmod(folder.stat().st_mode | 0o055)
     return tmp_path
 
 
