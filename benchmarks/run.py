@@ -14,7 +14,7 @@ if not __package__:  # run as a file: the package lies beside, not below
 from benchmarks.common import Report, as_json, stamp, table
 from benchmarks.peers.worker import ROOT
 
-NAMES = ("start", "exec", "hundred", "load_ext", "memory", "message_format", "vm")
+NAMES = ("start", "exec", "hundred", "load_ext", "memory", "message_format", "seccomp", "vm")
 
 
 def run(names: list[str], quick: bool) -> list[Report]:

@@ -47,6 +47,10 @@ test)
     aarch64) want x86_64-linux-gnu-as binutils-x86-64-linux-gnu; want qemu-x86_64 qemu-user ;;
     *) want aarch64-linux-gnu-as binutils-aarch64-linux-gnu; want qemu-aarch64 qemu-user ;;
     esac
+    # What filters of system calls are compared with: a compiler of them, the kernel's numbers, podman's profile.
+    /sbin/ldconfig -p | grep -q 'libseccomp\.so\.2 ' || missing="$missing libseccomp2"
+    [ -f /usr/include/asm-generic/unistd.h ] || missing="$missing linux-libc-dev"
+    [ -f /usr/share/containers/seccomp.json ] || missing="$missing golang-github-containers-common"
     [ -d /usr/share/fonts/truetype/dejavu ] || missing="$missing fonts-dejavu-core"
     ;;
 bench)

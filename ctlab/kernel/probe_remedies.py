@@ -72,6 +72,9 @@ def explain(outcome: Outcome, facts: Facts) -> tuple[str, str]:
         return f"{said}: something is mounted below /usr", "umount it, or use an image other than system"
     if name == "overlay" and number == errno.EINVAL:
         return said, "an overlay without privileges needs Linux 5.11 (userxattr)"
+    if name == "seccomp" and number in (0, errno.ENOTSUP) and "SIGSYS" not in said:
+        # No table for this processor, or a kernel that only says that it filters (a sandbox's).
+        return said, f"without it: {OPTIONS[name].without}"
     if "SIGSYS" in said:
         return f"{said} (a system call filter)", place_remedy(facts) or "start Jupyter outside of that sandbox"
     return said, place_remedy(facts) or "the kernel may have said why: sudo dmesg | tail"

@@ -1,9 +1,9 @@
 """The filter that containers get: which system calls are allowed, which a capability opens, which are refused, and why.
 
 Made from what the default profiles of podman and Docker refuse: what either of them refuses is refused here, but for
-the rows in `BEYOND_PODMAN`. A call that isn't in the table (newer than Linux 6.18) isn't there (ENOSYS), so that
-programs fall back on what they used before it. A known call that is refused is EPERM, or ENOSYS where a program that
-finds it missing does without (`hidden`) and with EPERM would give up.
+the rows in `BEYOND_PODMAN` and `BEYOND_DOCKER`. A call that isn't in the table (newer than Linux 6.18) is missing
+(ENOSYS), so that programs fall back on what they used before it. A known call that is refused is EPERM, or ENOSYS where
+a program that finds it missing does without (`hidden`) and with EPERM would give up.
 """
 
 from __future__ import annotations
@@ -244,10 +244,14 @@ GROUPS: tuple[Group, ...] = (
     ),
 )  # fmt: skip
 
-# Allowed here and not by podman's profile, with why.
+# Allowed here and not by podman's profile, or not by Docker's, with why.
 BEYOND_PODMAN = {
-    "uprobe": "podman's list is older; a program that root traces is ended without it",
+    "uprobe": "their list is older than the call; a program that root traces is ended without it",
     "uretprobe": "as uprobe",
+}
+BEYOND_DOCKER = {
+    "signal": "podman's has it, and a program may set its own handlers in the old way as in the new",
+    "uprobe": "as for podman's",
 }
 
 

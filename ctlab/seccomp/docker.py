@@ -69,10 +69,11 @@ _IPC = {
     "semop": 1, "semget": 2, "semctl": 3, "semtimedop": 4, "msgsnd": 11, "msgrcv": 12, "msgget": 13, "msgctl": 14,
     "shmat": 21, "shmdt": 22, "shmget": 23, "shmctl": 24,
 }  # fmt: skip
-_MULTIPLEXED = {
+MULTIPLEXED = {
     **{name: ("socketcall", number) for number, name in enumerate(_SOCKETCALLS.split(), 1)},
     **{name: ("ipc", number) for name, number in _IPC.items()},
 }
+"""Call -> (the call that a 32-bit program may make instead, its first argument then)."""
 
 
 def read(path: str, kernel: tuple[int, int]) -> Profile:
@@ -159,7 +160,8 @@ def _shown(value: Any) -> str:
     """A short text of a JSON value, whatever it is."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
-    text = value if isinstance(value, str) and re.fullmatch(r"[\w.$-]{1,40}", value) else ascii(value)
+    plain = isinstance(value, str) and re.fullmatch(r"[\w.$-]{1,40}", value)
+    text = value if plain else json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -245,8 +247,8 @@ def _multiplexed(calls: list[str]) -> Iterator[tuple[str, Condition]]:
     allows some allows none.
     """
     for call in calls:
-        if call in _MULTIPLEXED:
-            whole, number = _MULTIPLEXED[call]
+        if call in MULTIPLEXED:
+            whole, number = MULTIPLEXED[call]
             yield whole, Condition(0, "==", number, 0xFFFF if whole == "ipc" else LOW_BITS)  # ipc: above, a version
 
 

@@ -160,6 +160,19 @@ CASES: dict[str, Report] = {
         outcomes(refused("openat2", number=errno.ENOSYS) | refused("overlay", number=errno.EINVAL)), USER, DELEGATED
     ),
     "killed-by-a-filter": build(outcomes({}, died="clone3", ending=signal.SIGSYS.name), ALL_SYSTEM_CALLS, READ_ONLY),
+    "no-filters-built": build(
+        outcomes(refused("seccomp", number=errno.EINVAL)), USER._replace(options={}), DELEGATED
+    ),
+    "no-filters-in-a-sandbox": build(
+        outcomes({"seccomp": (errno.ENOTSUP, "a filter of system calls is accepted, but nothing is filtered")}),
+        USER,
+        DELEGATED,
+    ),
+    "no-filters-for-this-processor": build(
+        outcomes({"seccomp": (0, "there is no table of system calls for riscv64")}),
+        USER._replace(machine="riscv64"),
+        DELEGATED,
+    ),
     "hangs": build(outcomes({}, died="overlay"), USER, DELEGATED),
     "tun-in-docker": build(outcomes(refused("tun", number=errno.ENOENT)), DOCKER, READ_ONLY),
     "tun-for-root-alone": build(
