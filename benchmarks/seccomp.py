@@ -15,7 +15,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.common import Report, Row, Series, interleave, main, ratio
-from benchmarks.peers.worker import Worker
+from benchmarks.peers import libseccomp
+from benchmarks.peers.worker import Missing, Worker
 from benchmarks.sides import open_side
 from ctlab.errors import CtlabError
 from ctlab.kernel.capabilities import DEFAULT
@@ -41,9 +42,10 @@ def filters(report: Report) -> dict[str, list[bytes]]:
     }
     try:
         theirs = docker.read(str(PODMAN), (6, 0))
-        found["podman"] = [program(theirs, capabilities, machine)]
-    except CtlabError as error:
-        report.missing["podman's profile"] = str(error)
+        found["podman's by us"] = [program(theirs, capabilities, machine)]
+        found["podman"] = [libseccomp.program(theirs, capabilities, machine)]
+    except (CtlabError, Missing) as error:
+        report.missing["podman's filter"] = str(error)
     return found
 
 
@@ -51,9 +53,10 @@ def measure(quick: bool) -> Report:
     """Nanoseconds and ratios of calls; milliseconds and instructions of the parts."""
     report = Report("seccomp")
     machine = os.uname().machine
+    loaded = filters(report)
     with ExitStack() as stack:
         sides: dict[str, Worker] = {}
-        for name, programs in filters(report).items():
+        for name, programs in loaded.items():
             side = open_side(stack, report, "benchmarks.peers.filtered")
             if side is None:
                 return report
@@ -63,7 +66,10 @@ def measure(quick: bool) -> Report:
             _calls(report, sides, call, numbers(machine)[call], arguments, quick)
         loader = open_side(stack, report, "benchmarks.peers.filtered")
         if loader is not None:
-            _loads(report, loader, machine, quick)
+            parts = {f"ours, {part}": program(PROFILE, frozenset(DEFAULT), machine, part) for part in PARTS}
+            if "podman" in loaded:
+                parts["podman"] = loaded["podman"][0]
+            _loads(report, loader, parts, quick)
     return report
 
 
@@ -76,27 +82,21 @@ def _calls(report: Report, sides: dict[str, Worker], call: str, number: int, arg
     )
     report.series |= {f"{call}, {name}": series for name, series in found.items()}
     limit = SOCKET_LIMIT if call == "socket" else None
-    report.rows.append(
-        ratio("wall", f"{call} below the filter", found["ours"], found.get("podman"), "podman's profile", limit)
-    )
-    for peer in ("ours in two parts", "ours"):
-        report.rows.append(ratio("", f"{call}, {peer}", found[peer], found["bare"], "no filter"))
+    report.rows.append(ratio("wall", f"{call} below the filter", found["ours"], found.get("podman"), "podman", limit))
+    for name, peer in (("ours", "podman's by us"), ("ours in two parts", "podman"), ("ours", "bare")):
+        report.rows.append(ratio("", f"{call}, {name}", found[name], found.get(peer), peer))
 
 
-def _loads(report: Report, loader: Worker, machine: str, quick: bool) -> None:
-    programs = {part: program(PROFILE, frozenset(DEFAULT), machine, part) for part in PARTS}
-
+def _loads(report: Report, loader: Worker, programs: dict[str, bytes], quick: bool) -> None:
     def side(data: bytes) -> Callable[[int], Sequence[float]]:
         text = base64.b64encode(data).decode()
         return lambda count: loader.call("loads", program=text, count=count)
 
-    found = interleave(
-        {part: side(data) for part, data in programs.items()}, rounds=4 if quick else 12, turn=20
-    )  # fmt: skip
-    report.series |= {f"load, {part}": series for part, series in found.items()}
-    for part, data in programs.items():
+    found = interleave({name: side(data) for name, data in programs.items()}, rounds=4 if quick else 12, turn=20)
+    report.series |= {f"load, {name}": series for name, series in found.items()}
+    for name, data in programs.items():
         size = f"{len(data) // 8} instructions"
-        report.rows.append(Row("", f"loading, {part}", found[part].median * 1e3, unit="ms", ours=size))
+        report.rows.append(Row("", f"loading, {name}", found[name].median * 1e3, unit="ms", ours=size))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import hashlib
 import struct
 from collections.abc import Sequence, Set
 from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
 from ..errors import BadInput, Unsupported
@@ -211,10 +212,15 @@ class _Code:
         return self._add(_LOAD, offset)
 
     def tree(self, runs: Sequence[_Run]) -> int:
-        """Find the run that the loaded number is in, and do what it says."""
+        """Find the run that the loaded number is in, and do what it says.
+
+        Calls with conditions are the ones that programs make and the kernel runs this for: they lie near the root.
+        """
         if len(runs) == 1:
             return self._decision(runs[0].decision)
-        middle = len(runs) // 2
+        weights = [len(runs) if len(run.decision) > 1 else 4 for run in runs]
+        reached = list(accumulate(weights))
+        middle = min(range(1, len(runs)), key=lambda at: abs(2 * reached[at - 1] - reached[-1]))
         above = self.tree(runs[middle:])
         return self.test(_AT_LEAST, runs[middle].first, above, self.tree(runs[:middle]))
 
@@ -243,10 +249,17 @@ class _Code:
             return no
         if self._nearest(yes) == self._nearest(no):
             return yes
-        low = self.load(offset, self.test(comparison, value & LOW_BITS, yes, no), mask & LOW_BITS)
+        low_mask = mask & LOW_BITS
+        targets = (self._loaded(target, offset, low_mask) for target in (yes, no))
+        low = self.load(offset, self.test(comparison, value & LOW_BITS, *targets), low_mask)
         if high_mask == 0:
             return low
+        yes, no = (self._loaded(target, offset + 4, high_mask) for target in (yes, no))
         test = self.test(_EQUAL, high, low, no)
         if comparison != _EQUAL:
             test = self.test(_GREATER, high, yes, test)
         return self.load(offset + 4, test, high_mask)
+
+    def _loaded(self, target: int, offset: int, mask: int) -> int:
+        """`target`, or the instruction after it if it only loads what is loaded (and not masked) already."""
+        return target - 1 if mask == LOW_BITS and self._reversed[target] == (_LOAD, 0, 0, offset) else target

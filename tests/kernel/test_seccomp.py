@@ -312,21 +312,24 @@ NEEDED = {
 
 
 @pytest.mark.parametrize("name", list(PROGRAMS))
-@pytest.mark.parametrize(
-    "profile", [PROFILE, *(docker.read(str(path), (6, 18)) for path in PUBLIC[:1])], ids=lambda profile: profile.name
-)
-def test_programs_work_below_it(name: str, profile: Profile, tmp_path: Path) -> None:
-    needed = NEEDED.get(name, "sh")
-    if shutil.which(needed) is None:
-        pytest.skip(f"no {needed} here")
-    line = PROGRAMS[name] % {"python": sys.executable} if "%(" in PROGRAMS[name] else PROGRAMS[name]
+def test_programs_work_below_it(name: str, tmp_path: Path) -> None:
+    if shutil.which(NEEDED.get(name, "sh")) is None:
+        pytest.skip(f"no {NEEDED[name]} here")
     if name == "32-bit" and MACHINE != "x86_64":
         pytest.skip("an x86 program")
-    (tmp_path / "pool.py").write_text(POOL)
-    (tmp_path / "small.c").write_text(SMALL)
+    works_below(PROFILE, name, tmp_path)
+
+
+@pytest.mark.parametrize("path", PUBLIC[:1], ids=str)
+def test_programs_work_below_a_public_profile(path: Path, tmp_path: Path) -> None:
+    works_below(docker.read(str(path), (6, 18)), "multiprocessing", tmp_path)
+
+
+def works_below(profile: Profile, name: str, folder: Path) -> None:
+    line = PROGRAMS[name] % {"python": sys.executable} if "%(" in PROGRAMS[name] else PROGRAMS[name]
+    (folder / "pool.py").write_text(POOL)
+    (folder / "small.c").write_text(SMALL)
     script = "os.chdir(order['folder']); os.execvp('sh', ['sh', '-ec', order['line']])"
-    done = below(
-        compiled("early", profile=profile), compiled("late", profile=profile),
-        script=script, line=line, folder=str(tmp_path),
-    )  # fmt: skip
+    parts = [compiled(part, profile=profile) for part in ("early", "late")]
+    done = below(*parts, script=script, line=line, folder=str(folder))
     assert done.returncode == 0, done.stdout + done.stderr

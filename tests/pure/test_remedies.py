@@ -160,9 +160,7 @@ CASES: dict[str, Report] = {
         outcomes(refused("openat2", number=errno.ENOSYS) | refused("overlay", number=errno.EINVAL)), USER, DELEGATED
     ),
     "killed-by-a-filter": build(outcomes({}, died="clone3", ending=signal.SIGSYS.name), ALL_SYSTEM_CALLS, READ_ONLY),
-    "no-filters-built": build(
-        outcomes(refused("seccomp", number=errno.EINVAL)), USER._replace(options={}), DELEGATED
-    ),
+    "no-filters-built": build(outcomes(refused("seccomp", number=errno.EINVAL)), USER._replace(options={}), DELEGATED),
     "no-filters-in-a-sandbox": build(
         outcomes({"seccomp": (errno.ENOTSUP, "a filter of system calls is accepted, but nothing is filtered")}),
         USER,

@@ -53,7 +53,7 @@ SECONDS: Mapping[str, float] = {
     "test_nested_ids.py": 24, "test_netlink_decoded.py": 6, "test_networks.py": 30, "test_oom_quick.py": 18,
     "test_owner_environment.py": 12, "test_packets_stay.py": 4, "test_pool.py": 20, "test_proc_stats.py": 1,
     "test_sampler.py": 10,
-    "test_script_descriptors.py": 13, "test_seccomp.py": 120, "test_security.py": 13, "test_security.py as user": 13,
+    "test_script_descriptors.py": 13, "test_seccomp.py": 90, "test_security.py": 13, "test_security.py as user": 13,
 }  # fmt: skip
 _UNKNOWN_SECONDS = 10.0
 
