@@ -108,6 +108,23 @@ def test_a_program_says_what_its_profile_says(profile: Profile, where: tuple[str
             assert min((said["late"], said["early"]), key=strictness) == wanted
 
 
+def test_what_is_loaded_is_loaded_again_where_it_was_masked() -> None:
+    """A condition that fails goes on behind the load of the next one, if that loads the same."""
+    rules = (
+        Rule(("read",), ERRNO | 1, (Condition(0, "==", 5, 0xFF), Condition(0, ">", 1 << 40))),
+        Rule(("read",), ERRNO | 2, (Condition(0, "==", 0x106, LOW_BITS),)),
+        Rule(("read",), ERRNO | 3, (Condition(0, "==", 0x107, LOW_BITS), Condition(0, "==", 7, 0xFF))),
+        Rule(("read",), ERRNO | 4, (Condition(0, "<", 0x10F),)),
+        Rule(("read",), ERRNO | 5, (Condition(0, "!=", 0x1FF, 0x1FF),)),
+    )
+    profile = Profile("masks", ALLOW, rules)
+    it = Program(program(profile, USUAL, "x86_64"))
+    for low in range(0x220):
+        for high in (0, 1, 1 << 8, 1 << 9):
+            arguments = (high << 32 | low, 0, 0, 0, 0, 0)
+            assert it.verdict(0, MARKS["x86_64"], arguments) == expected(profile, "x86_64", "x86_64", 0, arguments)
+
+
 def test_a_program_for_another_architecture_kills() -> None:
     for machine in MACHINES:
         for part in PARTS:
