@@ -65,6 +65,7 @@ def main(control: _socket.socket, folders: cgroup.LabFolders | None, *, single_i
     """Serve ``{"operations": …}`` (what a slot is) and ``{"make": number, …}`` until the supervisor goes."""
     link = netlink.Netlink()
     operations: list[Any] = []
+    limits: list[list[Any]] = []
     dead: list[tuple[int, list[int]]] = []  # what is to be buried when nothing else is to be done
     renamed: list[int] = []  # what the supervisor hasn't been told of
     waiting = select.poll()
@@ -88,12 +89,14 @@ def main(control: _socket.socket, folders: cgroup.LabFolders | None, *, single_i
             renamed.append(message["rename"])
             continue
         if "operations" in message:
-            operations = ops.decode(message["operations"])
+            operations, limits = ops.decode(message["operations"]), message["limits"]
             continue
         if "runner" in message:
             _make_runner(control, folders, single_id)
             continue
-        order = birth.Order(operations, message["make"], spare=True, sibling=True, awaited=message["awaited"])
+        order = birth.Order(
+            operations, message["make"], limits=limits, spare=True, sibling=True, awaited=message["awaited"]
+        )
         try:
             made = birth.make(order, folders, link, single_id=single_id)
         except OSError as error:

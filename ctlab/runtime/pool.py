@@ -14,7 +14,7 @@ import select
 from typing import TYPE_CHECKING, Any
 
 from ..plan import ops
-from . import birth, nursery, orders
+from . import birth, nursery, orders, storage
 from .made import Slot, Spare
 from .record import Runner
 
@@ -39,6 +39,7 @@ class Pool:
         self._supervisor = supervisor
         self._ready: list[Slot] = []
         self.operations: list[Any] = []
+        self.limits: list[list[Any]] = []  # of every container, written before it is asked for
         self._wanted = 0
         self._coming = 0
         self._silent = False  # the nursery hasn't answered in time: it buries something large, or hangs
@@ -55,11 +56,12 @@ class Pool:
         self._heard.register(self._nursery, select.POLLIN)
         supervisor.on(self._nursery.fileno(), self._nursery_says_unasked)
 
-    def configure(self, operations: list[list[Any]], wanted: int) -> None:
-        """What makes a slot (encoded), and how many to keep."""
+    def configure(self, operations: list[list[Any]], limits: list[list[Any]], wanted: int) -> None:
+        """What makes a slot (encoded), the limits that it begins with, and how many to keep."""
         self.operations = ops.decode(operations)
         self._wanted = self._goal = wanted
-        orders.send(self._nursery, {"operations": operations})
+        self.limits = limits
+        orders.send(self._nursery, {"operations": operations, "limits": limits})
         while len(self._ready) > wanted:
             self.discard(self._ready.pop())
         self.refill()
@@ -172,7 +174,8 @@ class Pool:
                 with contextlib.suppress(ChildProcessError):
                     os.waitid(os.P_PID, pid, os.WEXITED)
             # The machine is full, for now: meanwhile containers are made when asked for, and say so themselves.
-            self._supervisor.tell({"event": "note", "text": f"no slot could be made: {message['message']}"})
+            why = storage.hint() or message["message"]
+            self._supervisor.tell({"event": "note", "text": f"no slot could be made: {why}"})
             self._pause()
             return
         made = Slot(message["made"], message["made"])
@@ -239,7 +242,9 @@ class Pool:
 
     def make(self, operations: list[Any], keep: int, *, private: int | None = None, network_of: int = -1) -> Slot:
         """Make a slot here and now; `keep`: its capabilities."""
-        order = birth.Order(operations, self.number(), private=private, network_of=network_of, keep=keep)
+        order = birth.Order(
+            operations, self.number(), limits=self.limits, private=private, network_of=network_of, keep=keep
+        )
         return birth.make(
             order, self._supervisor.folders, self._supervisor.node_link, single_id=self._supervisor.single_id
         )

@@ -16,7 +16,7 @@ import time
 
 from ..kernel import capabilities, spawn, syscalls
 from ..kernel.lean import signal, suppress
-from . import orders, program, slot
+from . import orders, program, resources, slot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def main(control: _socket.socket, folders: cgroup.LabFolders | None, *, single_i
     """Serve orders for one container (the first one's) and one user, until the end of file."""
     capabilities.drop_bounding(capabilities.mask(capabilities.GRANTABLE))
     syscalls.leave_keyring()
+    resources.bound()
     _rehearse()
     place = _Place()
     while True:
@@ -160,6 +161,8 @@ def _enter(
         place.cgroup.join(cloned=True)  # while we are still who may
         place.cgroup = None
     place.home = program.become(order["user"], capabilities.mask(order["capabilities"]), single_id=single_id)
+    if order["processes"]:
+        resources.bound_processes(order["processes"] + resources.EXEC_RESERVE)
     place.entered = True
     return descriptors
 

@@ -17,7 +17,7 @@ import time
 from ..kernel import capabilities, netlink, syscalls, title
 from ..kernel.lean import suppress
 from ..plan import ops
-from . import inside, orders, program
+from . import inside, orders, program, resources
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def _live(birth: Birth) -> None:
     os.setsid()
     syscalls.leave_keyring()
     title.set_title("ctlab-init")
+    resources.bound()
     root = inside.Root(f"/work/{birth.number}")
     unshare, *mounts = birth.operations
     if "net" in unshare.kinds:
@@ -128,7 +129,7 @@ def _live(birth: Birth) -> None:
     assert isinstance(execute, ops.Execute)
     marks.append(("inside: files", time.monotonic_ns()))
     body = (order["body"], next(given)) if order["body"] else ("", -1)
-    _become(birth, root, execute, marks, body)
+    _become(birth, root, execute, marks, body, order["processes"])
 
 
 def _rehearse(root: inside.Root) -> None:
@@ -159,7 +160,12 @@ def _rehearse(root: inside.Root) -> None:
 
 
 def _become(
-    birth: Birth, root: inside.Root, execute: ops.Execute, marks: list[tuple[str, int]], body: tuple[str, int]
+    birth: Birth,
+    root: inside.Root,
+    execute: ops.Execute,
+    marks: list[tuple[str, int]],
+    body: tuple[str, int],
+    processes: int,
 ) -> None:
     out, err = birth.streams
     if execute.tty:
@@ -200,6 +206,7 @@ def _become(
     program.enter_folder(execute.workdir)
     if child == 0 and execute.init:
         os.setsid()
+    resources.bound_processes(processes)
     program.execute(path, execute.argv, variables)
 
 

@@ -34,6 +34,7 @@ from . import (
     services,
     slot,
     starts,
+    storage,
     tree,
 )
 from .calls import Call, Refused
@@ -75,7 +76,7 @@ class Supervisor(Descriptors):
         self.keeper = socket.socket(fileno=start.keeper)
         self.single_id = start.single_id
         self.records: dict[str, Record] = {}
-        self.tree = tree.Tree(start.host_top)
+        self.tree = tree.Tree(start.host_top, start.storage_bytes, start.storage_inodes)
         self._renames: dict[int, tuple[str, str]] = {}  # links in use that may not have their names yet
         self._later: list[Callable[[], None]] = []
         self._quiet_at = 0.0  # when the last call is long enough ago for housekeeping
@@ -167,7 +168,8 @@ class Supervisor(Descriptors):
             call.reply({"error": "KernelError", "message": str(error), "errno": error.errno})
             call.close_descriptors()
         except (OSError, TimeoutError) as error:
-            call.reply({"error": "KernelError", "message": error.strerror or str(error), "errno": error.errno or 0})
+            failure = {"error": "KernelError", "message": error.strerror or str(error), "errno": error.errno or 0}
+            call.reply(storage.named(failure))
             call.close_descriptors()
         except Exception as error:  # a bug of ours must not end the lab
             call.reply({"error": "CtlabError", "message": f"{type(error).__name__}: {error}", "errno": 0})
@@ -306,8 +308,9 @@ _TELL_AGAIN_SECONDS = 0.01
 
 
 def _configure(supervisor: Supervisor, call: Call) -> None:
-    """The operations that make a slot, and how many to keep ready."""
-    supervisor.pool.configure(call.message["operations"], call.message["slots"])
+    """The operations that make a slot, the limits that every container begins with, how many slots to keep ready."""
+    message = call.message
+    supervisor.pool.configure(message["operations"], message["limits"], message["slots"])
     call.reply({"ok": True})
 
 
