@@ -65,7 +65,12 @@ def several(value: str | Iterable[str] | None) -> list[str]:
     """A repeatable keyword: one string is a list of one."""
     if value is None:
         return []
-    return [value] if isinstance(value, str) else [str(item) for item in value]
+    if isinstance(value, str):
+        return [value]
+    try:
+        return [str(item) for item in value]
+    except TypeError:
+        raise BadInput(f"{value!r} is neither a text nor a list of them") from None
 
 
 def unknown_keyword(word: str, known: Iterable[str]) -> BadInput:

@@ -161,8 +161,7 @@ def _enter(
         place.cgroup.join(cloned=True)  # while we are still who may
         place.cgroup = None
     place.home = program.become(order["user"], capabilities.mask(order["capabilities"]), single_id=single_id)
-    if order["processes"]:
-        resources.bound_processes(order["processes"] + resources.EXEC_RESERVE)
+    resources.bound_processes(order["processes"], by_exec=True)
     place.entered = True
     return descriptors
 

@@ -206,7 +206,7 @@ def _become(
     program.enter_folder(execute.workdir)
     if child == 0 and execute.init:
         os.setsid()
-    resources.bound_processes(processes)
+    resources.bound_processes(processes, by_exec=False)
     program.execute(path, execute.argv, variables)
 
 

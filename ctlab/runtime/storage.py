@@ -26,20 +26,23 @@ def state() -> dict[str, int]:
 
 
 def hint() -> str:
-    """What follows an ENOSPC where the storage is full; "" where it isn't, and the reason is another one."""
+    """The line for a storage that is full; "" where it isn't, and what failed did so for another reason."""
     now = state()
     if now["free_bytes"] >= _FULL_BYTES and now["free_inodes"] >= _FULL_INODES:
         return ""
     what = f"{now['bytes'] >> 20}M" if now["free_bytes"] < _FULL_BYTES else f"{now['inodes']} files"
     return (
-        f"the lab's storage is full ({what}): remove files or containers, or start the lab with more: "
+        f"the lab's storage is full (ENOSPC; {what}): remove files or containers, or start the lab with more: "
         "Lab(storage=…), %lab start --storage"
     )
 
 
-def named(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer that reports ENOSPC, with the storage and the remedy named where it is that."""
-    if answer.get("errno") != errno.ENOSPC or "error" not in answer or not (text := hint()):
+def named(answer: dict[str, Any], *, starting: bool = False) -> dict[str, Any]:
+    """An answer that reports ENOSPC, with the storage and the remedy named where it is that.
+
+    `starting`: of a container's first process, for which the kernel mounts an overlay read-only where it has no room.
+    """
+    if "error" not in answer or answer.get("errno") not in (errno.ENOSPC, errno.EROFS if starting else None):
         return answer
-    what = str(answer["message"]).partition("(")[0].rstrip(": ")
-    return answer | {"message": f"{what}: {text}"}
+    text = hint()
+    return answer | {"message": text} if text else answer
