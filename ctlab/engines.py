@@ -103,10 +103,12 @@ def _start_vm(
 ) -> Client:
     from .vm import prepare, programs
 
+    options = engine.options or _options()
+    opening.check_storage(storage_bytes, options.memory_bytes)
     with contextlib.suppress(CtlabError):  # the start will say it better
         if not prepare.status().release and programs.find():
             say(f"lab '{name}': a kernel for VMs is fetched and unpacked, once; the next start has it")
-    return Client(name, interval_seconds, vm=engine.options or _options(), storage_bytes=storage_bytes)
+    return Client(name, interval_seconds, vm=options, storage_bytes=storage_bytes)
 
 
 def imagined_vm() -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ FILES = (
     "test_exec.py", "test_networks.py", "test_images.py",
     "test_security.py", "test_copy.py", "test_logs.py", "test_labs.py", "test_bad_input_python.py",
     "test_packets_stay.py", "test_host_mounts.py", "test_copy_hardening.py", "test_hostile_files.py",
-    "test_many_callers.py", "test_script_descriptors.py", "test_interrupted_changes.py",
+    "test_many_callers.py", "test_script_descriptors.py", "test_interrupted_changes.py", "test_floods.py",
 )  # fmt: skip
 KINDS = {"range-and-folders": (True, True), "range": (True, False), "one-id": (False, False)}
 
