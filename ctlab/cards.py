@@ -109,7 +109,7 @@ def container_card(container: Container) -> str:
     facts = {k: v for k, v in row.items() if k != "name"} | {
         "memory limit": units.format_size(limits.memory_bytes) if limits.memory_bytes else "",
         "cpus": limits.cpus or "",
-        "pids limit": limits.pids_limit or "",
+        "pids limit": "" if limits.pids_default else limits.pids_limit or "none",
     }
     return card(f"container {container.name}", facts)
 

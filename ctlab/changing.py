@@ -44,7 +44,8 @@ def rename(lab: Lab, container: Container, name: str) -> None:
 def update(lab: Lab, container: Container, wanted: limits_plan.Limits) -> None:
     with whole(lab):
         spec = dataclasses.replace(container.spec, limits=wanted)
-        creating.check_limits(lab, spec)
+        wanted = creating.check_limits(lab, spec)
+        spec = dataclasses.replace(spec, limits=wanted)
         version = lab._client.facts["cgroup"]
         if version != "none":
             writes = limits_plan.changes(container.limits, wanted, version)

@@ -6,6 +6,7 @@ Specs are checked, addresses taken, the order sent; whatever fails gives everyth
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import os
@@ -14,7 +15,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from . import ending, engines, sampled_names, ticks, units
+from . import ending, engines, sampled_names, security_options, ticks, units
 from .container import Container
 from .errors import AddressError, BadInput, CtlabError, LimitRefused, NameInUse, NotFound
 from .executing import body_descriptor, in_container
@@ -47,7 +48,10 @@ def create(lab: Lab, names: list[str], argv: list[str], keywords: dict[str, Any]
     specs = [container_spec(name, argv, networks, keywords) for name in names]
     engines.check_mounts(lab, specs[0].mounts)
     image = find_image(lab, specs[0].image, specs[0].command)
-    check_limits(lab, specs[0])
+    limits = check_limits(lab, specs[0])
+    if specs[0].seccomp == security_options.UNCONFINED:
+        lab.say(f"{names[0]}{' …' if len(names) > 1 else ''}: {security_options.REOPENED}")
+    specs = [dataclasses.replace(spec, limits=limits) for spec in specs]
     replaced: dict[str, Container] = {}
     kept: list[Container] = []
     for spec in specs:
@@ -272,16 +276,27 @@ def find_image(lab: Lab, text: str, command: tuple[str, ...]) -> reference.Refer
     return image
 
 
-def check_limits(lab: Lab, spec: ContainerSpec) -> None:
+def check_limits(lab: Lab, spec: ContainerSpec) -> limits_plan.Limits:
+    """The limits that the container will have; LimitRefused for one that was asked for and can't be set here."""
     limits_plan.check(spec.limits, engines.cpus(lab))
     facts = lab._client.facts
-    absent = limits_plan.missing(spec.limits, facts["controllers"] if facts["cgroup"] != "none" else ())
+    controllers = facts["controllers"] if facts["cgroup"] != "none" else ()
+    absent = limits_plan.missing(spec.limits, controllers)
     if absent:
         raise limits_plan.unavailable(absent, facts["cgroup_reason"], facts["cgroup_remedy"])
     vm = engines.vm_facts(lab)
     counted = (_machine_cpus(), "this machine's") if vm is None else (vm["cpus"], "the VM's")
     for note in limits_plan.notes(spec.limits, *counted):
         lab.say(note)
+    return limits_plan.settle(spec.limits, controllers)
+
+
+def prepared_limits(lab: Lab) -> list[list[Any]]:
+    """The limits that every container's folder is given before anybody asks for one, as writes."""
+    facts = lab._client.facts
+    if facts["cgroup"] == "none":
+        return []
+    return [list(write) for write in limits_plan.plan(limits_plan.prepared(facts["controllers"]), facts["cgroup"])]
 
 
 def order(lab: Lab, container: Container, image: reference.Reference) -> dict[str, Any]:

@@ -66,16 +66,18 @@ def _options(memory: str | int | None = None, cpus: int | None = None) -> VmOpti
     return options.parse(memory, cpus)
 
 
-def start(name: str, interval_seconds: float, engine: Engine, say: Callable[[str], None]) -> Client:
+def start(
+    name: str, interval_seconds: float, engine: Engine, say: Callable[[str], None], storage_bytes: int | None = None
+) -> Client:
     """The client of a lab that has been started. `say` takes a line for the person.
 
     Raises Unsupported where this machine's kernel can't, with an offer where a VM could; what the start itself raised
     where the doctor finds nothing missing.
     """
     if engine.name == "vm":
-        return _start_vm(name, interval_seconds, engine, say)
+        return _start_vm(name, interval_seconds, engine, say, storage_bytes)
     try:
-        return Client(name, interval_seconds)
+        return Client(name, interval_seconds, storage_bytes=storage_bytes)
     except CtlabError as error:
         report = opening.examine(error)
         if report is None or report.usable:
@@ -88,16 +90,25 @@ def start(name: str, interval_seconds: float, engine: Engine, say: Callable[[str
         vm = f"{report.vm.detail}; {report.vm.remedy}" if report.vm else "not on this system"
         raise Unsupported(f"{report.why_not}; and no VM can be had: {vm}{report.instead}")
     say(f"lab '{name}' gets a kernel of its own, in a VM, since this machine's can't: {report.why_not}")
-    return _start_vm(name, interval_seconds, engine, say)
+    return _start_vm(name, interval_seconds, engine, say, storage_bytes)
 
 
-def _start_vm(name: str, interval_seconds: float, engine: Engine, say: Callable[[str], None]) -> Client:
+def vm_memory_bytes(engine: Engine) -> int | None:
+    """The memory of the VM that was asked for; None where this machine's kernel is tried."""
+    return (engine.options or _options()).memory_bytes if engine.name == "vm" else None
+
+
+def _start_vm(
+    name: str, interval_seconds: float, engine: Engine, say: Callable[[str], None], storage_bytes: int | None
+) -> Client:
     from .vm import prepare, programs
 
+    options = engine.options or _options()
+    opening.check_storage(storage_bytes, options.memory_bytes)
     with contextlib.suppress(CtlabError):  # the start will say it better
         if not prepare.status().release and programs.find():
             say(f"lab '{name}': a kernel for VMs is fetched and unpacked, once; the next start has it")
-    return Client(name, interval_seconds, vm=engine.options or _options())
+    return Client(name, interval_seconds, vm=options, storage_bytes=storage_bytes)
 
 
 def imagined_vm() -> dict[str, Any] | None:

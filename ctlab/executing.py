@@ -12,6 +12,7 @@ from .completed import Completed, Process
 from .errors import CtlabError, KernelError, NotFound, ProgramNotFound, StateError, describe
 from .execution import Execution, Sink
 from .kernel.capabilities import DEFAULT
+from .plan import limits as limits_plan
 from .request import SCRIPT_DESCRIPTOR, environment, several
 from .runtime.program import DEFAULT_PATH
 from .spec import ContainerSpec
@@ -81,7 +82,15 @@ def _settings(
         "workdir": workdir or spec.workdir,
         "user": user or spec.user,
         "capabilities": list(DEFAULT if spec.capabilities is None else spec.capabilities),
+        "processes": processes(container),
     }
+
+
+def processes(container: Container) -> int:
+    """How many processes its user ids may have by RLIMIT_NPROC: the default where no cgroup holds it; 0, no limit."""
+    limits = container.limits
+    stands_in = limits.pids_default and limits.pids_limit is None
+    return limits_plan.PIDS_DEFAULT if stands_in and container.lab._client.facts["pids_by"] == "rlimit" else 0
 
 
 def default_environment(spec: ContainerSpec, *, tty: bool = False) -> tuple[tuple[str, str], ...]:

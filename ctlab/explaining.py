@@ -8,6 +8,7 @@ from . import engines
 from .images.reference import parse
 from .plan import limits as limits_plan
 from .plan import ops, rootfs
+from .runtime.resources import OOM_STEP
 from .starting import inside_operations, node_operations
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def explain_container(lab: Lab, container: Container) -> list[str]:
         assert isinstance(first, ops.Unshare)
         prepare = [ops.Unshare([kind for kind in first.kinds if kind != "net"]), *prepare[1:]]
     version = lab._client.facts["cgroup"]
-    writes = limits_plan.plan(spec.limits, version) if version != "none" else []
+    limits = limits_plan.asked(spec.limits)
+    writes = limits_plan.plan(limits, version) if version != "none" else []
     paths = {write.controller: _cgroup_path(lab, write.controller, version, container.name) for write in writes}
     inside = [
         ops.Bind(engines.guest_path(lab, one.source), one.target, one.read_only) if isinstance(one, ops.Bind) else one
@@ -44,7 +46,15 @@ def explain_container(lab: Lab, container: Container) -> list[str]:
         container.name, prepare, node_operations(container), inside, writes, paths,
         network_of=_shared_with(lab, spec.network_mode),
     )  # fmt: skip
-    return [*in_vm(lab), *commands]
+    return [*in_vm(lab), *_DEFAULTS, *commands]
+
+
+# What the lab gives to every container, which takes a cgroup to be made for it, or is no one command's.
+_DEFAULTS = [
+    f"# Every container of a lab has besides: pids.max {limits_plan.PIDS_DEFAULT} where nothing else is said, "
+    f"oom_score_adj +{OOM_STEP},",
+    "# and as many open files as the hard limit allows.",
+]
 
 
 def _shared_with(lab: Lab, mode: str) -> str | None:

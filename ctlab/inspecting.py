@@ -25,7 +25,7 @@ def inspect_container(container: Container) -> dict[str, Any]:
     except CtlabError:
         facts = {}  # it has just gone: what was known of it still is
     spec = container.spec
-    limits = {k: v for k, v in dataclasses.asdict(spec.limits).items() if v is not None}
+    limits = {k: v for k, v in dataclasses.asdict(spec.limits).items() if v is not None and k != "pids_default"}
     return {
         "name": container.name,
         "id": container.id,
@@ -45,6 +45,8 @@ def inspect_container(container: Container) -> dict[str, Any]:
         "endpoints": [dataclasses.asdict(e) | {"addresses": list(e.addresses)} for e in container.endpoints],
         "mounts": [dataclasses.asdict(m) for m in spec.mounts],
         "capabilities": list(DEFAULT if spec.capabilities is None else spec.capabilities),
+        "no_new_privileges": True,
+        "seccomp": spec.seccomp_source,
         "namespaces": facts.get("namespaces", {}),
         "labels": dict(spec.labels),
         "created_at": _when(container.created_at),

@@ -42,6 +42,7 @@ class Lab:
     `engine`: ``native``, this machine's kernel; ``vm``, a kernel of its own in a microVM, with `vm_memory` (bytes, or
     text as 1G) and `vm_cpus`; ``auto``, native, and with `vm_if_needed` the VM where this machine's kernel can't
     (None: if the environment has CTLAB_VM_IF_NEEDED=1).
+    `storage`: how much its containers may write, all together (bytes, or text as 2G); None: a quarter of the memory.
     Raises Unsupported where this machine can't run containers, with the remedy; NameInUse; BadInput.
     """
 
@@ -54,11 +55,13 @@ class Lab:
         vm_memory: str | int | None = None,
         vm_cpus: int | None = None,
         vm_if_needed: bool | None = None,
+        storage: str | int | None = None,
         uplink: bool = False,
         exists: str | None = None,
     ) -> None:
         seconds = opening.check_options(name, interval, uplink)
         chosen = engines.choose(engine, vm_memory, vm_cpus, vm_if_needed)
+        storage_bytes = opening.check_storage(storage, engines.vm_memory_bytes(chosen))
         self.name = name
         self.tick, self.cell = ticks.now(), ticks.cell()
         self._lock = threading.RLock()
@@ -86,14 +89,19 @@ class Lab:
         opening.replace_earlier(self, exists)
         opening.check_platform()
         opening.prune(self)
-        self._client = engines.start(name, seconds, chosen, self.say)
+        self._client = engines.start(name, seconds, chosen, self.say, storage_bytes)
         try:
             self._top = rootfs_top()
             self._client.listen(lambda event: hear(self, event))
             operations = [*network_plan.node()]
             self._call({"do": "perform", "operations": ops.encode(operations)})
             slot = ops.encode(rootfs.prepare("system", self._top))
-            self._call({"do": "configure", "operations": slot, "slots": SLOTS, "filter": ["", ""]})
+            self._call(
+                {
+                    "do": "configure", "operations": slot, "limits": creating.prepared_limits(self), "slots": SLOTS,
+                    "filter": ["", ""],
+                }
+            )  # fmt: skip
             labs.add(self)
         except BaseException:  # interrupted: nobody has a handle of it yet, so nobody else could stop it
             self._client.stop()
@@ -173,10 +181,10 @@ class Lab:
         """Start a container; returns once its program has been exec'ed.
 
         A keyword is Docker's long option in snake_case, plural if repeatable: image, name, networks, env, mounts,
-        workdir, user, cpus, cpu_shares, cpuset_cpus, memory, pids_limit, hostname, init, rm, tty, ip, ip6,
-        mac_address, cap_add, cap_drop, read_only, labels, stop_signal, stop_timeout, exists. With ``count=20,
-        name="w{n:02}"`` a batch, as `Handles`. Without a command the container idles. `stdin`: what the command
-        reads (nothing without it). `script`: instead of a command, what /bin/sh runs.
+        workdir, user, cpus, cpu_shares, cpuset_cpus, memory, pids_limit (2048 if nothing is said, "none" lifts it),
+        hostname, init, rm, tty, ip, ip6, mac_address, cap_add, cap_drop, security_opt, read_only, labels, stop_signal,
+        stop_timeout, exists. With ``count=20, name="w{n:02}"`` a batch, as `Handles`. Without a command the container
+        idles. `stdin`: what the command reads (nothing without it). `script`: instead of a command, what /bin/sh runs.
         """
         for word in keywords:
             if word not in KEYWORDS:
@@ -338,16 +346,17 @@ class Lab:
         wait_for_port(self._container(container), port, units.parse_duration(timeout))
 
     def status(self) -> dict[str, Any]:
-        """The lab in plain values: name, containers, networks, ids, cgroup, what it costs."""
+        """The lab in plain values: name, containers, networks, ids, cgroup, what is left of its storage, its costs."""
         facts = self._client.facts
         vm = engines.vm_facts(self)
+        costs = self._call({"do": "costs"})
         return {
             "name": self.name, "id": self._client.id, "engine": self.engine, **({"vm": vm} if vm is not None else {}),
             "containers": len(self._containers),
             "running": sum(c.state == "running" for c in self._containers.values()), "networks": len(self._networks),
             "ids": facts["mapping"], "cgroup": facts["cgroup"], "limits": facts["controllers"],
-            "cgroup_reason": facts["cgroup_reason"], "interval_seconds": self.interval_seconds,
-            "processes": self._call({"do": "costs"})["processes"],
+            "cgroup_reason": facts["cgroup_reason"], "pids_limit": opening.pids_words(facts["pids_by"]),
+            "storage": costs["storage"], "interval_seconds": self.interval_seconds, "processes": costs["processes"],
         }  # fmt: skip
 
     def close_views(self) -> None:

@@ -10,11 +10,37 @@ from typing import TYPE_CHECKING
 from . import labs, ticks, units
 from .errors import BadInput, CtlabError, NameInUse, Unsupported
 from .names import check_name, key
+from .plan.limits import PIDS_DEFAULT
 from .request import check_exists
 
 if TYPE_CHECKING:
     from .doctor import Report
     from .lab import Lab
+
+
+LEAST_STORAGE_BYTES = 16 << 20
+
+
+def check_storage(storage: str | int | None, vm_memory_bytes: int | None) -> int | None:
+    """How much the lab's containers may write, in bytes; None: the default. Raises BadInput.
+
+    `vm_memory_bytes`: where it is a VM's, that VM's.
+    """
+    if storage is None:
+        return None
+    size = units.parse_size(storage)
+    if size < LEAST_STORAGE_BYTES:
+        raise BadInput(f"storage {storage}: at least {units.format_size(LEAST_STORAGE_BYTES)}")
+    if vm_memory_bytes is None:
+        from .kernel.memory import total_bytes
+
+        most, whose = total_bytes(), "there is here"
+    else:
+        most, whose = vm_memory_bytes, "the VM has"
+    if size > most:
+        has = units.format_size(most, 3)
+        raise BadInput(f"storage {storage}: it lies in memory, of which {whose} {has}")
+    return size
 
 
 def check_options(name: str, interval: float | str, uplink: bool) -> float:
@@ -26,6 +52,15 @@ def check_options(name: str, interval: float | str, uplink: bool) -> float:
     if not 0.01 <= seconds <= 60:
         raise BadInput(f"interval {interval}: from 10 ms to 60 s")
     return seconds
+
+
+def pids_words(by: str) -> str:
+    """How many processes a container may have where nobody says it, and what holds that; `by`: the keeper's word."""
+    return {
+        "cgroup": f"{PIDS_DEFAULT} a container",
+        "rlimit": f"{PIDS_DEFAULT} of one user id in the lab (ulimit -u): no cgroup counts a container's",
+        "none": "none: no cgroup counts a container's, and this kernel (before 5.14) no user namespace's",
+    }[by]
 
 
 def replace_earlier(lab: Lab, exists: str | None) -> None:

@@ -7,18 +7,18 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from . import units
+from . import security_options, units
 from .errors import BadInput, NotFound, Unsupported
 from .kernel.capabilities import DEFAULT, GRANTABLE, NUMBER
 from .names import check_name, did_you_mean, nearest, parse_signal
-from .plan.limits import Limits
+from .plan.limits import PIDS_DEFAULT, Limits
 from .spec import ContainerSpec, MountSpec
 
 KEYWORDS = frozenset(
     {
         "image", "name", "networks", "network", "node", "env", "env_file", "mounts", "workdir", "user", "cpus",
         "cpu_shares", "cpuset_cpus", "memory", "pids_limit", "hostname", "init", "rm", "tty", "count", "exists", "ip",
-        "ip6", "mac_address", "cap_add", "cap_drop", "read_only", "entrypoint", "labels", "stop_signal",
+        "ip6", "mac_address", "cap_add", "cap_drop", "security_opt", "read_only", "entrypoint", "labels", "stop_signal",
         "stop_timeout", "publish", "stdin", "script",
     }
 )  # fmt: skip
@@ -65,7 +65,12 @@ def several(value: str | Iterable[str] | None) -> list[str]:
     """A repeatable keyword: one string is a list of one."""
     if value is None:
         return []
-    return [value] if isinstance(value, str) else [str(item) for item in value]
+    if isinstance(value, str):
+        return [value]
+    try:
+        return [str(item) for item in value]
+    except TypeError:
+        raise BadInput(f"{value!r} is neither a text nor a list of them") from None
 
 
 def unknown_keyword(word: str, known: Iterable[str]) -> BadInput:
@@ -80,12 +85,13 @@ def unknown_keyword(word: str, known: Iterable[str]) -> BadInput:
 
 def limits_of(keywords: Mapping[str, Any], base: Limits | None = None) -> Limits:
     """The limits named by keywords, over `base`. A value of None leaves what is; 0 or "none" is no limit."""
-    values = {
+    values: dict[str, Any] = {
         "cpus": base.cpus if base else None,
         "cpu_shares": base.cpu_shares if base else None,
         "cpuset_cpus": base.cpuset_cpus if base else None,
         "memory_bytes": base.memory_bytes if base else None,
-        "pids_limit": base.pids_limit if base else None,
+        "pids_limit": base.pids_limit if base else PIDS_DEFAULT,
+        "pids_default": base.pids_default if base else True,
     }
     none = (0, "0", "none", "-1", -1)
     cpus, memory = keywords.get("cpus"), keywords.get("memory")
@@ -97,10 +103,12 @@ def limits_of(keywords: Mapping[str, Any], base: Limits | None = None) -> Limits
         value = keywords.get(name)
         if value is not None:
             values[name] = None if value in none else _whole(name, value)
+    if keywords.get("pids_limit") is not None:
+        values["pids_default"] = False
     cpuset = keywords.get("cpuset_cpus")
     if cpuset is not None:
         values["cpuset_cpus"] = None if cpuset == "none" else units.format_cpuset(units.parse_cpuset(cpuset))
-    return Limits(**values)  # type: ignore[arg-type]  # each was read as its field's type above
+    return Limits(**values)
 
 
 def _whole(name: str, value: Any) -> int:
@@ -228,6 +236,8 @@ def container_spec(
         if networks and (networks[0] in ("host", "none") or networks[0].startswith("container:"))
         else "bridge"
     )
+    security = several(keywords.get("security_opt"))
+    seccomp = security_options.read(security)
     labels = keywords.get("labels")
     label_pairs = (
         labels.items() if isinstance(labels, Mapping) else (word.partition("=")[::2] for word in several(labels))
@@ -247,6 +257,9 @@ def container_spec(
         mounts=tuple(mount(word) for word in _mounts(keywords.get("mounts"))),
         limits=limits_of(keywords),
         capabilities=capabilities(several(keywords.get("cap_add")), several(keywords.get("cap_drop"))),
+        security_opt=tuple(security),
+        seccomp=seccomp.profile,
+        seccomp_source=seccomp.source,
         stop_signal=str(stop_signal),
         stop_timeout_seconds=10.0 if timeout is None else units.parse_duration(timeout),
         network_mode=mode,

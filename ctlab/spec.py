@@ -60,6 +60,9 @@ class ContainerSpec:
     mounts: tuple[MountSpec, ...] = ()
     limits: Limits = field(default_factory=lambda: Limits())
     capabilities: tuple[str, ...] | None = None  # None: the default set; empty: none at all
+    security_opt: tuple[str, ...] = ()  # as typed
+    seccomp: str = "default"  # or "unconfined", or the text of a profile in Docker's format
+    seccomp_source: str = "default"  # where that text is from
     stop_signal: str = "SIGTERM"
     stop_timeout_seconds: float = 10.0
     network_mode: str = "bridge"

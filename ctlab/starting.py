@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from . import engines
-from .executing import default_environment
+from .executing import default_environment, processes
 from .images.reference import Reference
 from .kernel.capabilities import DEFAULT
 from .plan import limits as limits_plan
@@ -106,7 +106,8 @@ def start_message(container: Container, image: Reference, top: dict[str, str], c
     if again or not plain:
         prepare = ops.encode(rootfs.prepare(image.key if image.path else image.kind, top))
     mode = spec.network_mode
-    writes = limits_plan.plan(spec.limits, cgroup_version) if cgroup_version != "none" else []
+    before = limits_plan.prepared(container.lab._client.facts["controllers"])
+    writes = limits_plan.plan(spec.limits, cgroup_version, before) if cgroup_version != "none" else []
     return {
         "do": "start",
         "id": container.id,
@@ -119,6 +120,7 @@ def start_message(container: Container, image: Reference, top: dict[str, str], c
         "node_operations": ops.encode(node_operations(container)),
         "inside": ops.encode(inside_operations(container)),
         "limits": [list(write) for write in writes],
+        "processes": processes(container),
         "mounts": [engines.guest_path(container.lab, mount.source) for mount in spec.mounts],
         "idmap": True,
         "endpoints": name_endpoints(container),

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from . import probe_place
 from .probe_facts import Facts
 from .probe_remedies import raise_quota
+from .process_count import per_namespace
 
 # Name -> (Debian's package, what a lab uses it for).
 PROGRAMS = {
@@ -49,7 +50,7 @@ class DelegationLike(Protocol):
 
 def checks(facts: Facts, delegation: DelegationLike) -> Iterator[Finding]:
     """All of them, in the order in which they are shown."""
-    yield limits(delegation)
+    yield limits(facts, delegation)
     yield namespace_quota(facts)
     yield task_limit(facts)
     yield open_files(facts)
@@ -57,13 +58,16 @@ def checks(facts: Facts, delegation: DelegationLike) -> Iterator[Finding]:
     yield from programs(facts)
 
 
-def limits(delegation: DelegationLike) -> Finding:
+def limits(facts: Facts, delegation: DelegationLike) -> Finding:
     """Whether the CPU, memory and process limits of a container can be set."""
     has = f"cgroup {delegation.version}: {', '.join(delegation.controllers)}" if delegation.controllers else ""
     ok = all(name in delegation.controllers for name in _LIMITS)
     detail = "; ".join(part for part in (has, delegation.reason) if part)
     if not ok:
         detail += f"{'; ' if detail else ''}containers run without these limits, a limit that is asked for is refused"
+        if "pids" not in delegation.controllers:
+            by = "ulimit -u counts a lab's processes" if per_namespace(facts.release) else "nothing counts them"
+            detail += f"; instead of the default limit of processes of a container, {by}"
     return Finding("limits", ok, detail, delegation.remedy)
 
 

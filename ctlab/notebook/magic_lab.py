@@ -24,6 +24,7 @@ def start(context: Context) -> Any:
         vm_memory=context.option("vm_memory"),
         vm_cpus=context.option("vm_cpus"),
         vm_if_needed=context.option("vm_if_needed", context.magics.vm_if_needed if engine == "auto" else None),
+        storage=context.option("storage"),
         exists=context.option("exists"),
     )
     for note in made.notes:

@@ -21,7 +21,7 @@ _KEYWORDS = {"network": "networks", "mount": "mounts", "label": "labels"}
 _SAME = (
     "name", "ip", "ip6", "mac_address", "hostname", "memory", "cpus", "cpu_shares", "cpuset_cpus", "pids_limit",
     "env", "env_file", "workdir", "user", "entrypoint", "init", "rm", "read_only", "cap_add", "cap_drop",
-    "stop_signal", "stop_timeout", "count", "node", "exists",
+    "security_opt", "stop_signal", "stop_timeout", "count", "node", "exists",
 )  # fmt: skip
 PORT_SECONDS = 10.0
 EMULATED_PORT_SECONDS = 60.0  # in a VM whose processor is emulated

@@ -7,6 +7,8 @@ Decisions:
   with swap, and the same experiment would give other figures there.
 - **One killed, all killed** on version 2 (memory.oom.group), since half a container is no container. Version 1 has
   nothing like it: the kernel kills one process.
+- **Processes.** Who says nothing gets `PIDS_DEFAULT`, podman's figure. Where no pids controller can be had the default
+  isn't enforced by a cgroup and starts go on (`settle`); a number that was asked for is refused there as any limit is.
 - **Shares.** Version 2 has weights of 1..10000 with 100 as default. They are computed as runc (since 1.3.2) and crun
   (since 1.23) do, see `weight`, so that 2, 1024 and 262144 shares become 1, 100 and 10000.
 
@@ -21,7 +23,7 @@ import math
 import mmap
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ..errors import BadInput, LimitRefused
@@ -32,19 +34,24 @@ SHARES_DEFAULT, SHARES_MIN, SHARES_MAX = 1024, 2, 262_144  # kernel/sched/sched.
 WEIGHT_DEFAULT, WEIGHT_MAX = 100, 10_000
 MEMORY_MIN = 6 << 20  # Docker's smallest: with less, a program's own loader is killed
 MEMORY_MAX = (1 << 63) - 1
+PIDS_DEFAULT = 2048  # processes and threads of a container that nobody has set a limit for
 PIDS_MAX = 4_194_304  # PID_MAX_LIMIT of 64-bit kernels; pids.max refuses more
 PAGE = mmap.PAGESIZE  # limits are counted in pages
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one container; None = unlimited (shares: the default of 1024)."""
+    """Limits of one container; None = unlimited (shares: the default of 1024).
+
+    `pids_default`: `pids_limit` is what it is because nobody has said anything; None where no cgroup can enforce it.
+    """
 
     cpus: float | None = None
     cpu_shares: int | None = None
     cpuset_cpus: str | None = None
     memory_bytes: int | None = None
     pids_limit: int | None = None
+    pids_default: bool = False
 
 
 class WriteCgroup(NamedTuple):
@@ -128,9 +135,29 @@ def weight(shares: int) -> int:
     return math.ceil(10 ** ((bits * bits + 125 * bits) / 612 - 7 / 34))
 
 
-def plan(limits: Limits, version: str) -> list[WriteCgroup]:
-    """The writes that bring a fresh container to `limits`, in order. `version`: "v1" or "v2"."""
-    return changes(Limits(), limits, version)
+def prepared(controllers: Iterable[str]) -> Limits:
+    """What the folder of a container has before anybody asks for one: written in advance, so no start pays for it."""
+    return Limits(pids_limit=PIDS_DEFAULT, pids_default=True) if "pids" in controllers else Limits()
+
+
+def settle(limits: Limits, controllers: Iterable[str]) -> Limits:
+    """`limits` with a default that no cgroup can enforce here taken out."""
+    if limits.pids_default and "pids" not in controllers:
+        return replace(limits, pids_limit=None)
+    return limits
+
+
+def asked(limits: Limits) -> Limits:
+    """`limits` without a default that nobody has asked for."""
+    return replace(limits, pids_limit=None, pids_default=False) if limits.pids_default else limits
+
+
+def plan(limits: Limits, version: str, before: Limits | None = None) -> list[WriteCgroup]:
+    """The writes that bring a fresh container to `limits`, in order. `version`: "v1" or "v2".
+
+    `before`: what its folder has already (see `prepared`); nothing, if None.
+    """
+    return changes(before or Limits(), limits, version)
 
 
 def undo(before: Limits, after: Limits, version: str) -> list[WriteCgroup]:
@@ -202,8 +229,11 @@ def _memory(before: int | None, after: int | None, version: str) -> list[WriteCg
 
 
 def needs(limits: Limits) -> dict[str, str]:
-    """The limits that are set: option -> controller, in the order of the fields."""
-    return {option: controller for name, (option, controller) in _NEEDS.items() if getattr(limits, name) is not None}
+    """The limits that were asked for: option -> controller, in the order of the fields."""
+    found = {option: controller for name, (option, controller) in _NEEDS.items() if getattr(limits, name) is not None}
+    if limits.pids_default:
+        found.pop("--pids-limit", None)
+    return found
 
 
 def missing(limits: Limits, controllers: Iterable[str]) -> list[Missing]:

@@ -27,7 +27,7 @@ def _kernel_file_systems() -> list[ops.Operation]:
         ops.Folder("/sys", 0o555),
         ops.Mount("sysfs", "/sys", ["nosuid", "nodev", "noexec", "ro"], ""),
         ops.Folder("/dev", 0o755),
-        ops.Mount("tmpfs", "/dev", ["nosuid", "noexec"], "mode=755,size=64k"),
+        ops.Mount("tmpfs", "/dev", ["nosuid", "noexec"], "mode=755,size=64k,nr_inodes=1k"),
         *(ops.Device(name) for name in DEVICES),
         ops.Folder("/dev/pts", 0o755),
         ops.Mount("devpts", "/dev/pts", ["nosuid", "noexec"], "newinstance,ptmxmode=0666,mode=0620"),
@@ -37,7 +37,7 @@ def _kernel_file_systems() -> list[ops.Operation]:
         ops.SymbolicLink("/dev/stdout", "/proc/self/fd/1"),
         ops.SymbolicLink("/dev/stderr", "/proc/self/fd/2"),
         ops.Folder("/dev/shm", 0o1777),
-        ops.Mount("tmpfs", "/dev/shm", ["nosuid", "nodev", "noexec"], "mode=1777,size=64m"),
+        ops.Mount("tmpfs", "/dev/shm", ["nosuid", "nodev", "noexec"], "mode=1777,size=64m,nr_inodes=16k"),
     ]
     operations += [ops.Mask(path) for path in MASKED]
     operations += [ops.ReadOnly(path) for path in READ_ONLY]

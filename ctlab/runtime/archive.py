@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..kernel import syscalls
-from . import execution, protocol
+from . import execution, protocol, storage
 from .calls import Call
 
 if TYPE_CHECKING:
@@ -85,9 +85,12 @@ def _in_child(
         supervisor.inside.pop(pid, None)
         supervisor.off(pidfd)
         os.close(pidfd)
-        if failed is not None and (not answers or "error" in answers[0]):
+        answer = storage.named(answers[0]) if answers else None  # before what was begun is removed
+        if failed is not None and (answer is None or "error" in answer):
             failed()
-        call.reply(answers[0] if answers else {"error": "CtlabError", "message": "the copy was ended", "errno": 0})
+        call.reply(
+            answer if answer is not None else {"error": "CtlabError", "message": "the copy was ended", "errno": 0}
+        )
 
     supervisor.on(ours.fileno(), said)
     supervisor.on(pidfd, ended)

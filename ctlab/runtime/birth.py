@@ -36,7 +36,10 @@ _DEFAULT = capabilities.mask(capabilities.DEFAULT)
 
 
 class Order:
-    """What to make. `private` is the number of the container's private folder: kept when it is started again."""
+    """What to make. `private` is the number of the container's private folder: kept when it is started again.
+
+    `limits`: writes to its cgroup folder, as (controller, file, value, optional).
+    """
 
     __slots__ = (
         "again",
@@ -44,6 +47,7 @@ class Order:
         "born",
         "filter",
         "keep",
+        "limits",
         "network_of",
         "operations",
         "private",
@@ -57,6 +61,7 @@ class Order:
         operations: list[Any],
         serial: int,
         *,
+        limits: list[list[Any]],
         private: int | None = None,
         network_of: int = -1,
         keep: int = _DEFAULT,
@@ -67,6 +72,7 @@ class Order:
     ) -> None:
         self.operations = operations
         self.serial = serial
+        self.limits = limits
         self.born: list[int] = []  # pids that came of it, for who has to wait for them if it fails
         self.again = private is not None
         self.private = serial if private is None else private
@@ -86,6 +92,8 @@ def make(order: Order, context: Context, node_link: netlink.Netlink) -> Slot:
     try:
         if context.folders is not None:
             made.cgroup = context.folders.make(f"c{order.serial}")
+            for controller, file, value, _ in order.limits:
+                made.cgroup.write(controller, file, value)
         if order.spare:
             _clone_held(order, made, context)
             _give_spare(order, made, node_link)

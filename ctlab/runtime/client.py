@@ -115,7 +115,9 @@ class Connection:
 class Client:
     """One running lab, as its owner sees it."""
 
-    def __init__(self, name: str, interval_seconds: float, vm: VmOptions | None = None) -> None:
+    def __init__(
+        self, name: str, interval_seconds: float, vm: VmOptions | None = None, *, storage_bytes: int | None = None
+    ) -> None:
         self.id = secrets.token_hex(6)
         self.name = name
         self.facts: protocol.Message = {}
@@ -130,6 +132,7 @@ class Client:
         self.why_gone = ""  # what is known of its death, once it is `_explained`
         self._explained = threading.Event()
         self._vm = vm
+        self._storage_bytes = storage_bytes  # None: the keeper's default, since it knows whose memory it is
         self._lock = threading.Lock()
         self._owner = os.getpid()
         self._folder = os.path.join(runtime_folder.base(), self.id)  # where the keeper, of our environment, makes it
@@ -177,6 +180,7 @@ class Client:
         self._control, self._events = control, events
         with contextlib.suppress(BrokenPipeError):  # it has ended already: below is why
             config = {"id": self.id, "name": self.name, "owner": os.getpid(), "interval": interval_seconds}
+            config["storage"] = self._storage_bytes
             protocol.send(control, config | ({} if self._vm is None else {"vm": list(self._vm)}))
         limit_seconds = _START_SECONDS if self._vm is None else _VM_START_SECONDS
         message = None

@@ -91,7 +91,7 @@ def execute(supervisor: Supervisor, call: Call) -> None:
     message = call.message
     record = running(supervisor, message["id"], "exec")
     assert record.slot is not None
-    identity = (message["user"], tuple(message["capabilities"]))
+    identity = (message["user"], tuple(message["capabilities"]), message["processes"])
     runner = record.runners.pop(identity, None)
     order = message | {"again": runner is not None}
     handed = [call.hand_over().fileno()]

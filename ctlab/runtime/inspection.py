@@ -9,7 +9,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from ..kernel import netlink, syscalls
-from . import changes
+from . import changes, storage
 from .calls import Call, Refused
 from .record import Record
 
@@ -118,7 +118,7 @@ def sampler(supervisor: Supervisor, call: Call) -> None:
 
 
 def costs(supervisor: Supervisor, call: Call) -> None:
-    """Resident memory (bytes) and CPU time (seconds) of the lab's own processes."""
+    """Resident memory (bytes) and CPU time (seconds) of the lab's own processes; its storage."""
     answer = {}
     for name, pid in {"supervisor": os.getpid(), **supervisor.services.pids}.items():
         try:
@@ -131,7 +131,7 @@ def costs(supervisor: Supervisor, call: Call) -> None:
             "resident_bytes": int(status["VmRSS"].split()[0]) * 1024,
             "cpu_seconds": (int(fields[11]) + int(fields[12])) / _TICKS,
         }
-    call.reply({"processes": answer})
+    call.reply({"processes": answer, "storage": storage.state()})
 
 
 def dump(supervisor: Supervisor, call: Call) -> None:

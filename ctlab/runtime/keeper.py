@@ -23,8 +23,8 @@ import time
 from typing import Any
 
 from ..errors import describe_bug
-from ..kernel import cgroup_discover, cgroup_mounts, cgroup_outside, idmap, syscalls, title
-from . import orders, protocol, runtime_folder, seed
+from ..kernel import cgroup_discover, cgroup_mounts, cgroup_outside, idmap, process_count, syscalls, title
+from . import orders, protocol, runtime_folder, seed, storage_size
 
 _REMOVE_SECONDS = 5.0
 _ROUND_SECONDS = 0.5
@@ -67,6 +67,7 @@ class Keeper:
         ours, theirs = protocol.pair()
         folders = self.cgroup.open() if self.cgroup else {}
         leaf = self.cgroup.open_leaf() if self.cgroup else None
+        size = self.config.get("storage") or storage_size.default_bytes(in_vm=self.port)
         facts = {
             "cgroup_version": delegation.version,
             "cgroup_folders": list(folders),
@@ -75,6 +76,8 @@ class Keeper:
             "by_root": os.getuid() == 0,
             "interval_seconds": self.config["interval"],
             "host_top": _host_top(),
+            "storage_bytes": size,
+            "storage_inodes": storage_size.inodes(size),
             "name": self.config["name"],
             "port": self.port,
         }
@@ -108,6 +111,7 @@ class Keeper:
                 "single_id": mapping.single,
                 "cgroup": delegation.version,
                 "controllers": list(delegation.controllers),
+                "pids_by": _pids_by(delegation),
                 "cgroup_reason": delegation.reason,
                 "cgroup_remedy": delegation.remedy,
                 "runtime_folder": self.folder.path,
@@ -294,6 +298,13 @@ def _readable_without_privilege() -> bool:
             if status.st_uid and not status.st_mode & stat.S_IXOTH:
                 return False
     return True
+
+
+def _pids_by(delegation: cgroup_discover.Delegation) -> str:
+    """What holds the default number of processes of a container: ``cgroup``, ``rlimit`` (of the lab's), ``none``."""
+    if delegation.version != "none" and "pids" in delegation.controllers:
+        return "cgroup"
+    return "rlimit" if process_count.per_namespace(os.uname().release) else "none"
 
 
 def _host_top() -> dict[str, str]:

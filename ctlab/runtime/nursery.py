@@ -66,6 +66,7 @@ def main(control: _socket.socket, context: Context) -> NoReturn:
     """Serve ``{"operations": …, "filter": …}`` (what a slot is) and ``{"make": number, …}`` while it lives."""
     link = netlink.Netlink()
     operations: list[Any] = []
+    limits: list[list[Any]] = []
     dead: list[tuple[int, list[int]]] = []  # what is to be buried when nothing else is to be done
     renamed: list[int] = []  # what the supervisor hasn't been told of
     waiting = select.poll()
@@ -89,13 +90,15 @@ def main(control: _socket.socket, context: Context) -> NoReturn:
             renamed.append(message["rename"])
             continue
         if "operations" in message:
-            operations = ops.decode(message["operations"])
+            operations, limits = ops.decode(message["operations"]), message["limits"]
             context.filter = Filter(*message["filter"])
             continue
         if "runner" in message:
             _make_runner(control, context)
             continue
-        order = birth.Order(operations, message["make"], spare=True, sibling=True, awaited=message["awaited"])
+        order = birth.Order(
+            operations, message["make"], limits=limits, spare=True, sibling=True, awaited=message["awaited"]
+        )
         try:
             made = birth.make(order, context, link)
         except OSError as error:

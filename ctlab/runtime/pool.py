@@ -14,7 +14,7 @@ import select
 from typing import TYPE_CHECKING, Any
 
 from ..plan import ops
-from . import birth, nursery, orders
+from . import birth, nursery, orders, storage
 from .context import Filter
 from .made import Slot, Spare
 from .record import Runner
@@ -40,6 +40,7 @@ class Pool:
         self._supervisor = supervisor
         self._ready: list[Slot] = []
         self.operations: list[Any] = []
+        self.limits: list[list[Any]] = []  # of every container, written before it is asked for
         self._wanted = 0
         self._coming = 0
         self._silent = False  # the nursery hasn't answered in time: it buries something large, or hangs
@@ -56,12 +57,14 @@ class Pool:
         self._heard.register(self._nursery, select.POLLIN)
         supervisor.on(self._nursery.fileno(), self._nursery_says_unasked)
 
-    def configure(self, operations: list[list[Any]], wanted: int, filter_: Filter) -> None:
-        """What makes a slot (encoded), how many to keep, and the filter of system calls that they have."""
+    def configure(self, operations: list[list[Any]], limits: list[list[Any]], wanted: int, filter_: Filter) -> None:
+        """What makes a slot (encoded), the limits and the filter of system calls that it has, how many to keep."""
         self.operations = ops.decode(operations)
         self._wanted = self._goal = wanted
+        self.limits = limits
         self._supervisor.context.filter = filter_
-        orders.send(self._nursery, {"operations": operations, "filter": [filter_.early, filter_.late]})
+        filters = [filter_.early, filter_.late]
+        orders.send(self._nursery, {"operations": operations, "limits": limits, "filter": filters})
         while len(self._ready) > wanted:
             self.discard(self._ready.pop())
         self.refill()
@@ -178,7 +181,8 @@ class Pool:
                 with contextlib.suppress(ChildProcessError):
                     os.waitid(os.P_PID, pid, os.WEXITED)
             # The machine is full, for now: meanwhile containers are made when asked for, and say so themselves.
-            self._supervisor.tell({"event": "note", "text": f"no slot could be made: {message['message']}"})
+            why = storage.hint() or message["message"]
+            self._supervisor.tell({"event": "note", "text": f"no slot could be made: {why}"})
             self._pause()
             return
         made = Slot(message["made"], message["made"])
@@ -254,7 +258,8 @@ class Pool:
     ) -> Slot:
         """Make a slot here and now; `keep`: its capabilities, `filter_`: of system calls, where it isn't the lab's."""
         order = birth.Order(
-            operations, self.number(), private=private, network_of=network_of, keep=keep, filter_=filter_
+            operations, self.number(), limits=self.limits, private=private, network_of=network_of, keep=keep,
+            filter_=filter_,
         )  # fmt: skip
         return birth.make(order, self._supervisor.context, self._supervisor.node_link)
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from .calls import Call
 
 
+Identity = tuple[str, tuple[str, ...], int]  # of a runner: its user, capabilities and limit of processes (0: none)
+
+
 class Runner:
     """A process that runs programs in a container, one after the other (see `runner`)."""
 
@@ -23,7 +26,7 @@ class Runner:
         self.control = control
         self.pidfd = pidfd
         self.record: Record | None = None  # the container it is in
-        self.identity: tuple[str, tuple[str, ...]] = ("", ())  # user and capabilities it has there
+        self.identity: Identity = ("", (), 0)
         self.call: Call | None = None  # what it is running
         self.started = False  # whether the caller of a detached program has its answer
         self.used = 0
@@ -53,7 +56,7 @@ class Record:
         self.node_undo: list[Any] = []
         self.links: list[list[Any]] = []
         self.marks: list[tuple[str, int]] = []  # where the time of the last start went (name, monotonic ns)
-        self.runners: dict[tuple[str, tuple[str, ...]], Runner] = {}  # idle ones that are inside
+        self.runners: dict[Identity, Runner] = {}  # idle ones that are inside
         self.fresh_links: list[tuple[str, ...]] = []  # possible names of each pair that may not carry packets yet
         self.namespaces: dict[str, int] = {}  # descriptors, where the first process can't be asked for them
         self.terminals: list[int] = []

@@ -16,7 +16,7 @@ import time
 
 from ..kernel import capabilities, launcher, seccomp, syscalls
 from ..kernel.lean import signal, suppress
-from . import orders, program, slot
+from . import orders, program, resources, slot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def main(control: _socket.socket, context: Context, early: bytes) -> NoReturn:
     `early`: the first part of the filter of system calls that its programs are to have.
     """
     capabilities.drop_bounding(capabilities.mask(capabilities.GRANTABLE))
+    resources.bound()
     program.default_signals()
     # Programs are made in our memory, where no handler may run; the launcher unblocks what they are to get.
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
@@ -172,6 +173,7 @@ def _enter(place: _Place, order: dict[str, Any], descriptors: list[int], context
         place.cgroup = None
     keep = capabilities.mask(order["capabilities"])
     place.home = program.become(order["user"], keep, single_id=context.single_id)
+    resources.bound_processes(order["processes"], by_exec=True)
     place.entered = True
     return descriptors
 

@@ -48,6 +48,8 @@ class Start:
         self.by_root: bool = facts["by_root"]  # whether the keeper is user 0
         self.interval_seconds: float = facts["interval_seconds"]
         self.host_top: dict[str, str] = facts["host_top"]
+        self.storage_bytes: int = facts["storage_bytes"]  # of the tmpfs that holds what containers write
+        self.storage_inodes: int = facts["storage_inodes"]
         self.name: str = facts["name"]
         self.port = PORT if facts["port"] else -1
 

@@ -17,7 +17,7 @@ import time
 from ..kernel import capabilities, launcher, netlink, seccomp, syscalls, title
 from ..kernel.lean import suppress
 from ..plan import ops
-from . import inside, orders, program
+from . import inside, orders, program, resources
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def _live(birth: Birth) -> None:
     syscalls.close_all_but({birth.status.fileno(), *birth.streams, birth.context.launcher.descriptor})
     os.setsid()
     title.set_title("ctlab-init")
+    resources.bound()
     root = inside.Root(f"/work/{birth.number}")
     unshare, *mounts = birth.operations
     if "net" in unshare.kinds:
@@ -132,7 +133,7 @@ def _live(birth: Birth) -> None:
     assert isinstance(execute, ops.Execute)
     marks.append(("inside: files", time.monotonic_ns()))
     body = (order["body"], next(given)) if order["body"] else ("", -1)
-    _become(birth, root, execute, marks, body)
+    _become(birth, root, execute, marks, body, order["processes"])
 
 
 def _rehearse(root: inside.Root) -> None:
@@ -163,7 +164,12 @@ def _rehearse(root: inside.Root) -> None:
 
 
 def _become(
-    birth: Birth, root: inside.Root, execute: ops.Execute, marks: list[tuple[str, int]], body: tuple[str, int]
+    birth: Birth,
+    root: inside.Root,
+    execute: ops.Execute,
+    marks: list[tuple[str, int]],
+    body: tuple[str, int],
+    processes: int,
 ) -> None:
     out, err = birth.streams
     if execute.tty:
@@ -196,6 +202,7 @@ def _become(
         if child:
             _be_init(birth, keep, child)
     program.become(execute.user, keep, single_id=birth.context.single_id, bounded=True)
+    resources.bound_processes(processes, by_exec=False)
     if birth.filter.late:
         seccomp.install(birth.filter.late)
     script = launcher.SCRIPT in targets

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernel import capabilities, launcher
 from ..plan import ops
-from . import ends, executor, orders, packets, pool, program
+from . import ends, executor, orders, packets, pool, program, storage
 from .calls import Call, Refused
 from .context import Filter
 from .log_ring import LogRing
@@ -68,7 +68,10 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
     record.mark("limits")
     mounts: list[int] = []
     hardware = [[first.peer, first.peer_mac, first.mtu]] if slot.spare is not None and first is not None else []
-    orders = {"operations": message["inside"], "hardware": hardware, "body": message["body"]}
+    orders = {
+        "operations": message["inside"], "hardware": hardware, "body": message["body"],
+        "processes": message["processes"],
+    }  # fmt: skip
     try:
         for path in message["mounts"]:
             mounts.append(supervisor.detached_mount(path, message["idmap"]))
@@ -137,7 +140,9 @@ def _last_words(slot: Slot) -> None:
 
 
 def _with_quota(said: dict[str, Any]) -> dict[str, Any]:
-    """What a first process died of, with the quota named where it is one."""
+    """What a first process died of, with the quota, or the full storage, named where it is one."""
+    if (named := storage.named(said, starting=True)) is not said:
+        return named
     if said["errno"] == errno.ENOSPC and not said["message"].startswith(("WriteFile", "Folder", "write")):
         # Not a full file system: detached mounts are counted as mount namespaces, too.
         return said | {"message": no_room(said["message"], errno.ENOSPC)}
@@ -169,6 +174,8 @@ def _make_slot(supervisor: Supervisor, message: dict[str, Any], record: Record, 
             network_of=joined,
         )
     except OSError as error:
+        if error.errno == errno.ENOSPC and (full := storage.hint()):
+            raise Refused("KernelError", full, error.errno) from None
         if error.errno in (errno.ENOSPC, errno.EAGAIN, errno.ENOMEM):
             raise Refused("KernelError", no_room(error.strerror or "", error.errno), error.errno) from None
         raise

@@ -35,6 +35,7 @@ from . import (
     services,
     slot,
     starts,
+    storage,
     tree,
 )
 from .calls import Call, Refused
@@ -77,7 +78,7 @@ class Supervisor(Descriptors):
         self.keeper = socket.socket(fileno=start.keeper)
         self.single_id = start.single_id
         self.records: dict[str, Record] = {}
-        self.tree = tree.Tree(start.host_top)
+        self.tree = tree.Tree(start.host_top, start.storage_bytes, start.storage_inodes)
         self._renames: dict[int, tuple[str, str]] = {}  # links in use that may not have their names yet
         self._later: list[Callable[[], None]] = []
         self._quiet_at = 0.0  # when the last call is long enough ago for housekeeping
@@ -169,7 +170,8 @@ class Supervisor(Descriptors):
             call.reply({"error": "KernelError", "message": str(error), "errno": error.errno})
             call.close_descriptors()
         except (OSError, TimeoutError) as error:
-            call.reply({"error": "KernelError", "message": error.strerror or str(error), "errno": error.errno or 0})
+            failure = {"error": "KernelError", "message": error.strerror or str(error), "errno": error.errno or 0}
+            call.reply(storage.named(failure))
             call.close_descriptors()
         except Exception as error:  # a bug of ours must not end the lab
             call.reply({"error": "CtlabError", "message": f"{type(error).__name__}: {error}", "errno": 0})
@@ -309,9 +311,10 @@ _TELL_AGAIN_SECONDS = 0.01
 
 
 def _configure(supervisor: Supervisor, call: Call) -> None:
-    """The operations that make a slot, how many to keep ready, and the lab's filter of system calls (in base64)."""
-    early, late = (base64.b64decode(part) for part in call.message["filter"])
-    supervisor.pool.configure(call.message["operations"], call.message["slots"], Filter(early, late))
+    """What a slot is: operations, limits, the lab's filter of system calls (in base64); how many to keep ready."""
+    message = call.message
+    early, late = (base64.b64decode(part) for part in message["filter"])
+    supervisor.pool.configure(message["operations"], message["limits"], message["slots"], Filter(early, late))
     call.reply({"ok": True})
 
 

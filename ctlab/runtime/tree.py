@@ -27,8 +27,10 @@ _TREE = "/tmp"  # where the tree is put together; everyone has this folder, and 
 class Tree:
     """The mount tree of one lab."""
 
-    def __init__(self, host_top: dict[str, str]) -> None:
+    def __init__(self, host_top: dict[str, str], size_bytes: int, inodes: int) -> None:
+        """`size_bytes`, `inodes`: how much all containers and unpacked images together may hold."""
         self._host_top = host_top
+        self._limits = f"size={size_bytes},nr_inodes={inodes}"
         self.host_namespace = -1
         self._own_namespace = -1
 
@@ -40,7 +42,7 @@ class Tree:
         syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
         root = os.open(_TREE, os.O_PATH | os.O_CLOEXEC)
         sources = self._open_sources()
-        syscalls.mount("ctlab", _TREE, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755")
+        syscalls.mount("ctlab", _TREE, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, f"mode=755,{self._limits}")
         os.close(root)
         os.chdir(_TREE)
         for name in ("lower", "images", "work", "empty", "launcher", "proc", "sys", "dev", "old"):

@@ -88,6 +88,7 @@ def _duplicate(descriptor: int, least: int) -> int:
 def _be_a_lab(port: int, control: int, keeper: int, config: dict[str, Any]) -> None:
     """Tell the keeper what to be, the host when it is ready; reap until the keeper has ended."""
     orders = {"id": config["id"], "name": config["name"], "owner": os.getpid(), "interval": config["interval"]}
+    orders["storage"] = config["storage"]
     os.write(control, json.dumps({**orders, "any_path": True}).encode())
     said = os.read(control, _LARGEST_READ)
     if b'"error"' in said or not said:

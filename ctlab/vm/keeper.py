@@ -67,7 +67,7 @@ class Keeper:
         port = machine.accept()
         port.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD_BYTES)
         wire = self.wire = Wire(self.loop, port.detach(), self._hear, self._port_lost)
-        config = {key: self.config[key] for key in ("id", "name", "interval")}
+        config = {key: self.config[key] for key in ("id", "name", "interval", "storage")}
         wire.send(frames.CONFIG, 0, json.dumps(config | {"program": "lab"}).encode())
         booted = self.loop.run(lambda: bool(self.facts or self.died or self.over), limit_seconds, self._flush)
         if self.over:

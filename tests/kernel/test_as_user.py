@@ -20,7 +20,7 @@ pytestmark = [
 # What depends on who one is: run as each kind of user.
 FOR_EACH = (
     "test_containers.py", "test_container_limits.py", "test_networks.py", "test_security.py", "test_copy_hardening.py",
-    "test_hostile_files.py", "test_script_descriptors.py",
+    "test_hostile_files.py", "test_script_descriptors.py", "test_floods.py",
 )  # fmt: skip
 # What depends on it less: as one of them, in the long form as each.
 FOR_ONE = {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import need_controller, patient, wait_until
+from kernel_help import need_controller, patient, run_owner, wait_until
 
 from ctlab.errors import BadInput, LimitRefused
 
@@ -89,6 +90,90 @@ def test_pids_limit(lab: Any) -> None:
     container = lab.run(["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do sleep 60 & done; wait"], pids_limit=4)
     assert wait_until(lambda: "ork" in container.logs().stderr or container.state == "exited"), container.logs()
     assert setting(lab.run(["sleep", "60"], pids_limit=4), "pids", "pids.max") == "4"
+
+
+def test_processes_of_who_says_nothing(lab: Any) -> None:
+    """2,048, until it is lifted: at the start, or later; and again after a restart what was said last."""
+    need_controller(lab, "pids")
+    made = [lab.run(["sleep", "60"]), lab.run(), lab.run(image="scratch")]
+    made.append(lab.run(["sleep", "60"], cap_add="NET_ADMIN"))  # not from what is kept ready
+    for container in made:
+        assert setting(container, "pids", "pids.max") == "2048"
+        assert (container.limits.pids_limit, container.inspect()["limits"]) == (2048, {"pids_limit": 2048})
+    assert lab.status()["pids_limit"] == "2048 a container"
+    first = made[0]
+    first.update(memory="64M") if "memory" in lab._client.facts["controllers"] else first.update(cpu_shares=512)
+    assert setting(first, "pids", "pids.max") == "2048"
+    first.update(pids_limit="none")
+    assert setting(first, "pids", "pids.max") == "max" and first.limits.pids_limit is None
+    first.restart(0)
+    assert setting(first, "pids", "pids.max") == "max" and "pids_limit" not in first.inspect()["limits"]
+    first.update(pids_limit=2048)
+    assert setting(first, "pids", "pids.max") == "2048"
+    assert setting(lab.run(["sleep", "60"], pids_limit="none"), "pids", "pids.max") == "max"
+
+
+def test_where_no_cgroup_counts_processes(lab: Any) -> None:
+    """Starts go on, the lab's own namespace counts them instead, and that is said; a number that is asked for isn't."""
+    facts = lab._client.facts
+    if facts["pids_by"] == "cgroup":
+        pytest.skip("limits can be set here")
+    container = lab.run(["sleep", "60"])
+    most = "2048" if facts["pids_by"] == "rlimit" else "unlimited"
+    assert limits_of(container.pid)["Max processes"][1] == most
+    assert container.limits.pids_limit is None and container.inspect()["limits"] == {}
+    assert "no cgroup counts a container's" in lab.status()["pids_limit"]
+    with pytest.raises(LimitRefused, match="--pids-limit can't be set here"):
+        lab.run(["true"], pids_limit=2048)
+    assert int(limits_of_exec(container)["Max processes"][0]) > 2048  # something is left to who comes in later
+    container.update(pids_limit="none")
+    own = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    assert limits_of_exec(container)["Max processes"][0] == str(min(own, 1 << 20) if own >= 0 else 1 << 20)
+    free = lab.run(["sleep", "60"], pids_limit="none")
+    assert limits_of(free.pid)["Max processes"][1] != most
+
+
+def limits_of(pid: int) -> dict[str, tuple[str, str]]:
+    """The limits of a process by the kernel's names: (soft, hard)."""
+    return _limits(Path(f"/proc/{pid}/limits").read_text())
+
+
+def limits_of_exec(container: Any) -> dict[str, tuple[str, str]]:
+    """Those of a program that is exec'ed."""
+    return _limits(container.exec(["cat", "/proc/self/limits"]).stdout)
+
+
+def _limits(text: str) -> dict[str, tuple[str, str]]:
+    return {line[:25].strip(): (line[26:46].strip(), line[47:67].strip()) for line in text.splitlines()[1:]}
+
+
+AS_PODMAN = """
+import resource, sys
+sys.path.insert(0, {here!r})
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 4096))
+resource.setrlimit(resource.RLIMIT_NPROC, (5000, 9000))
+import ctlab
+from test_container_limits import limits_of, limits_of_exec
+with ctlab.Lab("bounded") as lab:
+    container = lab.run(["sleep", "60"])
+    below_init = lab.run(["cat", "/proc/self/limits"], init=True)
+    below_init.wait(20)
+    for found in (limits_of(container.pid), limits_of_exec(container)):
+        print(*found["Max open files"], *found["Max processes"])
+    print(*str(below_init.logs()).partition("Max open files")[2].split()[:2])
+    print(*limits_of(lab._client.facts["keeper"])["Max open files"], lab._client.facts["pids_by"])
+"""
+
+
+def test_open_files_and_processes_are_as_in_podman(usable: None) -> None:
+    """Podman 5.4, rootful and rootless, under such limits: 4,096 open files, soft and hard; 5,000, 9,000 processes."""
+    program, executed, below_init, own = run_owner(AS_PODMAN.format(here=os.path.dirname(__file__))).splitlines()
+    assert own.split()[:2] == ["1024", "4096"]  # the lab's own stay as their owner is
+    assert below_init == "4096 4096"
+    if own.endswith("rlimit"):  # stands in for a cgroup
+        assert (program, executed) == ("4096 4096 2048 2048", "4096 4096 2304 2304")
+    else:
+        assert program == executed == "4096 4096 5000 9000"
 
 
 def test_cpus_throttle(lab: Any) -> None:

@@ -87,6 +87,9 @@ def mounts(text: str) -> list[tuple[str, ...]]:
         inner = re.sub(r"lowerdir=(/lower(?=/)|/images/\w+|[^,]*/image(?=,))", "lowerdir=", inner)
         # A tmpfs and a devpts name the owner as numbered outside: the lab has a range of ids, the shell has root's.
         inner = re.sub(r",[ug]id=\d+", "", inner)
+        # The lab's storage is all its containers' together, and bounded; the script's is this one's.
+        if source == "ctlab":
+            inner = re.sub(r",(size|nr_inodes)=\w+", "", inner)
         # For the same reason the lab shows what the machine's root owns through an id mapping, and the shell needn't.
         options = options.replace(",idmapped", "")
         found.append((point, points.get(parent, ""), root, options, kind, source, inner))

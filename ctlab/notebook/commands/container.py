@@ -31,6 +31,10 @@ RUN_OPTIONS = (
     Option("read-only", kind="flag", help="its root file system can't be written"),
     Option("cap-add", "", "CAPABILITY", "capability", True, help="one more capability: NET_ADMIN"),
     Option("cap-drop", "", "CAPABILITY", "capability", True, help="one capability less, or ALL"),
+    Option(
+        "security-opt", "", "WORD", "text", True,
+        help="seccomp=unconfined or seccomp=FILE; no-new-privileges, which is always on",
+    ),
     Option("label", "l", "NAME=VALUE", "label", True, help="a note that inspect shows"),
     Option("stop-signal", "", "SIGNAL", "signal", help="what stop sends (SIGTERM)"),
     Option("stop-timeout", "", "SECONDS", "seconds", help="how long stop waits (10 s)"),

@@ -75,10 +75,10 @@ RUN = (
     ),
     *docker("files come in by -v SRC:DST[:ro]", "volumes-from", "volume-driver", "tmpfs"),
     *docker("the sizes of a container's file systems aren't set one by one", "shm-size", "storage-opt"),
-    *docker("the same small set of rights holds for every container", "security-opt", "use-api-socket"),
+    *docker("no socket of an engine is let into a container", "use-api-socket"),
     *docker("-u USER[:GROUP] sets user and group", "group-add"),
     *docker("a container's kernel settings aren't options in this version", "sysctl"),
-    *docker("-m, --cpus and --pids-limit are the limits", "ulimit"),
+    *docker("open files and processes are what you may have yourself, as in podman", "ulimit"),
     *docker("run -d returns the handle; its .id is the id", "cidfile"),
     *docker("--label NAME=VALUE is there", "annotation", "label-file"),
 )  # fmt: skip

@@ -53,6 +53,7 @@ LAB = Noun(
                 Option("vm-memory", "", "SIZE", "size", help="the VM's memory (512M)"),
                 Option("vm-cpus", "", "N", "count", help="the VM's CPUs (1)"),
                 Option("vm-if-needed", kind="flag", help="a VM where this machine's kernel can't"),
+                Option("storage", "", "SIZE", "size", help="what containers may write, together (a quarter of memory)"),
                 common.EXISTS_OPTION, common.LAB,
             ),
             (Subject("NAME", "new", optional=True),),
