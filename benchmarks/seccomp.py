@@ -41,7 +41,7 @@ def filters(report: Report) -> dict[str, list[bytes]]:
         "ours in two parts": [program(PROFILE, capabilities, machine, part) for part in ("early", "late")],
     }
     try:
-        theirs = docker.read(str(PODMAN), (6, 0))
+        theirs = docker.parse(PODMAN.read_bytes(), str(PODMAN), (6, 0))
         found["podman's by us"] = [program(theirs, capabilities, machine)]
         found["podman"] = [libseccomp.program(theirs, capabilities, machine)]
     except (CtlabError, Missing) as error:

@@ -126,6 +126,12 @@ def imagined_vm() -> dict[str, Any] | None:
 
 
 # -- what differs in a VM ---------------------------------------------------------------------------------------------
+def kernel_release(lab: Lab) -> str:
+    """Of the kernel that a lab's containers run on, as uname(2) says it."""
+    vm = vm_facts(lab)
+    return os.uname().release if vm is None else str(vm["kernel_release"])
+
+
 def vm_facts(lab: Lab) -> dict[str, Any] | None:
     """The VM that a lab runs in: acceleration, machine, kernel_release, memory_bytes, cpus, boot_seconds; or None."""
     facts: dict[str, Any] | None = lab._client.facts.get("vm")

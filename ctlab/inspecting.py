@@ -6,6 +6,7 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
+from . import engines, filters
 from .errors import CtlabError
 from .kernel.capabilities import DEFAULT
 
@@ -46,7 +47,7 @@ def inspect_container(container: Container) -> dict[str, Any]:
         "mounts": [dataclasses.asdict(m) for m in spec.mounts],
         "capabilities": list(DEFAULT if spec.capabilities is None else spec.capabilities),
         "no_new_privileges": True,
-        "seccomp": spec.seccomp_source,
+        "seccomp": filters.describe(spec, engines.kernel_release(container.lab)),
         "namespaces": facts.get("namespaces", {}),
         "labels": dict(spec.labels),
         "created_at": _when(container.created_at),

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import connecting, creating, engines, labs, opening, sampled_names, ticks, units
+from . import connecting, creating, engines, filters, labs, opening, sampled_names, ticks, units
 from .container import Container, unknown
 from .errors import BadInput, LabGone, NotFound
 from .handles import Handles
@@ -99,7 +99,7 @@ class Lab:
             self._call(
                 {
                     "do": "configure", "operations": slot, "limits": creating.prepared_limits(self), "slots": SLOTS,
-                    "filter": ["", ""],
+                    "filter": filters.of_lab(),
                 }
             )  # fmt: skip
             labs.add(self)

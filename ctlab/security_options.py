@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from . import filters
 from .errors import BadInput, NotFound, Unsupported, describe
+from .seccomp import docker
 
-LARGEST_PROFILE_BYTES = 1 << 20
 DEFAULT, UNCONFINED = "default", "unconfined"
 # Said when it is chosen: a lab's root is, for the kernel's keys, the user who started it.
 REOPENED = "seccomp=unconfined: nothing keeps its programs from your own keys in the kernel (keyctl)"
@@ -77,20 +77,16 @@ def _filter(word: str, value: str) -> Filter:
 
 
 def _profile(path: str) -> str:
-    """The text of a profile. That it is one, as far as a look at its outside tells."""
+    """The text of a profile in Docker's format."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would keep us waiting
         with open(descriptor, "rb") as file:
-            data = file.read(LARGEST_PROFILE_BYTES + 1)
+            data = file.read(docker.MAX_BYTES + 1)
     except OSError as error:
         raise NotFound(f"--security-opt seccomp={path}: {describe(error)}") from None
-    if len(data) > LARGEST_PROFILE_BYTES:
-        raise BadInput(f"--security-opt seccomp={path}: more than {LARGEST_PROFILE_BYTES >> 20}M is no profile")
     try:
-        text = data.decode()
-        profile = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"--security-opt seccomp={path}: no JSON ({error})") from None
-    if not isinstance(profile, dict) or "defaultAction" not in profile:
-        raise BadInput(f"--security-opt seccomp={path}: no profile in Docker's format: it has no defaultAction")
-    return text
+        filters.check(data, path)
+    except BadInput as error:
+        why = str(error).removeprefix(f"seccomp profile {path}: ")
+        raise BadInput(f"--security-opt seccomp={path}: {why}") from None
+    return data.decode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from . import engines
+from . import engines, filters
 from .executing import default_environment, processes
 from .images.reference import Reference
 from .kernel.capabilities import DEFAULT
@@ -114,7 +114,7 @@ def start_message(container: Container, image: Reference, top: dict[str, str], c
         "key": container._number,
         "name": spec.name,
         "prepare": None if plain else prepare,
-        "filter": None,
+        "filter": filters.own(spec, engines.kernel_release(container.lab)),
         "prepare_again": prepare if again else None,
         "network": "node" if mode == "host" else mode.partition(":")[2] if mode.startswith("container:") else "own",
         "node_operations": ops.encode(node_operations(container)),

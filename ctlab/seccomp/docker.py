@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
-from ..errors import BadInput, describe
+from ..errors import BadInput
 from . import numbers
 from .profile import (
     ALL_BITS,
@@ -74,17 +74,6 @@ MULTIPLEXED = {
     **{name: ("ipc", number) for name, number in _IPC.items()},
 }
 """Call -> (the call that a 32-bit program may make instead, its first argument then)."""
-
-
-def read(path: str, kernel: tuple[int, int]) -> Profile:
-    """The profile in a file; `kernel`: version of the kernel it is for. Raises BadInput."""
-    try:
-        with open(path, "rb") as file:
-            text = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        said = describe(error) if isinstance(error, OSError) else str(error)
-        raise BadInput(f"seccomp profile {path!r}: {said}") from None
-    return parse(text, path, kernel)
 
 
 def parse(text: bytes, name: str, kernel: tuple[int, int]) -> Profile:

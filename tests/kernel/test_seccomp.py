@@ -322,7 +322,7 @@ def test_programs_work_below_it(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", PUBLIC[:1], ids=str)
 def test_programs_work_below_a_public_profile(path: Path, tmp_path: Path) -> None:
-    works_below(docker.read(str(path), (6, 18)), "multiprocessing", tmp_path)
+    works_below(docker.parse(path.read_bytes(), str(path), (6, 18)), "multiprocessing", tmp_path)
 
 
 def works_below(profile: Profile, name: str, folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from seccomp_help import (
     ARCHITECTURES,
@@ -204,7 +206,7 @@ def test_nothing_is_allowed_that_a_public_profile_denies(path: object) -> None:
     """For each call, architecture and argument that either looks at. Rows of exceptions are all needed."""
     if path is None:
         pytest.skip(f"no public profile here: {PODMAN} (golang-github-containers-common)")
-    theirs = docker.read(str(path), (6, 18))
+    theirs = docker.parse(Path(str(path)).read_bytes(), str(path), (6, 18))
     needed: set[str] = set()
     for machine, architecture in ARCHITECTURES:
         ours_of, theirs_of = (decisions(profile, USUAL, machine) for profile in (PROFILE, theirs))

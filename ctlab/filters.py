@@ -1,0 +1,78 @@
+"""Which filter of system calls the programs of a container have: compiled by the owner, sent as bytes.
+
+A lab's slots are made with the filter of a container with the default capabilities; another filter (a profile of the
+person's own, none at all, or one that capabilities open) goes with the order to start.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import os
+from typing import TYPE_CHECKING
+
+from .kernel.capabilities import DEFAULT
+from .seccomp import docker
+from .seccomp.compile import digest, program
+from .seccomp.default import PROFILE
+from .seccomp.profile import Profile
+
+if TYPE_CHECKING:
+    from .spec import ContainerSpec
+
+_EARLY, _LATE, _WHOLE = "early", "late", "whole"
+
+
+def of_lab() -> list[str]:
+    """The two parts of the filter that slots are made with, each in base64."""
+    return [_text(_default(part)) for part in (_EARLY, _LATE)]
+
+
+def own(spec: ContainerSpec, kernel_release: str) -> str | None:
+    """A container's own filter in base64, ``""`` for none at all; None: that of the lab."""
+    if spec.seccomp == "unconfined":
+        return ""
+    found = _whole(spec, kernel_release)
+    return None if found == _default(_WHOLE) else _text(found)
+
+
+def describe(spec: ContainerSpec, kernel_release: str) -> dict[str, str]:
+    """What `inspect` shows: whose profile it is, and a digest of the program."""
+    if spec.seccomp == "unconfined":
+        return {"profile": "unconfined", "program": ""}
+    return {"profile": spec.seccomp_source, "program": digest(_whole(spec, kernel_release))}
+
+
+def check(text: bytes, source: str) -> None:
+    """Raise BadInput for a text that is no profile in Docker's format; the place in it is named."""
+    docker.parse(text, source, _version(os.uname().release))
+
+
+@functools.lru_cache
+def _default(part: str) -> bytes:
+    return program(PROFILE, frozenset(DEFAULT), os.uname().machine, part)
+
+
+def _whole(spec: ContainerSpec, kernel_release: str) -> bytes:
+    capabilities = frozenset(DEFAULT if spec.capabilities is None else spec.capabilities)
+    return _compiled(spec.seccomp, spec.seccomp_source, capabilities, kernel_release)
+
+
+@functools.lru_cache
+def _compiled(text: str, source: str, capabilities: frozenset[str], kernel_release: str) -> bytes:
+    return program(_profile(text, source, kernel_release), capabilities, os.uname().machine)
+
+
+def _profile(text: str, source: str, kernel_release: str) -> Profile:
+    return PROFILE if text == "default" else docker.parse(text.encode(), source, _version(kernel_release))
+
+
+def _version(release: str) -> tuple[int, int]:
+    """(6, 12) of ``6.12.1-generic``."""
+    major, minor, *_ = (*release.split("."), "0")
+    digits = "".join(character for character in minor if character.isdigit())
+    return int(major), int(digits or 0)
+
+
+def _text(code: bytes) -> str:
+    return base64.b64encode(code).decode()
