@@ -281,7 +281,8 @@ def test_stats(shell: Any) -> None:
         time.sleep(0.1)
         frame = shell.run("%stats --last 5s")
     assert set(frame["container"].unique()) == {"web", "idle"}
-    assert frame[frame["container"] == "web"]["cpu_cores"].mean() > 0.2
+    busy, idle = (frame[frame["container"] == name]["cpu_cores"].mean() for name in ("web", "idle"))
+    assert busy > 0.03 and busy > 5 * idle  # how much it gets is the machine's affair
     chosen = shell.run("%stats web --metrics 'cpu_*,memory_bytes' --last 1s")
     assert set(chosen["container"]) == {"web"} and "memory_bytes" in chosen and "rx_bytes_total" not in chosen
     assert len(shell.run("%stats --since 300ms --metrics pids")) <= 8
