@@ -30,6 +30,7 @@ _KERNEL_LOG_BYTES = 256 << 10
 _READ_ALL = 3  # syslog(2)
 _RUN_INIT = b"as init process"
 _OPEN_FILES = 1 << 19  # as systemd sets it; the kernel's own default is 4096
+_NEIGHBOURS = 1 << 13  # half a kilobyte each
 _RB_AUTOBOOT = 0x01234567
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -122,6 +123,11 @@ def settle() -> None:
     _write("/proc/sys/kernel/modprobe", MODPROBE)
     # A tunnel's module would put its gre0, sit0, … into every network namespace that is made from then on.
     _write("/proc/sys/net/core/fb_tunnels_only_for_init_net", "2")
+    # A kernel counts the neighbours of all its networks together, and has room for 1,024.
+    for family in ("ipv4", "ipv6"):
+        for name, most in (("gc_thresh3", 2 * _NEIGHBOURS), ("gc_thresh2", _NEIGHBOURS)):
+            with contextlib.suppress(OSError):
+                _write(f"/proc/sys/net/{family}/neigh/default/{name}", str(most))
     # The kernel gives these to root alone, udev to everyone; opening the first loads its module.
     os.makedirs("/dev/net", exist_ok=True)
     with contextlib.suppress(FileExistsError):

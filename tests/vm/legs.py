@@ -47,6 +47,7 @@ SECONDS: Mapping[str, float] = {
     "test_container_names.py": 75,
     "test_containers.py": 14, "test_containers.py as user": 11, "test_copy.py": 25, "test_copy_hardening.py": 12,
     "test_doctor.py": 37, "test_dump.py": 9, "test_engines.py": 16, "test_exec.py": 116,
+    "test_floods.py": 90,
     "test_explain_container.py": 44, "test_explain_node.py": 55, "test_growth.py": 77, "test_host_mounts.py": 33,
     "test_hostile_files.py": 20, "test_images.py": 10, "test_interrupted_changes.py": 132, "test_interrupts.py": 12,
     "test_labs.py": 43, "test_link_stats.py": 3, "test_logs.py": 17, "test_many_callers.py": 45,
