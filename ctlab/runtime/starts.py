@@ -348,7 +348,8 @@ def start_many(supervisor: Supervisor, call: Call) -> None:
             call.reply({"ok": True})
 
     batch = Batch()
-    supervisor.pool.expect(sum(message["prepare"] is None for message in call.message["starts"]))
+    pooled = [one for one in call.message["starts"] if one["prepare"] is None and one["filter"] is None]
+    supervisor.pool.expect(len(pooled))
     try:
         for message in call.message["starts"]:
             part = Part(call.connection, message, [])
