@@ -117,8 +117,12 @@ def _explained(error: KernelError, what: str) -> CtlabError:
 
 
 def _check_path(verb: str, before: str, path: object) -> None:
-    if not isinstance(path, str) or "\0" in path or not path:
-        raise BadInput(f"{verb}: {before}{path!r}: not a path")
+    try:
+        usable = isinstance(path, str) and path != "" and b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        usable = False
+    if not usable:
+        raise BadInput(f"{verb}: {before}{ascii(path)[:100]}: not a path")
 
 
 def _path_here(path: object) -> Path:
@@ -166,6 +170,8 @@ def write(container: Container, path: str, content: bytes, mode: int) -> str:
         raise BadInput(f"write: {path!r}: an absolute path of a file, please")
     if not isinstance(mode, int) or not 0 <= mode <= 0o7777:
         raise BadInput(f"write: {path}: the mode is between 0 and 0o7777, not {mode!r}")
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise BadInput(f"write: {path}: the content is str or bytes, not {type(content).__name__}")
     folder, name = os.path.split(path)
     member = tar.Member(os.fsencode(name), tar.FILE, mode, size=len(content), mtime_ns=time.time_ns())
 

@@ -128,8 +128,10 @@ class _Receiver:
     def _check(self, member: tar.Member, parts: list[bytes], top: bytes, place: _Place) -> None:
         if member.kind == tar.DEVICE or member.pieces is not None:
             raise tar.ArchiveError(f"{tar.shown(member.name)} is a device or a sparse file")
-        if not parts and member.kind not in (tar.FILE, tar.FOLDER):
-            raise tar.ArchiveError(f"{tar.shown(member.name)} is neither a file nor a folder")
+        if not parts and member.kind != (tar.FOLDER if self._folder else tar.FILE):
+            raise tar.ArchiveError(
+                f"{tar.shown(member.name)} is neither a file nor a folder, or first this and then that"
+            )
         if member.kind == tar.LINK and (why := _leads_out(parts, member.link)):
             raise tar.ArchiveError(f"{tar.shown(member.name)} is a link to {tar.shown(member.link)}, {why}")
         if member.kind == tar.HARD_LINK:

@@ -108,6 +108,7 @@ CORPUS: dict[str, Callable[[bytes], list[bytes]]] = {
     ],
     "a file below a file": lambda out: [entry(b"d/x", b"1"), entry(b"d/x/evil", EVIL)],
     "another top": lambda out: [entry(b"outside/evil", EVIL), entry(b"other", EVIL)],
+    "a top that comes again": lambda out: [entry(b"d", EVIL), entry(b"d/x", EVIL), entry(b"d", kind=b"1", link=b"d/x")],
     "a top that is a link": lambda out: [entry(b"d", kind=b"2", link=out), entry(b"d/evil", EVIL)],
     "a huge size": lambda out: [block(b"d/x", size=octal(8**11 - 1, 12)) + EVIL],
     "a size beyond all": lambda out: [block(b"d/x", size=binary((1 << 80) - 1, 12)) + EVIL],

@@ -123,6 +123,8 @@ def plain(file: IO[bytes]) -> tar.Source:
     for magic, kind in _MAGICS:
         if begin.startswith(magic):
             if kind not in _make:
-                raise tar.ArchiveError(f"it is compressed by {kind}, which this Python can't read; decompress it first")
+                raise tar.ArchiveError(
+                    f"it is compressed by {kind}, which the interpreter here can't read: decompress it first"
+                )
             return _Plain(file, kind)
     return file
