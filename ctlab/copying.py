@@ -1,36 +1,49 @@
 """Files between this machine and a container, as a tar stream through a pipe.
 
-The container's side runs in a child that has entered the container's root, so links there lead nowhere else;
-our side writes with tarfile's ``data`` filter, which refuses to leave the destination.
+The container's side is a child in the container's root (`runtime.archive`); our side writes what comes from there as
+what a stranger sends (`receiving`), and reads of this machine what the person names.
 """
 
 from __future__ import annotations
 
-import io
+import errno
+import fcntl
 import os
-import shutil
-import tarfile
-import tempfile
+import stat
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from .errors import BadInput, CtlabError, KernelError, NotFound
+from .errors import BadInput, CtlabError, KernelError, NotFound, describe
+from .receiving import receive
+from .runtime import tar
+from .runtime.pack import Packer
 
 if TYPE_CHECKING:
     from .container import Container
 
+_PIPE_BYTES = 1 << 20  # as large as the kernel lets a user have one
+_BUFFER_BYTES = 1 << 18
 
-def _exchange(container: Container, verb: str, path: str, work: Any, read: bool) -> Any:
-    """Call `verb` with one end of a pipe while `work(file)` uses the other; returns what `work` returned."""
+
+def _exchange(
+    container: Container, verb: str, path: str, work: Callable[[IO[bytes]], Any], read: bool
+) -> tuple[Any, dict[str, Any]]:
+    """Call `verb` with one end of a pipe while `work(file)` uses the other; what `work` returned, and the answer."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    except OSError:
+        pass  # the user has too many large ones: it works with a small one too
     ours, theirs, mode = (reading, writing, "rb") if read else (writing, reading, "wb")
+    answers: list[dict[str, Any]] = []
     failed: list[BaseException] = []
 
     def ask() -> None:
         try:
-            container.lab._call({"do": verb, "id": container.id, "path": path}, [theirs])
+            answers.append(container.lab._call({"do": verb, "id": container.id, "path": path}, [theirs]).message)
         except BaseException as error:
             failed.append(error)
         finally:
@@ -39,72 +52,89 @@ def _exchange(container: Container, verb: str, path: str, work: Any, read: bool)
     asker = threading.Thread(target=ask, daemon=True)
     asker.start()
     result: Any = None
-    trouble: BaseException | None = None
+    trouble: Exception | None = None
     try:
-        with open(ours, mode) as file:
+        with open(ours, mode, _BUFFER_BYTES) as file:
             result = work(file)
-    except (BrokenPipeError, tarfile.TarError) as error:
+    except (OSError, CtlabError, tar.ArchiveError) as error:
         trouble = error
     asker.join()
-    if failed:
-        raise failed[0]
-    if trouble is not None:
+    if failed and not (trouble is not None and getattr(failed[0], "number", 0) == errno.EPIPE):
+        raise failed[0]  # it knows better, but for a stream that broke off since we wanted no more of it
+    if isinstance(trouble, BrokenPipeError | tar.ArchiveError):
         raise BadInput(f"the copy was cut off: {trouble}") from trouble
-    return result
+    if isinstance(trouble, OSError):
+        raise KernelError(f"cp: {describe(trouble)}", trouble.errno or 0) from trouble
+    if trouble is not None:
+        raise trouble
+    return result, answers[0]
 
 
 def copy_out(container: Container, source: str, destination: str | os.PathLike[str]) -> Path:
     """A file or folder of the container to `destination` (into it, if that is a folder). Returns where it lies."""
+    _check_path("cp", f"{container.name}:", source)
+    target = _path_here(destination)
     if not source.startswith("/"):
         raise BadInput(f"cp: {container.name}:{source}: an absolute path, please")
-    target = Path(destination).expanduser()
-    if not target.parent.exists():
-        raise NotFound(f"cp: the folder {target.parent} does not exist (ENOENT)")
+    name = os.path.basename(os.path.normpath(source)) or "root"
 
-    def unpack(file: IO[bytes]) -> Path:
-        # Kept first, so that all of it is checked before anything is written.
-        with tempfile.TemporaryFile() as kept:
-            shutil.copyfileobj(file, kept)
-            if not kept.tell():
-                return target  # nothing came: the other side says why
-            kept.seek(0)
-            with tarfile.open(fileobj=kept, mode="r:") as archive:
-                members = archive.getmembers()
-                place = target / members[0].name if target.is_dir() else target
-                if members[0].isdir() and place.exists() and not place.is_dir():
-                    raise BadInput(f"cp: {place} is a file, {source} a folder")
-                # A folder is unpacked inside itself, so that no link of an earlier copy leads to what lies beside it.
-                top = len(members[0].name)
-                base, name = (place, ".") if members[0].isdir() else (place.parent, place.name)
-                for member in members:
-                    there, member.name = member.name, name + member.name[top:]
-                    if member.islnk():  # to another member, which has just been renamed too
-                        member.linkname = name + member.linkname[top:]
-                    try:
-                        tarfile.data_filter(member, str(base))
-                    except tarfile.FilterError as error:
-                        text = str(error).replace(repr(member.name), repr(there))
-                        raise BadInput(f"cp: {source}: {text}: nothing outside {place} is written") from error
-                for member in members:
-                    archive.extract(member, base, filter="data")
-            return place
+    def unpack(file: IO[bytes]) -> tuple[Path, list[str]]:
+        return receive(file, source, name, target)
 
     try:
-        found: Path = _exchange(container, "copy_out", source, unpack, read=True)
+        if not target.parent.exists():
+            raise NotFound(f"cp: the folder {target.parent} does not exist (ENOENT)")
+        (place, left_out), answer = _exchange(container, "copy_out", source, unpack, read=True)
     except KernelError as error:
         raise _explained(error, f"{container.name}:{source}") from None
+    _say_left_out(container, f"{container.name}:{source}", answer, left_out)
+    found: Path = place
     return found
 
 
+def _say_left_out(container: Container, source: str, answer: dict[str, Any], here: list[str]) -> None:
+    """Name what isn't in the copy. The answer may come from a stranger, like the files."""
+    told, count = answer.get("skipped"), answer.get("skipped_count")
+    pairs = [pair for pair in told if type(pair) is list and len(pair) == 2] if type(told) is list else []
+    names = [f"{_plain(name)} ({_plain(why)})" for name, why in pairs]
+    names += [_plain(name) for name in here]
+    if not names:
+        return
+    more = (count if type(count) is int else 0) + len(here) - len(names[:8])
+    container.lab.say(f"cp: left out of {source}: {', '.join(names[:8])}{f' and {more} more' if more > 0 else ''}")
+
+
+def _plain(text: object) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in str(text)[:200])
+
+
 def _explained(error: KernelError, what: str) -> CtlabError:
-    if error.number == 2:
+    if str(error).startswith("cp: "):
+        return error
+    if str(error).startswith("ENOENT"):  # else it names what of it doesn't
         return NotFound(f"cp: {what} does not exist (ENOENT)")
     return KernelError(f"cp: {what}: {error}", error.number)
 
 
+def _check_path(verb: str, before: str, path: object) -> None:
+    try:
+        usable = isinstance(path, str) and path != "" and b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        usable = False
+    if not usable:
+        raise BadInput(f"{verb}: {before}{ascii(path)[:100]}: not a path")
+
+
+def _path_here(path: object) -> Path:
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
+    _check_path("cp", "", text)
+    return Path(str(text)).expanduser()
+
+
 def copy_in(container: Container, source: str | os.PathLike[str], destination: str) -> str:
     """A file or folder of this machine into the container: into `destination` if that ends with / or is a folder."""
-    path = Path(source).expanduser()
+    path = _path_here(source)
+    _check_path("cp", f"{container.name}:", destination)
     if not path.exists():
         raise NotFound(f"cp: {path} does not exist (ENOENT)")
     if not destination.startswith("/"):
@@ -112,26 +142,42 @@ def copy_in(container: Container, source: str | os.PathLike[str], destination: s
     into = destination.endswith("/") or _is_folder(container, destination)
     folder = destination.rstrip("/") or "/" if into else os.path.dirname(destination)
     name = path.resolve().name if into else os.path.basename(destination)
+    top = _open_here(path)
 
-    def pack(file: IO[bytes]) -> None:
-        with tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT, dereference=False) as archive:
-            archive.add(path.resolve(), arcname=name, filter=_as_root)
+    def pack(file: IO[bytes]) -> dict[str, Any]:
+        return Packer(file.write, as_root=True).pack(top, os.fsencode(name) or b"root")
 
-    _put(container, folder, pack)
+    packed = _put(container, folder, pack)
+    _say_left_out(container, str(path), packed, [])
     return f"{container.name}:{os.path.join(folder, name)}"
+
+
+def _open_here(path: Path) -> int:
+    """The file or folder of this machine that is to be copied."""
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise BadInput(f"cp: {path} is neither a file nor a folder")
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        raise KernelError(f"cp: {path}: {describe(error)}", error.errno or 0) from None
 
 
 def write(container: Container, path: str, content: bytes, mode: int) -> str:
     """Write one file in the container."""
+    _check_path("write", "", path)
     if not path.startswith("/") or path.endswith("/"):
         raise BadInput(f"write: {path!r}: an absolute path of a file, please")
+    if not isinstance(mode, int) or not 0 <= mode <= 0o7777:
+        raise BadInput(f"write: {path}: the mode is between 0 and 0o7777, not {mode!r}")
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise BadInput(f"write: {path}: the content is str or bytes, not {type(content).__name__}")
     folder, name = os.path.split(path)
+    member = tar.Member(os.fsencode(name), tar.FILE, mode, size=len(content), mtime_ns=time.time_ns())
 
     def pack(file: IO[bytes]) -> None:
-        with tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as archive:
-            member = tarfile.TarInfo(name)
-            member.size, member.mode, member.mtime = len(content), mode, int(time.time())
-            archive.addfile(member, io.BytesIO(content))
+        for piece in (tar.header(member), content, tar.padding(len(content)), tar.END):
+            file.write(piece)
 
     _put(container, folder, pack)
     return f"{container.name}:{path}"
@@ -143,18 +189,11 @@ def names(container: Container, folder: str) -> list[str]:
     return found
 
 
-def _put(container: Container, folder: str, pack: Any) -> None:
+def _put(container: Container, folder: str, pack: Callable[[IO[bytes]], Any]) -> Any:
     try:
-        _exchange(container, "copy_in", folder, pack, read=False)
+        return _exchange(container, "copy_in", folder, pack, read=False)[0]
     except KernelError as error:
         raise _explained(error, f"{container.name}:{folder}") from None
-
-
-def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """What is copied in belongs to the container's root, as with Docker."""
-    member.uid = member.gid = 0
-    member.uname = member.gname = ""
-    return member
 
 
 def _is_folder(container: Container, path: str) -> bool:

@@ -247,11 +247,11 @@ _openat2.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void
 _openat2.restype = ctypes.c_int
 
 
-def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
+def openat2(directory: int, path: str | bytes, flags: int, resolve: int, mode: int = 0) -> int:
     """openat2(2), Linux 5.6. Returns a close-on-exec descriptor."""
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
     result: int = _openat2(_SYS_OPENAT2, directory, _path(path), ctypes.byref(how), ctypes.sizeof(how))
-    return result if result >= 0 else _check(result, f"open {path}")
+    return result if result >= 0 else _check(result, f"open {os.fsdecode(path)}")
 
 
 def open_tree(directory: int, path: str, flags: int) -> int:

@@ -1,7 +1,9 @@
 """Files in and out of a container, and image archives, as tar streams through a descriptor.
 
-A child does the work: for `cp` it enters the container's mount namespace and root, so that no symbolic link
-leads out of it; for an image it pivots into the new folder first (an archive's links then lead nowhere else).
+A child does the work: for `cp` it enters the container's mount namespace and root, for an image it pivots into the
+new folder. Before it looks at any path it has closed all that it held but the stream and the way to answer, so that
+nothing a container plants (links, or folders that it swaps meanwhile) leads out of there: `unpack` and `pack` do the
+rest by descriptors.
 """
 
 from __future__ import annotations
@@ -12,57 +14,59 @@ import itertools
 import os
 import socket
 import stat
-import tarfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..kernel import syscalls
-from . import execution, protocol, storage
+from . import compressed, execution, protocol, storage, tar
 from .calls import Call
+from .pack import Packer
+from .unpack import Root, Unpacker
 
 if TYPE_CHECKING:
+    from .record import Record
     from .supervisor import Supervisor
 
-_ENTRY_LIMIT = 1_000_000
-# What unpacking meets when entries contradict each other, for example a file below a link that leads nowhere.
-_OF_THE_ARCHIVE = (errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
+_BUFFER_BYTES = 1 << 18
 
 
 def copy_out(supervisor: Supervisor, call: Call) -> None:
-    """Write a path of the container as a tar stream to the descriptor that came along."""
+    """Write a path of the container as a tar stream to the descriptor that came along.
+
+    Answers what was left out of it, as `Packer.pack` has it.
+    """
     record = execution.running(supervisor, call.message["id"], "copy")
-
-    def work() -> dict[str, Any]:
-        execution.enter(record, syscalls.CLONE_NEWNS)
-        return _pack(call.message["path"], call.descriptors[0])
-
-    _in_child(supervisor, call, work, record)
+    _in_child(supervisor, call, lambda: _pack(call.message["path"], call.descriptors[0]), record)
 
 
 def copy_in(supervisor: Supervisor, call: Call) -> None:
-    """Unpack a tar stream from the descriptor into a folder of the container."""
+    """Unpack a tar stream from the descriptor into a folder of the container, which is made where there is none."""
     record = execution.running(supervisor, call.message["id"], "copy")
 
     def work() -> dict[str, Any]:
-        execution.enter(record, syscalls.CLONE_NEWNS)
-        return _unpack_into(call.message["path"], call.descriptors[0])
+        root, base = Root(), os.fsencode(call.message["path"])
+        os.close(root.make_folders(base))
+        with open(call.descriptors[0], "rb", _BUFFER_BYTES) as stream:
+            return {"entries": Unpacker(root, base, owned=False).unpack(tar.Reader(stream), of_the_archive=False)}
 
     _in_child(supervisor, call, work, record)
 
 
 def _in_child(
-    supervisor: Supervisor, call: Call, work: Any, record: Any = None, failed: Callable[[], None] | None = None
+    supervisor: Supervisor,
+    call: Call,
+    work: Callable[[], dict[str, Any]],
+    record: Record | None = None,
+    failed: Callable[[], None] | None = None,
 ) -> None:
+    """Answer with what `work` returns, which is done in a child: in the container of `record`, if there is one."""
     ours, theirs = protocol.pair()
     if record is not None:
         pid, pidfd = execution.clone_inside(supervisor, record, python=True)
     else:
         pid, pidfd = syscalls.clone3_python(0)
     if pid == 0:
-        keep = {theirs.fileno(), *call.descriptors}
-        if record is not None:
-            keep |= {record.pidfd, *record.namespaces.values()}
-        _work(theirs, work, keep)
+        _work(theirs, work, {theirs.fileno(), *call.descriptors}, record)
     if record is not None:
         supervisor.inside[pid] = pidfd
     theirs.close()
@@ -96,16 +100,19 @@ def _in_child(
     supervisor.on(pidfd, ended)
 
 
-def _work(status: socket.socket, work: Any, keep: set[int]) -> NoReturn:
+def _work(status: socket.socket, work: Callable[[], dict[str, Any]], keep: set[int], record: Record | None) -> NoReturn:
     try:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-        syscalls.close_all_but(keep)  # nothing of the lab may be found by a link that a container plants
+        if record is not None:
+            syscalls.close_all_but(keep | {record.pidfd, *record.namespaces.values()})
+            execution.enter(record, syscalls.CLONE_NEWNS)  # with it the root and the working folder are the container's
+        syscalls.close_all_but(keep)
         answer = work()
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, "")
         where = f"{error.filename}: " if error.filename else ""
         answer = {"error": "KernelError", "message": f"{where}{name} ({error.strerror})", "errno": error.errno or 0}
-    except tarfile.TarError as error:
+    except tar.ArchiveError as error:
         answer = {"error": "BadInput", "message": f"not a usable tar archive: {error}", "errno": 0}
     except Exception as error:
         answer = {"error": "CtlabError", "message": f"{type(error).__name__}: {error}", "errno": 0}
@@ -114,91 +121,21 @@ def _work(status: socket.socket, work: Any, keep: set[int]) -> NoReturn:
     os._exit(0)
 
 
-def _open_inside(path: str, flags: int) -> int:
-    """A path of the root we are in; links are resolved inside it."""
-    root = os.open("/", os.O_PATH | os.O_DIRECTORY)
-    try:
-        resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
-        return syscalls.openat2(root, path.lstrip("/") or ".", flags, resolve)
-    finally:
-        os.close(root)
-
-
-def _make_folders(path: str) -> None:
-    built = ""
-    for part in [part for part in path.split("/") if part]:
-        try:
-            os.close(_open_inside(f"{built}/{part}", os.O_PATH | os.O_DIRECTORY))
-        except FileNotFoundError:
-            parent = _open_inside(built, os.O_PATH | os.O_DIRECTORY)
-            os.mkdir(part, 0o755, dir_fd=parent)
-            os.close(parent)
-        built += f"/{part}"
-
-
 def _pack(path: str, descriptor: int) -> dict[str, Any]:
     """A file, or a folder with all below it; a symbolic link at the end is followed, inside the root."""
-    found = _open_inside(path, os.O_PATH)
+    root, name = Root(), os.fsencode(path)
+    found = root.open(name, os.O_PATH)
     mode = os.fstat(found).st_mode
-    folder = stat.S_ISDIR(mode)
-    if not folder and not stat.S_ISREG(mode):  # a pipe would keep us waiting, /dev/zero would never end
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):  # a pipe would keep us waiting, /dev/zero would never end
         return {"error": "BadInput", "message": f"cp: {path} is neither a file nor a folder", "errno": 0}
-    place = f"/proc/self/fd/{found}"
-    with open(descriptor, "wb") as out, tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as archive:
-        name = os.path.basename(path.rstrip("/")) or "root"
-        if folder:
-            os.fchdir(os.open(place, os.O_RDONLY | os.O_DIRECTORY))
-            archive.add(".", arcname=name)
-        else:
-            with open(place, "rb") as file:
-                member = archive.gettarinfo(arcname=name, fileobj=file)
-                archive.addfile(member, file if member.isreg() else None)
-    return {"folder": folder, "name": name}
-
-
-def _unpack_into(path: str, descriptor: int) -> dict[str, Any]:
-    """Unpack below a folder of the container; what exists is replaced, links are taken as they are."""
-    with open(descriptor, "rb") as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-        _make_folders(path)
-        os.fchdir(_open_inside(path, os.O_PATH | os.O_DIRECTORY))
-        count = _extract(archive)
-    return {"entries": count}
-
-
-def _extract(archive: tarfile.TarFile, *, one_owner: bool = False) -> int:
-    """Unpack every member below the working directory, which is inside a root that nothing leads out of.
-
-    `one_owner`: this lab has one id, so everything belongs to root. (tarfile skips the mode, and with it the x bits,
-    of a member whose owner it couldn't set.)
-    """
-    count = 0
-    for member in archive:
-        count += 1
-        if count > _ENTRY_LIMIT:
-            raise tarfile.TarError(f"more than {_ENTRY_LIMIT} entries")
-        if member.ischr() or member.isblk():
-            continue  # a user namespace can't make device nodes; /dev has the harmless ones
-        if one_owner:
-            member.uid = member.gid = 0
-        member.name = member.name.lstrip("/") or "."
-        if ".." in member.name.split("/"):
-            raise tarfile.TarError(f"entry {member.name!r} leads out of the archive")
-        if member.islnk():
-            member.linkname = member.linkname.lstrip("/")
-        try:
-            with contextlib.suppress(FileNotFoundError, IsADirectoryError):
-                if member.name != "." and not member.isdir():
-                    os.unlink(member.name)
-            archive.extract(member, ".", numeric_owner=True, filter="fully_trusted")
-        except KeyError:
-            text = f"entry {member.name!r} is a hard link to {member.linkname!r}, which isn't in it"
-            raise tarfile.TarError(text) from None
-        except OSError as error:
-            if error.errno not in _OF_THE_ARCHIVE:
-                raise
-            name = errno.errorcode[error.errno or 0]
-            raise tarfile.TarError(f"entry {member.name!r} can't be made where it says ({name})") from None
-    return count
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+    if stat.S_ISDIR(mode):
+        top = os.open(".", flags | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=found)
+    else:
+        top = root.open(name, flags)
+    os.close(found)
+    with open(descriptor, "wb", _BUFFER_BYTES) as out:
+        return Packer(out.write).pack(top, os.path.basename(os.path.normpath(name)) or b"root")
 
 
 def image(supervisor: Supervisor, call: Call) -> None:
@@ -219,12 +156,14 @@ def image(supervisor: Supervisor, call: Call) -> None:
         place = f"/images/{key}"
         syscalls.unshare(syscalls.CLONE_NEWNS)
         syscalls.mount(place, place, None, syscalls.MS_BIND)
-        with open(descriptor, "rb") as file, tarfile.open(fileobj=file, mode="r:*") as archive:
-            os.chdir(place)
-            syscalls.pivot_root(".", ".")
-            syscalls.umount2(".", syscalls.MNT_DETACH)
-            os.chdir("/")
-            return {"entries": _extract(archive, one_owner=supervisor.single_id)}
+        os.chdir(place)
+        syscalls.pivot_root(".", ".")
+        syscalls.umount2(".", syscalls.MNT_DETACH)
+        os.chdir("/")
+        with open(descriptor, "rb", _BUFFER_BYTES) as file:
+            reader = tar.Reader(compressed.plain(file), cut_is_end=True)
+            unpacker = Unpacker(Root(), b"/", owned=not supervisor.single_id)
+            return {"entries": unpacker.unpack(reader, of_the_archive=True)}
 
     # What a refused archive has left goes, so that it can be tried again.
     _in_child(supervisor, call, work, failed=lambda: supervisor.tree.remove_image(key))
@@ -235,9 +174,8 @@ def kind(supervisor: Supervisor, call: Call) -> None:
     record = execution.running(supervisor, call.message["id"], "copy")
 
     def work() -> dict[str, Any]:
-        execution.enter(record, syscalls.CLONE_NEWNS)
         try:
-            mode = os.fstat(_open_inside(call.message["path"], os.O_PATH)).st_mode
+            mode = os.fstat(Root().open(os.fsencode(call.message["path"]), os.O_PATH)).st_mode
         except OSError:
             return {"kind": "nothing"}
         return {"kind": "folder" if stat.S_ISDIR(mode) else "file"}
@@ -253,14 +191,22 @@ def names(supervisor: Supervisor, call: Call) -> None:
     record = execution.running(supervisor, call.message["id"], "look")
 
     def work() -> dict[str, Any]:
-        execution.enter(record, syscalls.CLONE_NEWNS)
+        root, path = Root(), os.fsencode(call.message["path"])
+
+        def shown(entry: os.DirEntry[str]) -> str:
+            folder = entry.is_dir(follow_symlinks=False)
+            if entry.is_symlink():
+                with contextlib.suppress(OSError):
+                    os.close(root.open(path + b"/" + os.fsencode(entry.name), os.O_PATH | os.O_DIRECTORY))
+                    folder = True
+            return entry.name + ("/" if folder else "")
+
         try:
-            descriptor = _open_inside(call.message["path"], os.O_RDONLY | os.O_DIRECTORY)
+            descriptor = root.open(path, os.O_RDONLY | os.O_DIRECTORY)
         except OSError:
             return {"names": []}
         with os.scandir(descriptor) as entries:
-            found = [entry.name + ("/" if entry.is_dir() else "") for entry in itertools.islice(entries, MOST_NAMES)]
-        return {"names": sorted(found)}
+            return {"names": sorted(map(shown, itertools.islice(entries, MOST_NAMES)))}
 
     _in_child(supervisor, call, work, record)
 

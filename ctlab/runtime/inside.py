@@ -124,17 +124,16 @@ class Root:
             os.close(parent)
 
     def _settle(self, operation: ops.Folder, parent: int, name: str) -> None:
-        """What an image has at the place of a folder must be one: a link that leads nowhere becomes one.
+        """What an image has at the place of a folder must be one, or lead to one inside; anything else becomes one.
 
         So does every link at the kernel's own places: what we find in /proc must be the kernel's.
         """
         link = stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
         if not (link and operation.path in ("/proc", "/sys", "/dev")):
-            try:
+            # Whatever else the kernel says (it leads nowhere, into itself, through /proc, to a file): it is none.
+            with suppress(OSError):
                 os.close(self.open(operation.path, os.O_PATH | os.O_DIRECTORY))
                 return
-            except FileNotFoundError:
-                pass
         os.unlink(name, dir_fd=parent)
         os.mkdir(name, operation.mode, dir_fd=parent)
         os.chmod(name, operation.mode, dir_fd=parent)

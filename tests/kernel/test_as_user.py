@@ -20,14 +20,17 @@ pytestmark = [
 # What depends on who one is: run as each kind of user.
 FOR_EACH = (
     "test_containers.py", "test_container_limits.py", "test_networks.py", "test_security.py", "test_copy_hardening.py",
-    "test_hostile_files.py", "test_script_descriptors.py", "test_floods.py",
+    "test_hostile_files.py", "test_script_descriptors.py", "test_copy_races.py", "test_floods.py",
 )  # fmt: skip
 # What depends on it less: as one of them, in the long form as each.
 FOR_ONE = {
     "range-and-folders": ("test_container_life.py", "test_host_mounts.py", "test_logs.py", "test_many_callers.py"),
     "range": ("test_exec.py", "test_images.py", "test_copy.py", "test_bad_input_python.py"),
-    "one-id": ("test_labs.py", "test_packets_stay.py", "test_container_names.py", "test_interrupted_changes.py"),
-}
+    "one-id": (
+        "test_labs.py", "test_packets_stay.py", "test_container_names.py", "test_interrupted_changes.py",
+        "test_hostile_archives.py",
+    ),
+}  # fmt: skip
 KINDS = {"range-and-folders": (True, True), "range": (True, False), "one-id": (False, False)}
 
 

@@ -136,3 +136,24 @@ def test_a_container_removed_during_a_copy(lab: Any, tmp_path: Path) -> None:
     thread.join(10)
     assert not thread.is_alive()
     assert other.exec(["true"]).returncode == 0
+
+
+def test_what_is_no_file_is_left_out_and_named(lab: Any, tmp_path: Path) -> None:
+    container = lab.run(name="web")
+    bind = "import socket; socket.socket(socket.AF_UNIX).bind('/srv/d/socket')"
+    container.exec(["sh", "-c", f'mkdir /srv/d; mkfifo /srv/d/pipe; echo x > /srv/d/file; python3 -c "{bind}"']).check()
+    found = container.copy_out("/srv/d", tmp_path)
+    assert os.listdir(found) == ["file"]
+    assert lab.notes[-1] == "cp: left out of web:/srv/d: d/socket (a socket), pipe (a pipe)"
+    os.mkfifo(found / "pipe")
+    container.copy_in(found, "/srv/e")
+    assert container.exec(["stat", "-c", "%F", "/srv/e/pipe", "/srv/e/file"]).check().stdout == "fifo\nregular file\n"
+
+
+def test_the_whole_of_the_machines_etc_goes_in(lab: Any) -> None:
+    """Links to absolute paths, files that only root may read: links stay links, what can't be read is named."""
+    container = lab.run()
+    container.copy_in("/etc", "/srv/")
+    links = {name for name in os.listdir("/etc") if os.path.islink(f"/etc/{name}")}
+    inside = container.exec(["sh", "-c", "cd /srv/etc; find . -maxdepth 1 -type l"]).check().stdout.split()
+    assert {name[2:] for name in inside} == links
