@@ -140,7 +140,15 @@ def cpus(lab: Lab) -> Collection[int]:
 
 def guest_path(lab: Lab, path: str) -> str:
     """A path of this machine as the lab's inside finds it. Links are followed here: there, they'd lead elsewhere."""
-    return path if vm_facts(lab) is None else HOST_SHARE + os.path.realpath(path)
+    vm = vm_facts(lab)
+    if vm is None:
+        return path
+    place = os.path.realpath(path)
+    if vm.get("shares", {}).get("covered"):
+        from .vm.shares import guest_place
+
+        place = guest_place(place)
+    return HOST_SHARE + place
 
 
 def check_mounts(lab: Lab, mounts: Iterable[MountSpec]) -> None:

@@ -34,6 +34,7 @@ class Loopback:
         }  # fmt: skip
         self.pidfds: dict[str, int] = {}
         self.started = 0.0
+        self.shares = None  # its "guest" has this machine's own files
         self._pid = 0
 
     def start(self, prepared: object) -> None:

@@ -229,7 +229,7 @@ def _open_cgroup(path: str, devices: frozenset[int]) -> int:
 
 
 def _tree(parent: int, name: str, devices: frozenset[int], belongs: Callable[[int], bool] | None) -> list[str]:
-    """A lab's folder and what is below it, the deepest first; nothing if it isn't one. There are no links in cgroups."""
+    """A lab's folder and what is below it, the deepest first; nothing if it isn't one. (No cgroup has links in it.)"""
     try:
         directory = os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
     except OSError:

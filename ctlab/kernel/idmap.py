@@ -1,6 +1,6 @@
 """Which user and group ids a lab's user namespace has, and how they are written.
 
-Four cases, in this order: started by root, a range that nobody on the machine uses (`id_ranges`); by root of a user namespace
+Four cases, in this order: started by root, a range that nobody else uses (`id_ranges`); by root of a user namespace
 (rootless podman, LXC), the ids that this one has; with `newuidmap`, 0 = the own id and 1… = the subordinate range;
 else the one own id. See user_namespaces(7), subuid(5).
 """

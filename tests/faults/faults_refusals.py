@@ -106,10 +106,10 @@ def no_room(world: World) -> None:
     started = 0
     try:
         for inodes in range(2, 8):
-            started += _with_little_room(world, small, f"size=64k,nr_inodes={inodes}", fill=0)
+            started += _with_little_room(world, small, f"mode=700,size=64k,nr_inodes={inodes}", fill=0)
         assert 0 < started < 6, started
         for blocks in range(3):
-            _with_little_room(world, small, "size=16k", fill=4 - blocks)
+            _with_little_room(world, small, "mode=700,size=16k", fill=4 - blocks)
     finally:
         os.rmdir(small)
 
