@@ -97,7 +97,13 @@ def _start_vm(name: str, interval_seconds: float, engine: Engine, say: Callable[
     with contextlib.suppress(CtlabError):  # the start will say it better
         if not prepare.status().release and programs.find():
             say(f"lab '{name}': a kernel for VMs is fetched and unpacked, once; the next start has it")
-    return Client(name, interval_seconds, vm=engine.options or _options())
+    client = Client(name, interval_seconds, vm=engine.options or _options())
+    if why_not := client.facts["vm"].get("shares", {}).get("why_not"):
+        say(
+            f"lab '{name}': who becomes root of its VM can read all that you can read here, /proc and your home "
+            f"included: nothing can be covered without a namespace ({why_not})"
+        )
+    return client
 
 
 def imagined_vm() -> dict[str, Any] | None:
