@@ -133,12 +133,11 @@ def taken() -> Ranges:
 
 def take(lab_id: str) -> Held:
     """A range for one lab of root's: of the free ones the first from where the lab's id points. Raises CtlabError."""
-    start = binascii.crc32(lab_id.encode()) % COUNT
-    free = list(untouched(taken(), start))
+    start, others = binascii.crc32(lab_id.encode()) % COUNT, taken()
     while True:
         try:
             with _Folder(make=True) as folder:
-                for first in free:
+                for first in untouched(others, start):
                     name = str(first)
                     if (lock := folder.lock(name)) >= 0:
                         return Held(first, lock, name)
