@@ -58,11 +58,6 @@ def tries(short: int, long: int) -> int:
     return long if long_form() else short
 
 
-def long_form() -> bool:
-    """Whether tests that try something many times are to try it thousands of times (CTLAB_TEST_LONG=1)."""
-    return os.environ.get("CTLAB_TEST_LONG", "") == "1"
-
-
 running: list[pytest.Item] = []  # the test that runs now
 
 

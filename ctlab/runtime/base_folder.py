@@ -20,6 +20,7 @@ from ..kernel.private_folder import NotPrivate
 
 _HOLD_SECONDS = 5.0
 _SHARED = "/tmp"
+_LOGIN = "/run/user"  # where a login's runtime folder is by custom
 _NAME = "ctlab"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -152,7 +153,7 @@ def refusals() -> list[str]:
 
 
 def _all(refused: list[str] | None) -> Iterator[Base]:
-    user = f"/run/user/{os.geteuid()}"
+    user = os.path.join(_LOGIN, str(os.geteuid()))
     for runtime in dict.fromkeys((os.environ.get("XDG_RUNTIME_DIR", ""), user)):
         if runtime:
             yield from _opened(runtime, (_NAME,), refused, shared=False)

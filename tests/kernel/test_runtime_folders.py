@@ -50,6 +50,7 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place.mkdir()
     place.chmod(0o1777)
     monkeypatch.setattr(base_folder, "_SHARED", str(place))
+    monkeypatch.setattr(base_folder, "_LOGIN", str(tmp_path / "nowhere"))
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     return place
 
