@@ -249,6 +249,8 @@ def build(
             finding = finding._replace(remedy=(finding.remedy + probe_vm.LIMITS).removeprefix("; "))
         probes.append(Probe(*finding))
     if vm is not None:
+        if has_vm and facts.uid != 0 and any(one.name == "user-namespace" and not one.ok for one in outcomes):
+            vm = vm._replace(detail=vm.detail + probe_vm.VISIBLE)
         probes.append(Probe(*vm))
     usable = all(item.ok for item in probes if item.essential)
     return Report(probes, facts, facts.ids if usable else "")

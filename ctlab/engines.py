@@ -108,7 +108,13 @@ def _start_vm(
     with contextlib.suppress(CtlabError):  # the start will say it better
         if not prepare.status().release and programs.find():
             say(f"lab '{name}': a kernel for VMs is fetched and unpacked, once; the next start has it")
-    return Client(name, interval_seconds, vm=options, storage_bytes=storage_bytes)
+    client = Client(name, interval_seconds, vm=options, storage_bytes=storage_bytes)
+    if why_not := client.facts["vm"].get("shares", {}).get("why_not"):
+        say(
+            f"lab '{name}': who becomes root of its VM can read all that you can read here, /proc and your home "
+            f"included: nothing can be covered without a namespace ({why_not})"
+        )
+    return client
 
 
 def imagined_vm() -> dict[str, Any] | None:
@@ -157,7 +163,15 @@ def cpus(lab: Lab) -> Collection[int]:
 
 def guest_path(lab: Lab, path: str) -> str:
     """A path of this machine as the lab's inside finds it. Links are followed here: there, they'd lead elsewhere."""
-    return path if vm_facts(lab) is None else HOST_SHARE + os.path.realpath(path)
+    vm = vm_facts(lab)
+    if vm is None:
+        return path
+    place = os.path.realpath(path)
+    if vm.get("shares", {}).get("covered"):
+        from .vm.shares import guest_place
+
+        place = guest_place(place)
+    return HOST_SHARE + place
 
 
 def check_mounts(lab: Lab, mounts: Iterable[MountSpec]) -> None:

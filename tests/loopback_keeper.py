@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+from unittest import mock
 
 from ctlab.errors import CtlabError
 from ctlab.kernel import syscalls
@@ -25,7 +26,7 @@ class Loopback:
 
     def __init__(self, folder: str, options: VmOptions, *, program: str = "lab", lab_name: str = "lab") -> None:
         self._folder = folder
-        runtime, self._lab_id = os.path.split(os.path.dirname(folder))
+        runtime, self._lab_id = os.path.split(os.path.dirname(os.path.realpath(folder)))
         self._base = os.path.join(os.path.dirname(runtime), f"guest-{self._lab_id}")
         self.facts: dict[str, object] = {
             "acceleration": "none", "machine": "loopback", "kernel_release": os.uname().release,
@@ -33,6 +34,7 @@ class Loopback:
         }  # fmt: skip
         self.pidfds: dict[str, int] = {}
         self.started = 0.0
+        self.shares = None  # its "guest" has this machine's own files
         self._pid = 0
 
     def start(self, prepared: object) -> None:
@@ -84,8 +86,8 @@ class Loopback:
         """Wait until the guest's keeper has removed its folders, or do it in a dead one's place."""
         until = time.monotonic() + 10
         while os.path.isdir(f"{self._base}/ctlab") and time.monotonic() < until:
-            with contextlib.suppress(OSError, CtlabError):
-                prune.clear(f"{self._base}/ctlab/{self._lab_id}")
+            with contextlib.suppress(OSError, CtlabError), mock.patch.dict(os.environ, XDG_RUNTIME_DIR=self._base):
+                prune.clear(self._lab_id)
             time.sleep(0.005)
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(self._base)

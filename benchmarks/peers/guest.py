@@ -35,7 +35,8 @@ def main() -> None:
         "env": {"LC_ALL": "C.UTF-8", "TMPDIR": "/tmp", OUTSIDE: "none"},
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="ctlab-bench-") as folder:
-        machine = Machine(folder, VmOptions(MEMORY_BYTES, 1), program="run", lab_name="bench")
+        shown = [str(ROOT), sys.prefix, sys.base_prefix, os.path.realpath(sys.executable)]
+        machine = Machine(folder, VmOptions(MEMORY_BYTES, 1), program="run", lab_name="bench", shown=shown)
         try:
             machine.start()
             port = machine.accept()

@@ -10,10 +10,11 @@ import errno
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from ..errors import KernelError, describe
+from . import cgroup_mounts, syscalls
 from . import cgroup_v1 as v1
 from . import cgroup_v2 as v2
 from .cgroup_folder import DIRECTORY, LEAF, UNIFIED, is_id, make_folder, remove_folder
@@ -21,6 +22,7 @@ from .cgroup_folder import DIRECTORY, LEAF, UNIFIED, is_id, make_folder, remove_
 if TYPE_CHECKING:
     from .cgroup_discover import Delegation
 
+_AT_FDCWD = -100
 _LAB_FOLDER = re.compile(r"ctlab-[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 # What the kernel documents as delegatable (/sys/kernel/cgroup/delegate), for each version; the limit files of the
@@ -147,38 +149,107 @@ def _leave(leaf: str) -> None:
         os.close(parent)
 
 
-def prune(paths: Iterable[str], timeout: float = 3.0) -> list[str]:
+def prune(paths: Iterable[str], timeout: float = 3.0, belongs: Callable[[int], bool] | None = None) -> list[str]:
     """For a dead keeper: thaw, kill and remove everything in and below folders named ``ctlab-<id>``.
 
-    Other paths, symbolic links and folders that aren't cgroups are left alone. Returns the folders that would not
-    go within `timeout` seconds. The calling process is never killed.
+    Other paths, symbolic links, folders that aren't cgroups and those whose owner isn't one that `belongs` to us are
+    left alone. Returns the folders that would not go within `timeout` seconds. The calling process is never killed.
     """
     until = time.monotonic() + timeout
     left: list[str] = []
-    trees: list[list[str]] = []
-    for path in dict.fromkeys(paths):
-        if not _LAB_FOLDER.fullmatch(os.path.basename(path)) or os.path.islink(path) or not os.path.isdir(path):
-            continue
-        if not os.path.exists(os.path.join(path, "cgroup.procs")):
-            continue  # not a cgroup: whatever this is, it isn't what a lab made
-        trees.append([root for root, _, _ in os.walk(path, topdown=False)])
-    # All hierarchies are thawed and killed before any is removed: a process is in every one of them.
-    while sum(_end(folder) for tree in trees for folder in tree) and time.monotonic() < until:
-        time.sleep(0.002)
-    for tree in trees:
-        for folder in tree:
-            try:
-                if not remove_folder(folder, None, until):
-                    left.append(folder)
-            except OSError:
-                left.append(folder)
+    trees: list[tuple[int, str, list[str]]] = []  # the folder above, its path, what is to go, relative to it
+    points = _devices()
+    try:
+        for path in dict.fromkeys(paths):
+            above, name = os.path.split(path)
+            if not _LAB_FOLDER.fullmatch(name) or (parent := _open_cgroup(above, points)) < 0:
+                continue
+            trees.append((parent, above, _tree(parent, name, points, belongs)))
+        # All hierarchies are thawed and killed before any is removed: a process is in every one of them.
+        while sum(_end(folder, parent) for parent, _, tree in trees for folder in tree) and time.monotonic() < until:
+            time.sleep(0.002)
+        for parent, above, tree in trees:
+            for folder in tree:
+                try:
+                    gone = remove_folder(folder, parent, until)
+                except OSError:
+                    gone = False
+                if not gone:
+                    left.append(os.path.join(above, folder))
+    finally:
+        for parent, _, _ in trees:
+            os.close(parent)
     return left
 
 
-def _end(folder: str) -> int:
+def names_in(path: str) -> list[str]:
+    """What lies in a cgroup folder; nothing if it isn't one."""
+    if (directory := _open_cgroup(path, _devices())) < 0:
+        return []
+    try:
+        return sorted(os.listdir(directory))
+    finally:
+        os.close(directory)
+
+
+def remove_unused(path: str) -> None:
+    """Remove one cgroup folder that nothing is in; what isn't so stays."""
+    above, name = os.path.split(path)
+    if (parent := _open_cgroup(above, _devices())) < 0:
+        return
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except OSError:
+        pass
+    finally:
+        os.close(parent)
+
+
+def _devices() -> frozenset[int]:
+    """The device numbers of the cgroup file systems that are mounted here."""
+    found = set()
+    for mount in cgroup_mounts.mounts(cgroup_mounts.read("/proc/self/mountinfo")):
+        try:
+            found.add(os.stat(mount.point).st_dev)
+        except OSError:
+            continue  # covered by another mount, or out of reach
+    return frozenset(found)
+
+
+def _open_cgroup(path: str, devices: frozenset[int]) -> int:
+    """A descriptor of a cgroup folder, -1 if it is none. No part of its path may be a link: who set it could aim it."""
+    try:
+        directory = syscalls.openat2(_AT_FDCWD, path, DIRECTORY, syscalls.RESOLVE_NO_SYMLINKS)
+    except OSError:
+        return -1
+    if os.fstat(directory).st_dev in devices:
+        return directory
+    os.close(directory)
+    return -1
+
+
+def _tree(parent: int, name: str, devices: frozenset[int], belongs: Callable[[int], bool] | None) -> list[str]:
+    """A lab's folder and what is below it, the deepest first; nothing if it isn't one. (No cgroup has links in it.)"""
+    try:
+        directory = os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    except OSError:
+        return []
+    try:
+        status = os.fstat(directory)
+        if status.st_dev not in devices or (belongs is not None and not belongs(status.st_uid)):
+            return []
+    finally:
+        os.close(directory)
+    try:
+        return [root for root, _, _, _ in os.fwalk(name, topdown=False, dir_fd=parent)]
+    except FileNotFoundError:
+        return []  # whoever else removes it was quicker
+
+
+def _end(folder: str, parent: int) -> int:
     """Thaw one folder and SIGKILL what is in it, but not the caller; how many other processes were there."""
     try:
-        directory = os.open(folder, DIRECTORY)
+        directory = os.open(folder, DIRECTORY, dir_fd=parent)
     except FileNotFoundError:
         return 0
     try:

@@ -1,6 +1,6 @@
 """Which user and group ids a lab's user namespace has, and how they are written.
 
-Four cases, in this order: started by root, a range that nobody on the machine uses; by root of a user namespace
+Four cases, in this order: started by root, a range that nobody else uses (`id_ranges`); by root of a user namespace
 (rootless podman, LXC), the ids that this one has; with `newuidmap`, 0 = the own id and 1… = the subordinate range;
 else the one own id. See user_namespaces(7), subuid(5).
 """
@@ -11,11 +11,11 @@ import os
 import pwd
 from typing import NamedTuple
 
-RANGE = 65536
-_FIRST_CHOICE = 0x60000000  # far above what useradd and systemd hand out, below 2^31
+from . import id_ranges
+from .id_ranges import RANGE, Ranges
+
 _SETGID_AND_SETUID = 1 << 6 | 1 << 7  # capability numbers of linux/capability.h
 
-Ranges = list[tuple[int, int]]  # (first, count)
 Lines = tuple[tuple[int, int, int], ...]  # (inside, outside, count)
 
 
@@ -68,29 +68,6 @@ def subordinate(path: str, user: str, number: int) -> Ranges:
     return found
 
 
-def _taken() -> Ranges:
-    """Every (first, count) range that /etc/subuid, /etc/subgid or /etc/passwd names."""
-    ranges = [(entry.pw_uid, 1) for entry in pwd.getpwall()]
-    for path in ("/etc/subuid", "/etc/subgid"):
-        try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                for line in file:
-                    parts = line.strip().split(":")
-                    if len(parts) == 3 and parts[1].isdigit() and parts[2].isdigit():
-                        ranges.append((int(parts[1]), int(parts[2])))
-        except OSError:
-            continue
-    return ranges
-
-
-def unused_range(taken: Ranges) -> int:
-    """The first id of a range of `RANGE` ids that no range of `taken` touches."""
-    first = _FIRST_CHOICE
-    while any(first < start + count and start < first + RANGE for start, count in taken):
-        first += RANGE
-    return first
-
-
 def mapped(text: str) -> Ranges:
     """The ids that a user namespace has, by extent, from the text of its uid_map or gid_map. Pure."""
     return sorted((int(first), int(count)) for first, _, count in (line.split() for line in text.splitlines()))
@@ -137,17 +114,29 @@ def _installed(program: str) -> bool:
     return any(os.access(os.path.join(folder, program), os.X_OK) for folder in os.get_exec_path())
 
 
+def _of_root(first: int) -> IdMap:
+    lines = ((0, first, RANGE),)
+    return IdMap("root", lines, lines, "")
+
+
+def reserve(mapping: IdMap, lab_id: str) -> tuple[IdMap, id_ranges.Held | None]:
+    """The mapping for one lab: of root's, with a range of its own, held as long as the lab lives. Raises CtlabError."""
+    if mapping.kind != "root":
+        return mapping, None
+    held = id_ranges.take(lab_id)
+    return _of_root(held.first), held
+
+
 def choose() -> IdMap:
-    """The mapping this process can have; nothing is written yet."""
+    """The mapping this process can have; nothing is written or reserved yet (`reserve`)."""
     uid, gid = os.geteuid(), os.getegid()
     uid_extents, gid_extents = mapped(_read("uid_map")), mapped(_read("gid_map"))
     status = _read("status")
     single = ((0, uid, 1),), ((0, gid, 1),)
     if uid == 0:
         if _is_the_machines_root():
-            first = unused_range(_taken())
-            lines = ((0, first, RANGE),)
-            return IdMap("root", lines, lines, "")
+            first = next(id_ranges.untouched(id_ranges.taken()), id_ranges.FIRST)
+            return _of_root(first)
         # Root of a user namespace: an idmapped mount is refused here (EPERM), so ids of others would show as nobody's.
         if not _capable(status):
             return IdMap("single", *single, "this root lacks CAP_SETUID or CAP_SETGID")

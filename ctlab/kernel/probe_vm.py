@@ -12,6 +12,8 @@ PREPARE = "python -m ctlab vm prepare"
 
 # What follows the remedy of what this machine's kernel was built without, and of limits that nobody may set.
 INSTEAD = "; a VM's kernel has it: %lab start --engine vm"
+# Where nothing of this machine can be covered in what a VM sees of it (`vm.shares`).
+VISIBLE = "; without user namespaces, who becomes its root can read all that you can here, /proc and home included"
 LIMITS = "; in a VM limits need no one's leave: %lab start --engine vm"
 
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import KINDS, CtlabError, KernelError, LabGone, StateError, describe
-from . import protocol, prune, runtime_folder
+from . import protocol, prune
 
 _BOOTSTRAP = "import sys;sys.path.insert(0,{parent!r});from ctlab.{module} import main;main()"
 _START_SECONDS = 30.0
@@ -135,7 +135,6 @@ class Client:
         self._storage_bytes = storage_bytes  # None: the keeper's default, since it knows whose memory it is
         self._lock = threading.Lock()
         self._owner = os.getpid()
-        self._folder = os.path.join(runtime_folder.base(), self.id)  # where the keeper, of our environment, makes it
         self._spawned: list[int] = []  # the keeper's pid, until it was waited for
         self._keeper_pidfd = -1
         self._keeper_lock = threading.Lock()
@@ -214,9 +213,8 @@ class Client:
             if self._keeper_pidfd >= 0:
                 os.close(self._keeper_pidfd)
             self._keeper_pidfd = -1
-        if os.path.lexists(self._folder):  # it was killed
-            with contextlib.suppress(OSError, CtlabError):
-                prune.clear(self._folder)
+        with contextlib.suppress(OSError, CtlabError):
+            prune.clear(self.id)  # there is something only if it was killed
 
     @property
     def gone(self) -> bool:

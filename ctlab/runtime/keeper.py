@@ -22,8 +22,8 @@ import sys
 import time
 from typing import Any
 
-from ..errors import describe_bug
-from ..kernel import cgroup_discover, cgroup_mounts, cgroup_outside, idmap, process_count, syscalls, title
+from ..errors import CtlabError, describe_bug
+from ..kernel import cgroup_discover, cgroup_mounts, cgroup_outside, id_ranges, idmap, process_count, syscalls, title
 from . import orders, protocol, runtime_folder, seed, storage_size
 
 _REMOVE_SECONDS = 5.0
@@ -45,6 +45,7 @@ class Keeper:
         self.folder = runtime_folder.create(self.lab_id, config["name"], owner)
         self.cgroup: cgroup_outside.LabCgroup | None = None
         self.leaf: str | None = None
+        self.ids: id_ranges.Held | None = None  # started by root: the range that no other lab has
         self.cleaned_up = False
         # In a virtual machine that machine is the wall: who can ask us has all that it holds.
         self.any_path: bool = config.get("any_path", False)
@@ -59,7 +60,7 @@ class Keeper:
         self.folder.record(tried_in=_candidates(), tried_since=time.monotonic_ns())
         delegation = cgroup_discover.discover()
         self.leaf = delegation.leaf
-        mapping = idmap.choose()
+        mapping, self.ids = idmap.reserve(idmap.choose(), self.lab_id)
         if delegation.version != "none":
             parents = {*delegation.parents.values(), *([delegation.unified] if delegation.unified else [])}
             self.folder.record(cgroups=[os.path.join(parent, f"ctlab-{self.lab_id}") for parent in sorted(parents)])
@@ -247,6 +248,8 @@ class Keeper:
         if self._wait_for_supervisor(_REMOVE_SECONDS):
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PIDFD, self.supervisor_pidfd, os.WEXITED)
+        if self.ids is not None:
+            self.ids.release()
         if left:
             self.folder.leave()  # with its note: the next to start or prune removes them
         else:
@@ -336,7 +339,7 @@ def main(planted: _socket.socket, *, port: bool, trouble: OSError | None) -> Non
         keeper = Keeper(control, planted, config, port=port)
         keeper.start()
     except BaseException as error:
-        if not isinstance(error, OSError | RuntimeError):
+        if not isinstance(error, OSError | RuntimeError | CtlabError):
             import traceback
 
             traceback.print_exc()

@@ -1,7 +1,8 @@
 """The runtime folder of a lab: a lock that its keeper holds and a note of what lies outside.
 
-A lab's owner is dead exactly when the lock is free (`flock`; a pid could have been used again).
-The folder is ``$XDG_RUNTIME_DIR/ctlab/<id>``, or ``/tmp/ctlab-<uid>/<id>`` without that variable.
+A lab's owner is dead exactly when the lock is free (`flock`; a pid could have been used again). The folder is named by
+the lab's id and lies in a base folder (`base_folder`). Everything is done by descriptors, from the base folder's on:
+no path leads into it, so what others do to the folders above it leads nowhere.
 
 Who makes or removes a lab's folder holds the base folder above it (`flock` on the folder itself), so that a folder
 that is being made is never taken for one that a dead keeper has left.
@@ -10,90 +11,21 @@ that is being made is never taken for one that a dead keeper has left.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
-import stat
-import time
 from typing import Any
 
 from ..errors import CtlabError, describe
+from ..kernel import private_folder
+from . import base_folder
+from . import note as notes
+from .base_folder import Base
+from .note import Note
 
-Note = dict[str, Any]  # id, name, owner, owner_start, keeper, keeper_start, cgroups, tried_in, tried_since
 _LAB_ID = re.compile(r"[0-9a-f]{12}")
-_HOLD_SECONDS = 5.0
 _VM_FOLDER = "vm"
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-def base() -> str:
-    """The folder that holds the runtime folders of this user's labs."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and os.path.isdir(runtime) and os.access(runtime, os.W_OK):
-        return os.path.join(runtime, "ctlab")
-    return f"/tmp/ctlab-{os.getuid()}"
-
-
-def bases() -> list[str]:
-    """Every folder in which labs of this user may have left something: with and without the variable."""
-    user = os.getuid()
-    return list(dict.fromkeys((base(), f"/run/user/{user}/ctlab", f"/tmp/ctlab-{user}")))
-
-
-def check(path: str) -> None:
-    """Raise CtlabError unless `path` is a folder of this user that nobody else can write to; FileNotFoundError.
-
-    A link or another user's folder could name, in a note of its own, cgroup folders of ours to be removed.
-    """
-    status = os.lstat(path)
-    if stat.S_ISLNK(status.st_mode):
-        trouble = "is a symbolic link"
-    elif not stat.S_ISDIR(status.st_mode):
-        trouble = "isn't a folder"
-    elif status.st_uid != os.getuid():
-        trouble = f"belongs to user {status.st_uid}, not to you ({os.getuid()})"
-    elif status.st_mode & 0o022:
-        trouble = "can be written to by others"
-    else:
-        return
-    raise CtlabError(f"{path} {trouble}: remove it, or set XDG_RUNTIME_DIR to a private folder")
-
-
-def _hold(path: str, *, make: bool = False) -> int:
-    """Lock the base folder `path`; a descriptor to close. Raises CtlabError, FileNotFoundError (without `make`)."""
-    until = time.monotonic() + _HOLD_SECONDS
-    while True:
-        if make:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(path, 0o700)
-        try:
-            check(path)
-            descriptor = os.open(path, _DIRECTORY)
-        except FileNotFoundError:
-            if not make:
-                raise
-            continue  # the last other lab has just removed it
-        try:
-            while not _lock(descriptor):
-                if time.monotonic() >= until:
-                    raise CtlabError(f"{path} is locked by another ctlab process that doesn't go on (stopped?)")
-                time.sleep(0.002)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
-                    return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # it was removed, and perhaps made anew, while we waited
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def start_of(pid: int) -> int:
@@ -116,11 +48,15 @@ def _stat(pid: int) -> list[str]:
 
 
 class RuntimeFolder:
-    """One lab's folder, held by its keeper."""
+    """One lab's folder, held by its keeper. `path` is for people."""
 
-    def __init__(self, path: str, lock: int, note: Note) -> None:
-        self.path = path
+    def __init__(self, base: Base, lab_id: str, folder: int, lock: int, note: dict[str, Any]) -> None:
+        self.path = os.path.join(base.path, lab_id)
+        self._base = base
+        self._lab_id = lab_id
+        self._folder = folder
         self._lock = lock
+        self._vm = -1
         self._note = note
 
     def record(self, **facts: Any) -> None:
@@ -129,56 +65,63 @@ class RuntimeFolder:
         Raises CtlabError.
         """
         self._note.update(facts)
-        temporary = os.path.join(self.path, "note.new")
         try:
-            with open(temporary, "w", encoding="utf-8") as file:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink("note.new", dir_fd=self._folder)
+            descriptor = os.open("note.new", _NEW_FILE, 0o600, dir_fd=self._folder)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 json.dump(self._note, file)
-            os.rename(temporary, os.path.join(self.path, "note"))
+            os.rename("note.new", "note", src_dir_fd=self._folder, dst_dir_fd=self._folder)
         except OSError as error:
             raise _refused(self.path, error) from None
 
     def vm_folder(self) -> str:
-        """A folder in it for a VM's files, which go with it."""
-        path = os.path.join(self.path, _VM_FOLDER)
-        os.mkdir(path, 0o700)
-        return path
+        """A folder in it for a VM's files, which go with it: a path that holds in this process alone. Once only."""
+        os.mkdir(_VM_FOLDER, 0o700, dir_fd=self._folder)
+        self._vm = os.open(_VM_FOLDER, private_folder.FLAGS, dir_fd=self._folder)
+        return f"/proc/self/fd/{self._vm}"
 
     def forget(self) -> None:
-        """In a child: close the lock's copy, so that only the keeper holds it."""
-        os.close(self._lock)
+        """In a child: close the copies of its descriptors, so that only the keeper holds the lock."""
+        self._base.close()
+        for descriptor in (self._folder, self._lock, self._vm):
+            if descriptor >= 0:
+                os.close(descriptor)
 
     def remove(self) -> None:
         """Remove the folder, and the base folder if it is the last; then let go of the lock."""
-        remove(self.path)
-        os.close(self._lock)
+        self._base.hold()
+        _delete(self._base, self._lab_id)
+        self.forget()
 
     def leave(self) -> None:
         """Let go of the lock but leave the note: something would not go yet, and the next to prune tries again."""
-        os.close(self._lock)
+        self.forget()
 
 
 def create(lab_id: str, name: str, owner: int) -> RuntimeFolder:
     """Make and lock the folder of a new lab. Raises CtlabError; nothing is left behind then."""
-    above = base()
-    path = os.path.join(above, lab_id)
-    held = lock = -1
+    base = None
+    folder = lock = -1
     try:
-        held = _hold(above, make=True)
-        os.mkdir(path, 0o700)
-        lock = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        folder = RuntimeFolder(path, lock, {"id": lab_id, "name": name, "cgroups": []})
-        folder.record(owner=owner, owner_start=start_of(owner), keeper=os.getpid(), keeper_start=start_of(os.getpid()))
-        return folder
+        base = base_folder.take()
+        os.mkdir(lab_id, 0o700, dir_fd=base.descriptor)
+        folder = os.open(lab_id, private_folder.FLAGS, dir_fd=base.descriptor)
+        lock = os.open("lock", _NEW_FILE, 0o600, dir_fd=folder)
+        base_folder.lock(lock)
+        made = RuntimeFolder(base, lab_id, folder, lock, {"id": lab_id, "name": name, "cgroups": []})
+        made.record(owner=owner, owner_start=start_of(owner), keeper=os.getpid(), keeper_start=start_of(os.getpid()))
+        base.let_go()
+        return made
     except (OSError, CtlabError) as error:
-        if lock >= 0:
-            os.close(lock)
-        if held >= 0:
-            _delete(path)
-        raise (_refused(path, error) if isinstance(error, OSError) else error) from None
-    finally:
-        if held >= 0:
-            os.close(held)
+        for descriptor in (lock, folder):
+            if descriptor >= 0:
+                os.close(descriptor)
+        path = "of this user" if base is None else os.path.join(base.path, lab_id)
+        if base is not None:
+            _delete(base, lab_id)
+            base.close()
+        raise (_refused(path, error) if isinstance(error, OSError) else CtlabError(str(error))) from None
 
 
 def _refused(path: str, error: OSError) -> CtlabError:
@@ -188,42 +131,49 @@ def _refused(path: str, error: OSError) -> CtlabError:
     )
 
 
-def _delete(path: str) -> None:
+def _delete(base: Base, lab_id: str) -> None:
     """Remove one runtime folder (its files are known) and the base folder where that is empty; the base is held."""
-    within = os.path.join(path, _VM_FOLDER)
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        for name in os.listdir(within):
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(within, name))
-        os.rmdir(within)
-    for name in ("note.new", "note", "lock"):
+        folder = os.open(lab_id, private_folder.FLAGS, dir_fd=base.descriptor)
+        try:
+            _delete_vm_folder(folder)
+            for name in ("note.new", "note", "lock"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=folder)
+        finally:
+            os.close(folder)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(path, name))
-    with contextlib.suppress(FileNotFoundError):
-        os.rmdir(path)
-    with contextlib.suppress(OSError):
-        os.rmdir(os.path.dirname(path))
+            os.rmdir(lab_id, dir_fd=base.descriptor)
+    base.remove_if_empty()
 
 
-def remove(path: str) -> None:
-    """Remove one runtime folder whose lock the caller holds."""
-    try:
-        held = _hold(os.path.dirname(path))
-    except FileNotFoundError:
-        return
-    try:
-        _delete(path)
-    finally:
-        os.close(held)
+def _delete_vm_folder(folder: int) -> None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        within = os.open(_VM_FOLDER, private_folder.FLAGS, dir_fd=folder)
+        try:
+            for name in os.listdir(within):
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=within)
+        finally:
+            os.close(within)
+        os.rmdir(_VM_FOLDER, dir_fd=folder)
 
 
 class Found:
     """A folder whose keeper is dead, locked by us until `close`, so that two who prune don't meet in it."""
 
-    def __init__(self, path: str, note: Note, lock: int) -> None:
-        self.path = path
+    def __init__(self, base: Base, note: Note, lock: int) -> None:
         self.note = note
+        self._base = base
         self._lock = lock
+
+    def remove(self) -> None:
+        """Remove it, and the base folder if it is the last. Raises CtlabError."""
+        self._base.hold()
+        try:
+            _delete(self._base, self.note.id)
+        finally:
+            self._base.let_go()
 
     def close(self) -> None:
         """Let go of it."""
@@ -231,63 +181,57 @@ class Found:
             os.close(self._lock)
 
 
-def dead(above: str) -> list[Found]:
-    """Every lab below the base folder `above` whose keeper no longer holds its lock. Raises CtlabError (`check`)."""
+def dead(base: Base) -> list[Found]:
+    """Every lab in an open base folder whose keeper no longer holds its lock. Raises CtlabError."""
+    base.hold()
     try:
-        held = _hold(above)
-    except FileNotFoundError:
-        return []
-    try:
-        found = [take(os.path.join(above, name)) for name in sorted(os.listdir(above)) if _LAB_ID.fullmatch(name)]
+        found = [_take(base, lab_id) for lab_id in lab_ids(base)]
     finally:
-        os.close(held)
+        base.let_go()
     return [one for one in found if one is not None]
 
 
-def take(path: str) -> Found | None:
-    """The folder, if its keeper is dead; its base folder is held, so one without a lock file isn't just being made."""
-    lock = -1
+def take_one(base: Base, lab_id: str) -> Found | None:
+    """One lab of it, if there is such a one and its keeper is dead. Raises CtlabError."""
+    base.hold()
     try:
-        check(path)
-        lock = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        if not _lock(lock):
-            os.close(lock)
-            return None
-    except FileNotFoundError:
-        if not os.path.isdir(path):
-            return None
-    except (OSError, CtlabError):
-        return None
-    return Found(path, read_note(path), lock)
-
-
-def take_one(path: str) -> Found | None:
-    """`take` for one lab, with its base folder held meanwhile; None when there is nothing to take."""
-    try:
-        held = _hold(os.path.dirname(path))
-    except (OSError, CtlabError):
-        return None
-    try:
-        return take(path)
+        return _take(base, lab_id)
     finally:
-        os.close(held)
+        base.let_go()
 
 
-def read_note(path: str) -> Note:
-    """What the keeper wrote down; without a readable note, what the folder's name says."""
-    note: Note = {"id": os.path.basename(path), "cgroups": []}
-    with contextlib.suppress(OSError, ValueError), open(os.path.join(path, "note"), encoding="utf-8") as file:
-        read = json.load(file)
-        if isinstance(read, dict):
-            note |= read
-    return note
-
-
-def held_ones(above: str) -> list[tuple[str, Note]]:
-    """(path, note) of each lab below `above`, whoever holds it."""
+def _take(base: Base, lab_id: str) -> Found | None:
+    """The folder, if its keeper is dead; its base folder is held, so one without a lock file isn't just being made."""
+    folder = lock = -1
     try:
-        check(above)
-        names = os.listdir(above)
+        folder = os.open(lab_id, private_folder.FLAGS, dir_fd=base.descriptor)
+        if os.fstat(folder).st_uid != os.geteuid():
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open("lock", os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+            if not base_folder.lock(lock):
+                os.close(lock)
+                return None
+        return Found(base, notes.read(folder, lab_id), lock)
     except OSError:
-        return []
-    return [(path, read_note(path)) for path in (os.path.join(above, n) for n in names if _LAB_ID.fullmatch(n))]
+        return None
+    finally:
+        if folder >= 0:
+            os.close(folder)
+
+
+def lab_ids(base: Base) -> list[str]:
+    """The ids of the labs that have a folder there, whoever holds it."""
+    return sorted(name for name in os.listdir(base.descriptor) if _LAB_ID.fullmatch(name))
+
+
+def read_note(base: Base, lab_id: str) -> Note:
+    """What the keeper of one lab has written down, whoever holds its folder."""
+    try:
+        folder = os.open(lab_id, private_folder.FLAGS, dir_fd=base.descriptor)
+    except OSError:
+        return Note(lab_id)
+    try:
+        return notes.read(folder, lab_id)
+    finally:
+        os.close(folder)

@@ -13,6 +13,7 @@ from .options import VmOptions
 # What a guest that breaks out of QEMU is not to do: start programs, become somebody else, use old calls. Its processes
 # are killed by the kernel then.
 _SANDBOX = ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+_OVERFLOW_ID = 65534  # what an id that isn't mapped in a user namespace is called there
 _START = "from ctlab.vm.guest import main;main()"
 
 
@@ -118,15 +119,18 @@ def trial(
     ]  # fmt: skip
 
 
-def virtiofsd(program: str, listening: int, *, follows: bool) -> list[str]:
+def virtiofsd(program: str, listening: int, *, follows: bool, nobodys_to_root: bool = False) -> list[str]:
     """The words that share this machine's files, read-only, with what its own user may read.
 
     `follows`: what changes here is seen there within a second; else a file stays what it was when it was looked up.
+    `nobodys_to_root`: what is nobody's here, having an owner that isn't mapped, is root's there.
     """
     cache = "auto" if follows else "always"
+    ids = [f"--translate-{kind}=squash-host:{_OVERFLOW_ID}:0:1" for kind in ("uid", "gid")] if nobodys_to_root else []
     return [
         program, f"--fd={listening}", "--shared-dir=/", "--readonly", "--sandbox=none", "--no-announce-submounts",
         "--inode-file-handles=never", f"--cache={cache}", "--rlimit-nofile=0", "--log-level=warn",
+        *ids,
     ]  # fmt: skip
 
 

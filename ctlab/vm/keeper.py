@@ -10,16 +10,18 @@ import contextlib
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import sys
 import time
 from typing import Any
 
-from ..errors import BadInput, CtlabError, describe_bug
+from ..errors import BadInput, CtlabError, describe, describe_bug
 from ..kernel import syscalls, title
 from ..runtime import protocol, runtime_folder, seed
 from . import frames, preparing
+from .guest_setup import HOST
 from .loop import Loop
 from .machine import LAST_WORDS_SECONDS, Machine
 from .options import VmOptions
@@ -53,6 +55,7 @@ class Keeper:
     def start(self) -> None:
         """Boot; tell the owner. Raises CtlabError with the console's last lines."""
         self.loop.on(self.control.fileno(), self._owner_says)
+        self.loop.first = self._owner_says  # what it allows comes before the call that needs it, on another socket
         self.loop.on(self.owner_pidfd, self._owner_died)
         place = self.folder.vm_folder()
         options = VmOptions(*self.config["vm"])
@@ -144,13 +147,28 @@ class Keeper:
         return f"; the console's last lines:\n{lines}" if lines else "; its console is empty"
 
     def _owner_says(self) -> None:
-        try:
-            message, _, _ = protocol.receive(self.control)
-        except OSError:
-            message = None
-        if message is None or message["do"] == "stop":
-            self.over = True
-        # Else "allow": the guest has this machine's files read-only, as an ordinary user sees them, and no more.
+        poll = select.poll()
+        poll.register(self.control, select.POLLIN)
+        while not self.over and poll.poll(0):
+            try:
+                message, _, _ = protocol.receive(self.control)
+            except OSError:
+                message = None
+            if message is None or message["do"] == "stop":
+                self.over = True
+            else:
+                self._show(message["paths"])
+
+    def _show(self, paths: list[str]) -> None:
+        """The owner allows: let the guest see these of this machine's files, named as it sees them."""
+        shares = self.machine.shares if self.machine is not None else None
+        if shares is None or not shares.covered:
+            return
+        for path in paths:
+            try:
+                shares.show(path.removeprefix(HOST))
+            except OSError as error:  # the guest will find nothing there
+                sys.stderr.write(f"ctlab keeper: can't show {path}: {describe(error)}\n")
 
     def _owner_died(self) -> None:
         self.over = True

@@ -10,11 +10,12 @@ import contextlib
 import os
 import re
 import socket
+import struct
 import time
 from collections.abc import Sequence
 
 from ..errors import CtlabError, KernelError, StateError, describe
-from . import accel, architecture, command_line, prepare, process, programs, reader
+from . import accel, architecture, command_line, prepare, process, programs, reader, shares
 from .options import VmOptions
 
 _CONSOLE = "console"
@@ -23,6 +24,9 @@ _LARGEST_CONSOLE_BYTES = 4 << 20  # what more the guest or one of the programs s
 _TAIL_BYTES = 16 << 10
 LAST_WORDS_SECONDS = 4.0  # for what a dying guest's kernel has still to say, and for QEMU to end
 _MFD_CLOEXEC = 1
+_SERVER_SECONDS = 60.0  # until virtiofsd serves, on a machine that is very busy; it takes some milliseconds
+_GET_FEATURES = struct.pack("<III", 1, 1, 0)  # of vhost-user: request, flags (version 1), size
+_FEATURES_BYTES = 20
 # What is to be found on the console of a guest that has ended itself, the likeliest cause first, and what it means.
 _REASONS = (
     (r"Kernel panic - (.+)", "its kernel panicked ({})"),
@@ -33,15 +37,28 @@ _REASONS = (
 
 
 class Machine:
-    """One machine. `folder`: a private one, which is left as it is, with the console's text in it."""
+    """One machine. `folder`: a private one, which is left as it is, with the console's text in it.
 
-    def __init__(self, folder: str, options: VmOptions, *, program: str = "lab", lab_name: str = "lab") -> None:
+    `shown`: what the guest needs of this machine's files that it wouldn't see otherwise (`shares`).
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        options: VmOptions,
+        *,
+        program: str = "lab",
+        lab_name: str = "lab",
+        shown: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
         self.options = options
         self.name = f"ctlab-{program}-{lab_name}".replace(",", ",,")  # a comma would end QEMU's -name
         self.pidfds: dict[str, int] = {}
         self.facts: dict[str, object] = {}
         self.started = 0.0
+        self.shares: shares.Shares | None = None
+        self._shown = shown
         self._pids: dict[str, int] = {}
         self._port: socket.socket | None = None
 
@@ -83,11 +100,14 @@ class Machine:
 
         log = opened(os.path.join(self.folder, _LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         console = opened(os.path.join(self.folder, _CONSOLE), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        shares = {}
+        served = {}
+        view = self.shares = shares.make((*self._shown, *_place_of(tools.virtiofsd)))
+        self.facts["shares"] = view.facts()
+        squash = view.own_ids and programs.can_translate_ids(tools.virtiofsd)
         for name, follows in (("system", False), ("host", True)):
-            listening, shares[name] = self._sockets(ours)
-            words = command_line.virtiofsd(tools.virtiofsd, listening, follows=follows)
-            self._run(f"virtiofsd {name}", words, (listening,), log)  # writes only there
+            listening, served[name] = self._sockets(ours)
+            words = command_line.virtiofsd(tools.virtiofsd, listening, follows=follows, nobodys_to_root=squash)
+            self._run(f"virtiofsd {name}", words, (listening,), log, view)  # writes only there
         memory = os.memfd_create("ctlab-vm", _MFD_CLOEXEC)
         ours.callback(os.close, memory)
         os.ftruncate(memory, self.options.memory_bytes)
@@ -97,19 +117,23 @@ class Machine:
             kernel=opened(prepared.kernel, os.O_RDONLY),
             initramfs=opened(prepared.initramfs, os.O_RDONLY),
             memory=memory,
-            system=shares["system"],
-            host=shares["host"],
+            system=served["system"].fileno(),
+            host=served["host"].fileno(),
             port=theirs.fileno(),
             console=console,
             kvm=opened(accel.DEVICE, os.O_RDWR) if acceleration == accel.KVM and reader.reader() else -1,
         )
+        if view.covered:
+            for server in served.values():
+                _wait_for_server(server)
+            view.cover_proc()
         filtered = programs.can_filter_calls(tools.qemu)
         words = command_line.qemu(tools.qemu, here, self.options, acceleration, given, self.name, filtered=filtered)
         self.started = time.monotonic()
         inherited = [descriptor for descriptor in given if descriptor >= 0]
         self._run("qemu", words, inherited, log)
 
-    def _sockets(self, ours: contextlib.ExitStack) -> tuple[int, int]:
+    def _sockets(self, ours: contextlib.ExitStack) -> tuple[int, socket.socket]:
         """(listening, connected to it): virtiofsd accepts what already waits, so neither has to wait for the other."""
         directory = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         ours.callback(os.close, directory)
@@ -122,11 +146,13 @@ class Machine:
             connected.connect(place)
         finally:
             os.unlink(os.path.join(self.folder, "files"))
-        return listening.fileno(), connected.fileno()
+        return listening.fileno(), connected
 
-    def _run(self, name: str, words: list[str], inherited: Sequence[int], log: int) -> None:
+    def _run(
+        self, name: str, words: list[str], inherited: Sequence[int], log: int, view: shares.Shares | None = None
+    ) -> None:
         self._pids[name], self.pidfds[name] = process.start(
-            words, inherited, log, largest_file_bytes=_LARGEST_CONSOLE_BYTES
+            words, inherited, log, largest_file_bytes=_LARGEST_CONSOLE_BYTES, shares=view
         )
 
     def accept(self) -> socket.socket:
@@ -166,6 +192,30 @@ class Machine:
         if self._port is not None:
             self._port.close()
             self._port = None
+        if self.shares is not None:
+            self.shares.close()
+
+
+def _place_of(program: str) -> tuple[str, ...]:
+    """Where a program has its libraries, if it isn't the system's: the folder that holds its own."""
+    return (os.path.dirname(os.path.dirname(os.path.realpath(program))),)
+
+
+def _wait_for_server(connected: socket.socket) -> None:
+    """Until a server of a share serves, having opened all that it needs. Raises KernelError.
+
+    It is asked what a machine asks it first anyway (vhost-user: GET_FEATURES), which changes nothing.
+    """
+    connected.settimeout(_SERVER_SECONDS)
+    try:
+        connected.sendall(_GET_FEATURES)
+        answer = connected.recv(_FEATURES_BYTES, socket.MSG_WAITALL)
+    except OSError as error:
+        raise KernelError(f"virtiofsd doesn't answer: {describe(error)}", error.errno or 0) from None
+    finally:
+        connected.settimeout(None)
+    if len(answer) != _FEATURES_BYTES:
+        raise KernelError("virtiofsd has ended before it served", 0)
 
 
 def _last_reason(console: str) -> str:

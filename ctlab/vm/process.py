@@ -11,13 +11,21 @@ from collections.abc import Iterable, Sequence
 from ..errors import KernelError, describe, errno_name
 from ..kernel import syscalls
 from .reader import reader
+from .shares import Shares
 
 
-def start(words: Sequence[str], inherited: Iterable[int], log: int, *, largest_file_bytes: int = 0) -> tuple[int, int]:
+def start(
+    words: Sequence[str],
+    inherited: Iterable[int],
+    log: int,
+    *,
+    largest_file_bytes: int = 0,
+    shares: Shares | None = None,
+) -> tuple[int, int]:
     """Fork and exec: (pid, pidfd). Its standard output and error go to `log`; it dies when this process does.
 
     `inherited`: descriptors that it gets under the same numbers. `largest_file_bytes`: what it writes to a file is cut
-    off there (0: no limit). Raises KernelError if it can't be started.
+    off there (0: no limit). `shares`: it runs in that mount namespace. Raises KernelError if it can't be started.
     """
     user = reader()
     parent = os.getpid()
@@ -26,7 +34,7 @@ def start(words: Sequence[str], inherited: Iterable[int], log: int, *, largest_f
     if pid == 0:
         number = 0
         try:
-            _become(words, inherited, log, largest_file_bytes, user, parent)
+            _become(words, inherited, log, largest_file_bytes, shares, user, parent)
         except OSError as error:
             number = error.errno or 0
         finally:
@@ -54,6 +62,7 @@ def _become(
     inherited: Iterable[int],
     log: int,
     largest_file_bytes: int,
+    shares: Shares | None,
     user: tuple[int, int] | None,
     parent: int,
 ) -> None:
@@ -78,6 +87,8 @@ def _become(
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails, and the program goes on
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file_bytes, largest_file_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if shares is not None:
+        shares.enter()
     if user is not None:
         os.setgroups([])
         os.setresgid(user[1], user[1], user[1])

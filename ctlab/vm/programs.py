@@ -43,19 +43,24 @@ def missing() -> list[tuple[str, str]]:
     """(program, Debian's package) of each that isn't here."""
     lacking = [(program, package) for program, package in _wanted() if not path_of(program)]
     server = path_of("virtiofsd")
-    if server and not _shares_read_only(version(server), server):
+    if server and b"--readonly" not in _help(version(server), server):
         lacking.append((f"a virtiofsd newer than {server} (it has no --readonly)", "virtiofsd"))
     return lacking
 
 
+def can_translate_ids(virtiofsd: str) -> bool:
+    """Whether this virtiofsd can tell the guest of other ids than it sees (from 1.12 on)."""
+    return b"--translate-uid" in _help(version(virtiofsd), virtiofsd)
+
+
 @functools.lru_cache(maxsize=4)
-def _shares_read_only(_: str, path: str) -> bool:
-    """Whether a virtiofsd knows the option; older ones, and the one that came with QEMU, don't. It says so itself."""
+def _help(_: str, path: str) -> bytes:
+    """What a virtiofsd says of its options: older ones, and the one that came with QEMU, haven't all."""
     try:
         done = subprocess.run([path, "--help"], capture_output=True, timeout=_HELP_SECONDS, check=False)
     except (OSError, subprocess.SubprocessError):
-        return False
-    return b"--readonly" in done.stdout + done.stderr
+        return b""
+    return done.stdout + done.stderr
 
 
 def find() -> Programs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctlab.kernel import idmap
+from ctlab.kernel import id_ranges, idmap
 
 MACHINE = "         0          0 4294967295\n"
 PODMAN = "         0       1000          1\n         1     100000      65536\n"
@@ -36,6 +36,11 @@ def test_what_is_said() -> None:
 
 
 def test_a_range_that_nobody_uses() -> None:
-    first = idmap.unused_range([])
-    assert idmap.unused_range([(first + 65535, 1)]) == first + 65536
-    assert idmap.unused_range([(first - 1, 1), (first + 65536, 1)]) == first
+    first, count, size = id_ranges.FIRST, id_ranges.COUNT, id_ranges.RANGE
+    assert next(id_ranges.untouched([(first + 65535, 1)])) == first + 65536
+    assert next(id_ranges.untouched([(first - 1, 1), (first + 65536, 1)])) == first
+    assert list(id_ranges.untouched([])) == [first + n * size for n in range(count)]
+    assert list(id_ranges.untouched([], count - 1))[:2] == [first + (count - 1) * size, first], "round"
+    assert list(id_ranges.untouched([(first + 1, count * size)])) == []
+    assert id_ranges.contains(first) and id_ranges.contains(first + count * size - 1)
+    assert not id_ranges.contains(first - 1) and not id_ranges.contains(first + count * size)

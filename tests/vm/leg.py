@@ -95,7 +95,9 @@ def run_machine(name: str, argv: list[str], environment: dict[str, str], until: 
     began = time.monotonic()
     config = {"id": f"leg-{name}", "name": name, "program": "run", "argv": argv, "env": environment, "cwd": "/"}
     with tempfile.TemporaryDirectory(prefix=f"ctlab-leg-{name}-") as folder:
-        machine = Machine(folder, VmOptions(MACHINE_MEMORY_BYTES, 1), program="run", lab_name=f"leg-{name}")
+        options = VmOptions(MACHINE_MEMORY_BYTES, 1)
+        shown = [str(ROOT), sys.prefix, sys.base_prefix, os.path.realpath(sys.executable)]
+        machine = Machine(folder, options, program="run", lab_name=f"leg-{name}", shown=shown)
         try:
             machine.start()
             with machine.accept() as port:

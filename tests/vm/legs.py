@@ -49,13 +49,14 @@ SECONDS: Mapping[str, float] = {
     "test_copy_races.py": 30, "test_doctor.py": 37, "test_dump.py": 9, "test_engines.py": 16, "test_exec.py": 116,
     "test_floods.py": 90,
     "test_explain_container.py": 44, "test_explain_node.py": 55, "test_growth.py": 77, "test_host_mounts.py": 33,
-    "test_hostile_archives.py": 60, "test_hostile_files.py": 20, "test_images.py": 10,
+    "test_hostile_archives.py": 60, "test_hostile_files.py": 20, "test_id_ranges.py": 15, "test_images.py": 10,
     "test_interrupted_changes.py": 132, "test_interrupts.py": 12,
     "test_labs.py": 43, "test_link_stats.py": 3, "test_logs.py": 17, "test_many_callers.py": 45,
     "test_nested_ids.py": 24, "test_netlink_decoded.py": 6, "test_networks.py": 30, "test_oom_quick.py": 18,
     "test_owner_environment.py": 12, "test_packets_stay.py": 4, "test_pool.py": 20, "test_proc_stats.py": 1,
-    "test_sampler.py": 10,
+    "test_runtime_folders.py": 20, "test_sampler.py": 10,
     "test_script_descriptors.py": 13, "test_seccomp.py": 90, "test_security.py": 13, "test_security.py as user": 13,
+    "test_vm_shares.py": 10,
 }  # fmt: skip
 _UNKNOWN_SECONDS = 10.0
 

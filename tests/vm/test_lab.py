@@ -25,7 +25,7 @@ import ctlab
 from ctlab.errors import BadInput, LabGone, Unsupported
 from ctlab.vm import programs
 
-VM_KEYS = {"acceleration", "machine", "kernel_release", "memory_bytes", "cpus", "boot_seconds"}
+VM_KEYS = {"acceleration", "machine", "kernel_release", "memory_bytes", "cpus", "boot_seconds", "shares"}
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,25 @@ def test_a_read_only_mount_shows_this_machines_files(vm_lab: Any, shared: Path) 
     refused = container.exec(["sh", "-c", "echo y > /data/note"])
     assert refused.returncode != 0 and "Read-only file system" in refused.stderr
     assert (shared / "note").read_text() == "from this machine\n"
+
+
+def test_what_is_named_is_shown_as_it_is_at_that_moment(vm_lab: Any, shared: Path) -> None:
+    """It lies where all is covered; and the guest remembers for a second what it has found at a place."""
+    view = vm_lab.status()["vm"]["shares"]
+    if view["why_not"]:
+        pytest.skip(f"nothing can be covered here: {view['why_not']}")
+    assert {"/proc", "/sys", "/run", "/tmp", "/home"} <= set(view["covered"])
+    deep = shared / "one" / "deep"
+    deep.mkdir(parents=True)
+    (deep / "note").write_text("deep\n")
+    see = lambda path: vm_lab.run(mounts=[f"{path}:/data:ro"]).exec(["ls", "/data"]).check().stdout.split()  # noqa: E731
+    assert see(deep) == ["note"]
+    assert see(shared / "one") == ["deep"]  # at once, above what was named before
+    (shared / "one").rename(shared / "two")
+    deep.mkdir(parents=True)
+    (deep / "other").write_text("x")
+    assert see(deep) == ["other"]
+    assert see(shared / "two" / "deep") == ["note"]
 
 
 @pytest.mark.parametrize("words", ["{0}:/data", "{0}:/data:rw", "type=bind,source={0},target=/data"])
