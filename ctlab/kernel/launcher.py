@@ -45,7 +45,7 @@ _SYS_SECCOMP = 317 if _X86 else 277
 _SYS_EXECVEAT = 322 if _X86 else 281
 _SYS_CLONE3 = 435
 _SECCOMP_SET_MODE_FILTER, _SPEC_ALLOW = 1, 4
-_EXECUTE = "execute the launcher"
+_EXECUTE = "execute the launcher (which a filter of system calls has to allow)"
 
 _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -61,11 +61,14 @@ def code() -> bytes:
     return bytes.fromhex(found)
 
 
+def _error(number: int, what: str) -> OSError:
+    return OSError(number, f"{what}: {errno.errorcode.get(number, number)} ({os.strerror(number)})")
+
+
 def _map(size: int, protection: int, flags: int, descriptor: int = -1) -> int:
     address = _libc.mmap(None, size, protection, flags, descriptor, 0)
     if address is None or address == _MAP_FAILED:
-        number = ctypes.get_errno()
-        raise OSError(number, f"mmap {size} bytes: {os.strerror(number)}")
+        raise _error(ctypes.get_errno(), f"mmap {size} bytes")
     return int(address)
 
 
@@ -136,8 +139,7 @@ class Launcher:
             ctypes.c_long(_SYS_EXECVEAT), ctypes.c_int(self.descriptor), b"", words, variables,
             ctypes.c_int(syscalls.AT_EMPTY_PATH),
         )  # fmt: skip
-        number = ctypes.get_errno()
-        return OSError(number, f"{_EXECUTE}: {os.strerror(number)}")
+        return _error(ctypes.get_errno(), _EXECUTE)
 
     def spawn(
         self,
@@ -203,12 +205,11 @@ class Launcher:
         failed = (ctypes.c_uint64 * 2)(0, 0)
         pid: int = self._perform(ctypes.addressof(list_of_calls), len(calls) + 1, ctypes.addressof(failed))
         if pid < 0:
-            raise OSError(-pid, f"clone3: {os.strerror(-pid)}")
+            raise _error(-pid, "clone3")
         if failed[0]:  # the child wrote it into our memory, and is dead
             os.close(pidfd.value)
             os.waitpid(pid, 0)
-            number = int(failed[1])
-            raise OSError(number, f"{calls[failed[0] - 1][0]}: {os.strerror(number)}")
+            raise _error(int(failed[1]), calls[failed[0] - 1][0])
         return pid, pidfd.value
 
 

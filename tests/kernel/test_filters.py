@@ -1,0 +1,123 @@
+"""Which filter of system calls the programs of a container run under, by every way to start one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kernel_help import patient, uses
+
+from ctlab.errors import BadInput, KernelError, Unsupported
+from ctlab.kernel.capabilities import DEFAULT
+from ctlab.seccomp.compile import digest, program
+from ctlab.seccomp.default import PROFILE
+
+pytestmark = pytest.mark.kernel
+
+MODE = "grep -h '^Seccomp:' /proc/self/status /proc/1/status | tr -d 'Secomp:\\t '"
+# What the kernel answers to keyctl(GET_KEYRING_ID), unshare(CLONE_NEWUSER) and uname.
+CALLS = """
+import ctypes, errno, os
+libc = ctypes.CDLL(None, use_errno=True)
+def call(*words):
+    result = libc.syscall(*(ctypes.c_long(w) if isinstance(w, int) else w for w in words))
+    return "ok" if result >= 0 else errno.errorcode[ctypes.get_errno()]
+x86 = os.uname().machine == "x86_64"
+print(call(250 if x86 else 219, 0, -3, 0), call(272 if x86 else 97, 0x10000000))
+"""
+
+
+def calls(container: Any) -> str:
+    return str(container.exec(["python3", "-c", CALLS]).check().stdout.strip())
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[Path]:
+    """A profile in Docker's format that allows everything but mkdir."""
+    rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28}
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
+    yield path
+
+
+def test_every_way_to_start_a_program_is_filtered(lab: Any) -> None:
+    uses("seccomp")
+    for options in ({}, {"init": True}, {"tty": True}, {"user": "0:0"}, {"cap_add": "NET_ADMIN"}, {"image": "system"}):
+        ran = lab.run(["sh", "-c", MODE], **options)
+        assert ran.wait(patient(10)) == 0
+        assert ran.logs().split() == ["2", "2"], options
+        ran.start()
+        assert ran.wait(patient(10)) == 0 and ran.logs().split() == ["2"] * 4, options
+    for container in (lab.run(), *lab.run(["sleep", "60"], count=3, name="b{n}")):
+        command = ["sh", "-c", MODE]
+        assert container.exec(command).stdout.split() == ["2", "2"]
+        assert container.exec(command, tty=True).stdout.split() == ["2", "2"]
+        assert container.exec(command, stdin=b"x").stdout.split() == ["2", "2"]
+        assert container.script(MODE).stdout.split() == ["2", "2"]
+        assert container.exec(["sh", "-c", f'[ "$({MODE})" = "2\n2" ]'], detach=True).wait(patient(10)) == 0
+
+
+def test_the_default_refuses_keys_and_namespaces(lab: Any) -> None:
+    container = lab.run()
+    assert calls(container) == "EPERM EPERM"
+    found = container.inspect()["seccomp"]
+    assert found["profile"] == "default" and found["program"].startswith("sha256:")
+
+
+def test_none_at_all_is_said_when_it_is_chosen(lab: Any) -> None:
+    container = lab.run(security_opt="seccomp=unconfined", name="open")
+    assert any("open: seccomp=unconfined" in note for note in lab.notes)
+    assert container.exec(["sh", "-c", MODE]).stdout.split() == ["0", "0"]
+    keys, namespace = calls(container).split()
+    assert namespace == "ok" and keys in ("EACCES", "ok", "ENOSYS")  # the lab's keyring gives nobody anything
+    assert container.inspect()["seccomp"] == {"profile": "unconfined", "program": ""}
+    other = lab.run(name="beside")  # takes a slot of the lab's, and a runner of its own
+    assert calls(other) == "EPERM EPERM" and calls(container) == f"{keys} ok"
+
+
+def test_a_profile_of_ones_own(lab: Any, file: Path) -> None:
+    container = lab.run(security_opt=[f"seccomp={file}", "no-new-privileges"], name="own")
+    done = container.exec(["mkdir", "/tmp/x"])
+    assert done.returncode and "No space left on device" in done.stderr
+    assert container.exec(["mkdir", "-p", "/tmp"]).returncode == 0
+    assert container.inspect()["seccomp"]["profile"] == str(file)
+    ran = lab.run(["sh", "-c", "mkdir /tmp/x; echo $?"], security_opt=f"seccomp={file}")
+    assert ran.wait(patient(10)) == 0 and ran.logs().stdout == "1\n"
+    file.unlink()  # it was read when it was named
+    container.restart()
+    assert "No space left" in container.exec(["mkdir", "/tmp/x"]).stderr
+
+
+def test_a_profile_that_lets_nothing_run_is_one_error(lab: Any, tmp_path: Path) -> None:
+    path = tmp_path / "nothing.json"
+    rule = {"names": ["execve", "execveat"], "action": "SCMP_ACT_ERRNO"}
+    path.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
+    with pytest.raises(KernelError, match=r"execute the launcher \(which a filter .*\): EPERM") as caught:
+        lab.run(["true"], security_opt=f"seccomp={path}")
+    assert "\n" not in str(caught.value)
+    idle = lab.run(security_opt=f"seccomp={path}", name="idle")  # an init of ours needs none
+    with pytest.raises(KernelError, match=r"execute the launcher \(which a filter .*\): EPERM"):
+        idle.exec(["true"])
+    path.write_text("{}")
+    with pytest.raises(BadInput, match="defaultAction"):
+        lab.run(security_opt=f"seccomp={path}")
+
+
+def test_what_a_capability_opens(lab: Any) -> None:
+    """Every row of the profile that a grantable capability opens, compiled: and the lab's own reach stays shut."""
+    plain = lab.run(name="plain").inspect()["seccomp"]["program"]
+    assert lab.run(cap_add="NET_ADMIN", name="net").inspect()["seccomp"]["program"] == plain
+    traced = lab.run(cap_add="SYS_PTRACE", name="traced")
+    assert traced.inspect()["seccomp"]["program"] != plain
+    assert calls(traced) == "EPERM EPERM"
+    with pytest.raises(Unsupported, match="SYS_ADMIN"):
+        lab.run(cap_add="SYS_ADMIN")
+
+
+def test_the_digest_is_of_the_program_that_runs(lab: Any) -> None:
+    whole = program(PROFILE, frozenset(DEFAULT), os.uname().machine)
+    assert lab.run().inspect()["seccomp"]["program"] == digest(whole)
