@@ -2,6 +2,9 @@
 
 Every thread that calls uses a connection of its own (from a pool) and reads its answer itself, so that a call
 costs no switch to another thread. A caller that is interrupted while it waits drops its connection.
+
+The supervisor may be whoever has broken out of a container. So nothing that it says is taken for more than it is, and
+what can't come from one that keeps to the rules (a `Surprise`) ends the lab: `Client.end_for`.
 """
 
 from __future__ import annotations
@@ -20,11 +23,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ..errors import KINDS, CtlabError, KernelError, LabGone, StateError, describe
-from . import protocol, prune, runtime_folder
+from ..errors import KINDS, CtlabError, KernelError, LabGone, StateError, describe, one_line
+from . import packets, protocol, prune, runtime_folder
+from .packets import Surprise
 
 _BOOTSTRAP = "import sys;sys.path.insert(0,{parent!r});from ctlab.{module} import main;main()"
 _START_SECONDS = 30.0
@@ -56,28 +60,40 @@ def raise_failure(message: protocol.Message) -> None:
     kind = message.get("error")
     if kind is None:
         return
-    cls = KINDS.get(kind, CtlabError)
+    cls, text = KINDS.get(kind, CtlabError), one_line(message["message"])
     if issubclass(cls, KernelError):
-        raise cls(message["message"], message.get("errno", 0))
-    raise cls(message["message"])
+        raise cls(text, message.get("errno", 0))
+    raise cls(text)
+
+
+# How many descriptors an answer may bring along; of every other verb, and with a failure, none.
+_DESCRIPTORS: dict[str, Container[int]] = {
+    "follow": (1,), "logs": (0, 1), "rings": (2,), "exec": (0, 2), "pidfds": range(packets.MOST_DESCRIPTORS + 1),
+}  # fmt: skip
+_LARGEST_ERRNO = 4095  # the kernel's own bound
 
 
 class Connection:
-    """One call socket. `answered`: nothing is to come on it, so that somebody else may have it.
+    """One call socket of a client. `answered`: nothing is to come on it, so that somebody else may have it."""
 
-    `gone`: gives the error for a lab that has gone.
-    """
-
-    def __init__(self, sock: socket.socket, gone: Callable[[], LabGone]) -> None:
+    def __init__(self, sock: socket.socket, client: Client) -> None:
         self.socket = sock
         self.answered = True
-        self._gone = gone
+        self._client = client
+        self._asked: protocol.Message = {}
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
     def send(self, message: protocol.Message, descriptors: Sequence[int] = ()) -> None:
-        """Send a request."""
+        """Send a request. Raises KernelError for one that is too large, OSError."""
         self.answered = False
-        protocol.send(self.socket, message, descriptors)
+        self._asked = message
+        try:
+            protocol.send(self.socket, message, descriptors)
+        except OSError as error:
+            if error.errno == errno.EMSGSIZE:
+                self.answered = True
+                raise KernelError(error.strerror or "", errno.EMSGSIZE) from None
+            raise
 
     def send_only(self, messages: Sequence[protocol.Message]) -> None:
         """Send requests that are served after what was sent before, and whose answers nobody waits for."""
@@ -87,29 +103,51 @@ class Connection:
                 protocol.send(self.socket, message, flags=socket.MSG_DONTWAIT)
 
     def answer(self) -> Reply:
-        """The next answer, whatever it reports. Raises LabGone at the end of file."""
+        """The next answer, whatever it reports.
+
+        Raises LabGone at the end of file and for what is no answer, KernelError where its descriptors had no room here.
+        """
+        client, asked = self._client, self._asked["do"]
         try:
-            message, descriptors, process = protocol.receive(self.socket)
-        except (OSError, ValueError, RecursionError):  # who sends no messages, but something else, is as good as dead
-            message, descriptors, process = None, [], 0
+            message, descriptors, process = protocol.receive(self.socket, most_values=protocol.MOST_VALUES)
+            if message is not None:
+                _check(asked, message, descriptors)
+        except Surprise as error:
+            raise client.end_for(f"as an answer to {asked!r} {error}") from None
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise client._gone_error() from None
+            self.answered = True
+            raise KernelError(f"the answer can't be taken: {error.strerror}", errno.EMFILE) from None
         if message is None:
-            raise self._gone()
+            raise client._gone_error()
         self.answered = True
-        # From a VM: a relay of ours has sent it, and the process is the guest's.
-        return Reply(message, descriptors, message.pop("process", 0) if "process" in message else process)
+        if client.in_vm:  # a relay of ours has sent it, and the process is the guest's
+            process = message.pop("process", 0)
+        return Reply(message, descriptors, process)
 
     def receive(self) -> Reply:
         """The next answer. Raises LabGone at the end of file, else what the answer reports."""
         reply = self.answer()
-        if "error" in reply.message:
-            for descriptor in reply.descriptors:
-                os.close(descriptor)
-            raise_failure(reply.message)
+        raise_failure(reply.message)
         return reply
 
     def close(self) -> None:
         """Close the socket."""
         self.socket.close()
+
+
+def _check(asked: str, message: protocol.Message, descriptors: list[int]) -> None:
+    """Raise Surprise for a failure that is none, and for descriptors that nobody asked for, which are closed."""
+    failed = "error" in message
+    if len(descriptors) not in ((0,) if failed else _DESCRIPTORS.get(asked, (0,))):
+        packets.discard(descriptors)
+        raise Surprise(f"a message with {len(descriptors)} descriptors")
+    if failed:
+        kind, text, number = (message.get(name) for name in ("error", "message", "errno"))
+        texts = type(kind) is str and type(text) is str
+        if not texts or type(number) is not int or not 0 <= number <= _LARGEST_ERRNO:
+            raise Surprise("a failure without a kind, a text or an errno")
 
 
 class Client:
@@ -132,6 +170,7 @@ class Client:
         self.why_gone = ""  # what is known of its death, once it is `_explained`
         self._explained = threading.Event()
         self._vm = vm
+        self.in_vm = vm is not None
         self._storage_bytes = storage_bytes  # None: the keeper's default, since it knows whose memory it is
         self._lock = threading.Lock()
         self._owner = os.getpid()
@@ -194,7 +233,7 @@ class Client:
             text = f"the lab can't start: {message['message']}"
             raise kind(text, message.get("errno", 0)) if issubclass(kind, KernelError) else kind(text)
         self.facts = message
-        self._idle.put(Connection(calls, self._gone_error))
+        self._idle.put(Connection(calls, self))
         threading.Thread(target=self._hear, name=f"ctlab-events-{self.name}", daemon=True).start()
 
     def _end_keeper(self) -> None:
@@ -281,10 +320,10 @@ class Client:
             protocol.send(self._events, {"connection": True}, [theirs.fileno()])
         except OSError:
             ours.close()
-            raise LabGone(f"lab {self.name!r} is gone") from None
+            raise self._gone_error() from None
         finally:
             theirs.close()
-        return Connection(ours, self._gone_error)
+        return Connection(ours, self)
 
     def _gone_error(self) -> LabGone:
         """The error for whoever calls a lab that has gone: with what is known of its death."""
@@ -309,7 +348,7 @@ class Client:
         try:
             yield connection
         except BrokenPipeError:
-            raise LabGone(f"lab {self.name!r} is gone") from None
+            raise self._gone_error() from None
         finally:
             if connection.answered:
                 self.give_back(connection)
@@ -339,38 +378,72 @@ class Client:
         self._listeners.append(listener)
 
     def _hear(self) -> None:
-        nonsense = ""
-        while True:
-            try:
-                message, _, _ = protocol.receive(self._events)
-            except OSError:
-                message = None
-            except (ValueError, RecursionError) as error:
-                message, nonsense = None, f"what it sent is no message ({type(error).__name__}: {error})"
-            if message is None:
-                break
+        while (message := self._next_event()) is not None:
             for listener in list(self._listeners):
                 with contextlib.suppress(Exception):
                     listener(message)
-        unexpected = not self._stopping
+        unexpected = self._died or not self._stopping
         if unexpected:
             self._died = True
             self._gone.set()
-            self.why_gone = nonsense or self._reason()
-            self._explained.set()
+            if not self._explained.is_set():
+                self.why_gone = self._reason()
+                self._explained.set()
             self.stop()  # only to wait for the keeper, and to clean up if it is the keeper that died
         for listener in list(self._listeners):
             with contextlib.suppress(Exception):
                 listener({"event": "gone", "unexpected": unexpected, "why": self.why_gone})
         self._events.close()
 
+    def _next_event(self) -> protocol.Message | None:
+        """None once there are no more."""
+        try:
+            message, _, _ = protocol.receive(
+                self._events, most_bytes=packets.INLINE_LIMIT, most_descriptors=0, most_values=protocol.MOST_VALUES
+            )
+        except Surprise as error:
+            self.end_for(f"as an event {error}")
+            return None
+        except OSError:
+            return None
+        return None if self._died else message
+
+    def end_for(self, what: str) -> LabGone:
+        """The inside has sent what can't be right: end the lab. Returns the error, which is that of all later calls.
+
+        `what`: half a sentence, in one line.
+        """
+        with self._lock:
+            first = not (self._died or self._stopping)
+            if first:
+                self._died = True
+                self.why_gone = f"its inside sent {what}, so it was ended"
+                self._explained.set()
+                self._gone.set()
+        if first:
+            with contextlib.suppress(OSError):  # the event thread does the rest
+                self._events.shutdown(socket.SHUT_RDWR)
+        return self._gone_error()
+
+    @contextlib.contextmanager
+    def doubting(self, what: str) -> Iterator[None]:
+        """Within it, memory of the inside is looked at: a ValueError ends the lab. Raises LabGone.
+
+        `what`: whose it is, for example "the output of c1".
+        """
+        try:
+            yield
+        except ValueError as error:
+            raise self.end_for(f"as {what} {error}") from None
+
     def _reason(self) -> str:
         """What the keeper says of the lab's death, if it still can."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, Surprise):
             while readable(_WHY_SECONDS, self._control.fileno()):
                 message, _, _ = protocol.receive(self._control)
                 if message is None or "why" in message:
-                    return str((message or {}).get("why", ""))
+                    why = str((message or {}).get("why", ""))
+                    return "\n".join(map(one_line, why.splitlines()))
         return ""
 
 
