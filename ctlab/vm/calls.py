@@ -18,7 +18,14 @@ import json
 import struct
 from typing import Any
 
+from ..runtime import packets
+from ..runtime.packets import Surprise
+
 _LENGTH = struct.Struct("=I")
+_LARGEST_BESIDE_BYTES = 1 << 14  # of 253 descriptions
+_LARGEST_NUMBER = 0xFFFFFFFF
+_MOST_PROCESSES = 1 << 22  # PID_MAX_LIMIT
+KINDS = "rwfnelm"
 
 Described = list[list[Any]]
 
@@ -31,13 +38,35 @@ def pack(message: bytes, described: Described, process: int = 0) -> bytes:
     return _LENGTH.pack(len(beside)) + beside + message
 
 
-def unpack(body: bytes) -> tuple[bytes, Described, int]:
-    """(message, descriptions, process id)."""
+def unpack(body: bytes, kinds: str = KINDS, most: int = packets.MOST_DESCRIPTORS) -> tuple[bytes, Described, int]:
+    """(message, descriptions, process id).
+
+    Raises Surprise unless there is a message, with `most` descriptions at most, of `kinds`.
+    """
+    if len(body) <= _LENGTH.size:  # as a packet nothing would be an end of file
+        raise Surprise("a call or an answer that is cut off")
     (length,) = _LENGTH.unpack_from(body)
     if not length:
-        return body[4:], [], 0
-    described, process = json.loads(body[4 : 4 + length])
-    return body[4 + length :], described, process
+        return body[_LENGTH.size :], [], 0
+    end = _LENGTH.size + length
+    if end >= len(body) or length > _LARGEST_BESIDE_BYTES:
+        raise Surprise(f"a call or an answer with {length} bytes beside it")
+    try:
+        described, process = json.loads(body[_LENGTH.size : end])
+    except (ValueError, TypeError, RecursionError):
+        raise Surprise("a call or an answer with nonsense beside it") from None
+    if type(process) is not int or not 0 <= process < _MOST_PROCESSES or type(described) is not list:
+        raise Surprise("a call or an answer with nonsense beside it")
+    if len(described) > most or not all(_is_description(one, kinds) for one in described):
+        raise Surprise("descriptions of descriptors that nobody asked for")
+    return body[end:], described, process
+
+
+def _is_description(one: object, kinds: str) -> bool:
+    return (
+        type(one) is list and len(one) == 2 and type(one[0]) is str and len(one[0]) == 1 and one[0] in kinds
+        and type(one[1]) is int and 0 <= one[1] <= _LARGEST_NUMBER
+    )  # fmt: skip
 
 
 def refusal(error: OSError) -> dict[str, Any]:

@@ -318,7 +318,7 @@ def _sleepers(container: Any) -> int:
 
 
 def test_a_call_that_is_too_large_is_one_error(vm_lab: Any) -> None:
-    with pytest.raises(KernelError, match=r"too large: 66 MiB, and a VM lab's have at most 64 MiB \(EMSGSIZE\)"):
+    with pytest.raises(KernelError, match=r"too large: 66 MiB, and it may have 64 MiB at most \(EMSGSIZE\)"):
         vm_lab._call({"do": "top", "id": "x" * (66 * MIB)})
     with pytest.raises(CtlabError, match="no container with id"):
         vm_lab._call({"do": "top", "id": "y" * (5 * MIB)})
