@@ -1,4 +1,6 @@
-"""Messages between the owner, the keeper and the supervisor: one JSON object a packet, descriptors beside it.
+"""Messages between the owner, the keeper and the supervisor: one JSON value a packet, descriptors beside it.
+
+Between owner and supervisor those of `messages`, as lists; all others are objects that both ends know.
 
 JSON, since what comes from inside the lab is read outside it and must not be able to run code there;
 `benchmarks/message_format.py` has the figures. What breaks the rules is a `Surprise`.
@@ -8,10 +10,10 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import packets
+from . import packets, shapes
 from .packets import Surprise
 
 Message = dict[str, Any]
@@ -44,7 +46,25 @@ def encode(message: Message) -> bytes:
 
 
 def decode(body: bytes, most_values: int = 0) -> Message:
-    """The message that these bytes are. Raises Surprise if they are none, or have more than `most_values` (0: any).
+    """The object that these bytes are. Raises Surprise, as `_value` does, if they are none."""
+    message = _value(body, most_values)
+    if type(message) is not dict:
+        raise Surprise(f"a message that is no object but a {type(message).__name__}")
+    return message
+
+
+def pack(message: tuple[object, ...]) -> bytes:
+    """One of `messages` as it travels."""
+    return _encoder.encode([type(message).__name__, *message]).encode("utf-8", "surrogateescape")
+
+
+def unpack(body: bytes, kinds: Mapping[str, Any], most_values: int = 0) -> Any:
+    """The message, of one of these kinds of `messages`, that these bytes are. Raises Surprise."""
+    return shapes.read(_value(body, most_values), kinds)
+
+
+def _value(body: bytes, most_values: int) -> Any:
+    """What these bytes are. Raises Surprise if they are no JSON, or have more than `most_values` (0: any).
 
     Bytes that are no UTF-8 can be part of a text, as they can be of a file's name: they come as surrogates.
     """
@@ -52,13 +72,10 @@ def decode(body: bytes, most_values: int = 0) -> Message:
     if most_values and len(body) > packets.INLINE_LIMIT and sum(map(body.count, (b",", b"[", b"{"))) > most_values:
         raise Surprise(f"a message of more than {most_values} values")
     try:
-        message: Message = _decoder.decode(body.decode("utf-8", "surrogateescape"))
+        return _decoder.decode(body.decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError) as error:
         why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise Surprise(f"what is no message ({why})") from None
-    if type(message) is not dict:
-        raise Surprise(f"a message that is no object but a {type(message).__name__}")
-    return message
 
 
 def _no_number(text: str) -> None:
