@@ -17,20 +17,22 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .errors import BadInput, CtlabError, KernelError, NotFound
+from .runtime import messages
 
 if TYPE_CHECKING:
     from .container import Container
 
 
-def _exchange(container: Container, verb: str, path: str, work: Any, read: bool) -> Any:
-    """Call `verb` with one end of a pipe while `work(file)` uses the other; returns what `work` returned."""
+def _exchange(container: Container, request: messages.CopyIn | messages.CopyOut, work: Any) -> Any:
+    """Send `request` with one end of a pipe while `work(file)` uses the other; returns what `work` returned."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
+    read = isinstance(request, messages.CopyOut)
     ours, theirs, mode = (reading, writing, "rb") if read else (writing, reading, "wb")
     failed: list[BaseException] = []
 
     def ask() -> None:
         try:
-            container.lab._call({"do": verb, "id": container.id, "path": path}, [theirs])
+            container.lab._call(request, messages.Ok, [theirs])
         except BaseException as error:
             failed.append(error)
         finally:
@@ -90,7 +92,7 @@ def copy_out(container: Container, source: str, destination: str | os.PathLike[s
             return place
 
     try:
-        found: Path = _exchange(container, "copy_out", source, unpack, read=True)
+        found: Path = _exchange(container, messages.CopyOut(container.id, source), unpack)
     except KernelError as error:
         raise _explained(error, f"{container.name}:{source}") from None
     return found
@@ -139,13 +141,12 @@ def write(container: Container, path: str, content: bytes, mode: int) -> str:
 
 def names(container: Container, folder: str) -> list[str]:
     """The names in a folder of the container, folders with a slash at the end; none if it isn't one."""
-    found: list[str] = container.lab._call({"do": "names", "id": container.id, "path": folder})["names"]
-    return found
+    return container.lab._call(messages.Names(container.id, folder), messages.Named).message.names
 
 
 def _put(container: Container, folder: str, pack: Any) -> None:
     try:
-        _exchange(container, "copy_in", folder, pack, read=False)
+        _exchange(container, messages.CopyIn(container.id, folder), pack)
     except KernelError as error:
         raise _explained(error, f"{container.name}:{folder}") from None
 
@@ -158,5 +159,4 @@ def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def _is_folder(container: Container, path: str) -> bool:
-    answer = container.lab._call({"do": "kind", "id": container.id, "path": path})
-    return bool(answer["kind"] == "folder")
+    return container.lab._call(messages.Kind(container.id, path), messages.Lies).message.kind == "folder"

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .errors import BadInput, StateError, TimedOut
-from .runtime import packets
+from .runtime import messages, packets
 
 if TYPE_CHECKING:
     import pandas
@@ -29,7 +29,7 @@ def attached(lab: Lab) -> tuple[Ring, Ring]:
     from .metrics.ring import Ring
 
     found: list[Ring] = []
-    descriptors = lab._call({"do": "rings"}).descriptors
+    descriptors = lab._call(messages.Rings(), messages.Counters).descriptors
     with lab._client.doubting("the rings of counters"):
         try:
             for schema in (CONTAINERS_SCHEMA, ENDPOINTS_SCHEMA):
@@ -65,7 +65,7 @@ def wait_for_port(container: Container, port: int, timeout_seconds: float) -> No
         raise BadInput(f"port {port}: from 1 to 65535")
     until = time.monotonic() + timeout_seconds
     while True:
-        if int(port) in container.lab._call({"do": "listening", "id": container.id})["ports"]:
+        if int(port) in container.lab._call(messages.Listening(container.id), messages.Ports).message.ports:
             return
         if container.state not in ("running", "paused"):
             raise StateError(

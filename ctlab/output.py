@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from .completed import Logs
 from .errors import CtlabError, LabGone
-from .runtime import packets
+from .runtime import messages, packets
 from .runtime.client import readable
 from .runtime.log_ring import RECORD_BYTES, LogRing, Record
 
@@ -35,8 +35,8 @@ class Follower:
         self._news = select.epoll()
         try:
             self._news.register(self._event, select.EPOLLIN | select.EPOLLET)
-            order = {"do": "follow", "id": container.id, "follower": self._number}
-            reply = container.lab._call(order, [self._event])
+            order = messages.Follow(container.id, self._number)
+            reply = container.lab._call(order, messages.Followed, [self._event])
             self._ring = _ring(container, reply.descriptors)
         except BaseException:
             self._news.close()
@@ -106,7 +106,7 @@ class Follower:
     def close(self) -> None:
         """Stop following."""
         with contextlib.suppress(CtlabError):  # the container or the lab may be gone, and the follower with it
-            self._container.lab._call({"do": "unfollow", "id": self._container.id, "follower": self._number})
+            self._container.lab._call(messages.Unfollow(self._container.id, self._number), messages.Ok)
         self._news.close()
         os.close(self._event)
         self._ring.close()
@@ -120,7 +120,7 @@ class Follower:
 
 def read(container: Container) -> tuple[list[Record], tuple[int, int]]:
     """All records that are kept, everything written by now included, and (stdout, stderr) bytes dropped."""
-    reply = container.lab._call({"do": "logs", "id": container.id})
+    reply = container.lab._call(messages.Logs(container.id), messages.Output)
     if not reply.descriptors:
         raise LabGone(f"the output of {container.name} is gone")
     ring = _ring(container, reply.descriptors)

@@ -6,7 +6,6 @@ There is no keeper, no namespace and no process: what is tested is what the owne
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import threading
@@ -17,13 +16,14 @@ from ctlab import engines, opening
 from ctlab.lab import Lab
 from ctlab.metrics import columns
 from ctlab.metrics.ring import Ring
-from ctlab.runtime import client, packets, protocol
+from ctlab.runtime import client, messages, packets, protocol
 from ctlab.runtime.log_ring import LogRing
 
 FACTS: dict[str, Any] = {
     "ready": True, "supervisor": 2, "keeper": 1, "mapping": "", "single_id": False, "cgroup": "none", "controllers": [],
     "cgroup_reason": "a test's", "cgroup_remedy": "", "runtime_folder": "/nowhere", "cgroup_paths": [],
 }  # fmt: skip
+DONE = (16).to_bytes(4, "little") + (3).to_bytes(2, "little") + bytes(10)  # the end of a netlink dump
 Answer = tuple[bytes, Sequence[int]]
 
 
@@ -47,7 +47,7 @@ class Supervisor:
 
     def __init__(self, owner: Client) -> None:
         self.owner = owner
-        self.lies: dict[str, Callable[[dict[str, Any]], Answer]] = {}
+        self.lies: dict[type, Callable[[Any], Answer]] = {}
         self.log = LogRing.create(1 << 16)
         self.rings = [Ring.create(schema, 100) for schema in (columns.CONTAINERS_SCHEMA, columns.ENDPOINTS_SCHEMA)]
         for serve in (lambda: self._serve(owner.their_calls), self._connect):
@@ -61,48 +61,47 @@ class Supervisor:
 
     def _serve(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while (found := protocol.receive(connection))[0] is not None:
-                message, descriptors, _ = found
-                body, sent = self.lies.get(message["do"], self.honest)(message)
+            while (found := packets.receive(connection))[0]:
+                request, descriptors, _ = found
+                message = protocol.unpack(request, messages.REQUESTS)
+                body, sent = self.lies.get(type(message), self.honest)(message)
                 with contextlib.suppress(OSError):
                     packets.send(connection, body, sent)
                 for descriptor in descriptors:
                     os.close(descriptor)
 
-    def honest(self, message: dict[str, Any]) -> Answer:
+    def honest(self, request: Any) -> Answer:
         """What an honest one answers, if little is there."""
+        answer, sent = self.answer(request)
+        return protocol.pack(answer), sent
+
+    def answer(self, request: Any) -> tuple[tuple[Any, ...], Sequence[int]]:
+        """The same as a message, and its descriptors."""
+        process = messages.Process(1, 0, 0, "S", 0.5, 4096, "sleep 1")
+        found: dict[type, tuple[Any, ...]] = {
+            messages.Start: messages.Running([["go", 1]], 0),
+            messages.Exec: messages.Begun() if getattr(request, "detached", False) else messages.Ended(0),
+            messages.Wait: messages.Exit(0, False, "exited", 1),
+            messages.FirstProcesses: messages.Firsts([], []),
+            messages.Signal: messages.Seen(True),
+            messages.Pause: messages.State("paused" if getattr(request, "frozen", False) else "running"),
+            messages.Facts: messages.Known("running", None, {"mnt": 5}, 4096, "folder"),
+            messages.Top: messages.Table([process]),
+            messages.Costs: messages.Used({"supervisor": {"resident_bytes": 1, "cpu_seconds": 0.5}}),
+            messages.Names: messages.Named(["a", "b/"]),
+            messages.Kind: messages.Lies("file"),
+            messages.Listening: messages.Ports([80]),
+            messages.Dump: messages.Dumped(DONE.hex()),
+            messages.Logs: messages.Output(),
+            messages.Follow: messages.Followed(),
+            messages.Rings: messages.Counters(),
+        }
         sent: Sequence[int] = ()
-        answer: dict[str, Any] = {"ok": True}
-        verb = message["do"]
-        if verb in ("follow", "logs"):
+        if isinstance(request, messages.Logs | messages.Follow):
             sent = [self.log]
-        elif verb == "rings":
+        elif isinstance(request, messages.Rings):
             sent = [ring.fd for ring in self.rings]
-        elif verb == "start":
-            answer = {"id": message["id"], "state": "running", "marks": []}
-        elif verb == "exec":
-            answer = {"started": True} if message["detached"] else {"returncode": 0, "stays": False}
-        elif verb == "wait":
-            answer = {"returncode": 0, "oom_killed": False, "state": "exited", "start": 1}
-        elif verb == "pidfds":
-            answer = {"ids": []}
-        elif verb == "signal":
-            answer = {"seen": True}
-        elif verb == "pause":
-            answer = {"state": "paused" if message["frozen"] else "running"}
-        elif verb == "facts":
-            answer = {"state": "running", "returncode": None, "namespaces": {}}
-        elif verb in ("top", "costs"):
-            answer = {"processes": [] if verb == "top" else {}}
-        elif verb == "names":
-            answer = {"names": []}
-        elif verb == "kind":
-            answer = {"kind": "file"}
-        elif verb == "listening":
-            answer = {"ports": [80]}
-        elif verb == "dump":
-            answer = {"reply": ""}
-        return json.dumps(answer).encode(), sent
+        return found.get(type(request), messages.Ok()), sent
 
     def tell(self, body: bytes, descriptors: Sequence[int] = ()) -> None:
         """An event."""

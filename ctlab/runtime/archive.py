@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..kernel import syscalls
-from . import execution, protocol, storage
+from . import execution, messages, protocol, storage
 from .calls import Call
 
 if TYPE_CHECKING:
@@ -30,22 +30,22 @@ _OF_THE_ARCHIVE = (errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno
 
 def copy_out(supervisor: Supervisor, call: Call) -> None:
     """Write a path of the container as a tar stream to the descriptor that came along."""
-    record = execution.running(supervisor, call.message["id"], "copy")
+    record = execution.running(supervisor, call.message.id, "copy")
 
     def work() -> dict[str, Any]:
         execution.enter(record, syscalls.CLONE_NEWNS)
-        return _pack(call.message["path"], call.descriptors[0])
+        return _pack(call.message.path, call.descriptors[0])
 
     _in_child(supervisor, call, work, record)
 
 
 def copy_in(supervisor: Supervisor, call: Call) -> None:
     """Unpack a tar stream from the descriptor into a folder of the container."""
-    record = execution.running(supervisor, call.message["id"], "copy")
+    record = execution.running(supervisor, call.message.id, "copy")
 
     def work() -> dict[str, Any]:
         execution.enter(record, syscalls.CLONE_NEWNS)
-        return _unpack_into(call.message["path"], call.descriptors[0])
+        return _unpack_into(call.message.path, call.descriptors[0])
 
     _in_child(supervisor, call, work, record)
 
@@ -88,12 +88,22 @@ def _in_child(
         answer = storage.named(answers[0]) if answers else None  # before what was begun is removed
         if failed is not None and (answer is None or "error" in answer):
             failed()
-        call.reply(
-            answer if answer is not None else {"error": "CtlabError", "message": "the copy was ended", "errno": 0}
-        )
+        if answer is None:
+            call.fail("CtlabError", "the copy was ended")
+        else:
+            call.reply(_answer(answer))
 
     supervisor.on(ours.fileno(), said)
     supervisor.on(pidfd, ended)
+
+
+def _answer(said: dict[str, Any]) -> tuple[Any, ...]:
+    """What a child has said, for the owner."""
+    if "error" in said:
+        return messages.Failure(said["error"], said["message"], said["errno"])
+    if "kind" in said:
+        return messages.Lies(said["kind"])
+    return messages.Named(said["names"]) if "names" in said else messages.Ok()
 
 
 def _work(status: socket.socket, work: Any, keep: set[int]) -> NoReturn:
@@ -203,14 +213,14 @@ def _extract(archive: tarfile.TarFile, *, one_owner: bool = False) -> int:
 
 def image(supervisor: Supervisor, call: Call) -> None:
     """Prepare an image folder under a key: from a host folder (a mount) or from a tar archive (a descriptor)."""
-    key = call.message["key"]
-    if call.message["kind"] == "folder":
-        descriptor = supervisor.detached_mount(call.message["path"], True)
+    key = call.message.key
+    if call.message.kind == "folder":
+        descriptor = supervisor.detached_mount(call.message.path, True)
         try:
             supervisor.tree.attach_image(key, descriptor)
         finally:
             os.close(descriptor)
-        call.reply({"ok": True})
+        call.reply(messages.Ok())
         return
     os.mkdir(f"/images/{key}", 0o755)
     descriptor = call.descriptors[0]
@@ -232,12 +242,12 @@ def image(supervisor: Supervisor, call: Call) -> None:
 
 def kind(supervisor: Supervisor, call: Call) -> None:
     """What lies at a path of a container: folder, file or nothing."""
-    record = execution.running(supervisor, call.message["id"], "copy")
+    record = execution.running(supervisor, call.message.id, "copy")
 
     def work() -> dict[str, Any]:
         execution.enter(record, syscalls.CLONE_NEWNS)
         try:
-            mode = os.fstat(_open_inside(call.message["path"], os.O_PATH)).st_mode
+            mode = os.fstat(_open_inside(call.message.path, os.O_PATH)).st_mode
         except OSError:
             return {"kind": "nothing"}
         return {"kind": "folder" if stat.S_ISDIR(mode) else "file"}
@@ -250,12 +260,12 @@ MOST_NAMES = 1000
 
 def names(supervisor: Supervisor, call: Call) -> None:
     """The names in a folder of the container, folders with a slash at the end; for completion, so never all of many."""
-    record = execution.running(supervisor, call.message["id"], "look")
+    record = execution.running(supervisor, call.message.id, "look")
 
     def work() -> dict[str, Any]:
         execution.enter(record, syscalls.CLONE_NEWNS)
         try:
-            descriptor = _open_inside(call.message["path"], os.O_RDONLY | os.O_DIRECTORY)
+            descriptor = _open_inside(call.message.path, os.O_RDONLY | os.O_DIRECTORY)
         except OSError:
             return {"names": []}
         with os.scandir(descriptor) as entries:
@@ -265,4 +275,10 @@ def names(supervisor: Supervisor, call: Call) -> None:
     _in_child(supervisor, call, work, record)
 
 
-VERBS = {"kind": kind, "names": names, "copy_out": copy_out, "copy_in": copy_in, "image": image}
+VERBS = {
+    messages.Kind: kind,
+    messages.Names: names,
+    messages.CopyOut: copy_out,
+    messages.CopyIn: copy_in,
+    messages.Image: image,
+}

@@ -23,11 +23,11 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, NoReturn, TypeVar
 
 from ..errors import KINDS, CtlabError, KernelError, LabGone, StateError, describe, one_line
-from . import packets, protocol, prune, runtime_folder
+from . import messages, packets, protocol, prune, runtime_folder
 from .packets import Surprise
 
 _BOOTSTRAP = "import sys;sys.path.insert(0,{parent!r});from ctlab.{module} import main;main()"
@@ -41,36 +41,29 @@ if TYPE_CHECKING:
     from ..vm.options import VmOptions
 
 
-class Reply:
+T = TypeVar("T")
+Request = tuple[Any, ...]  # one of `messages.REQUESTS`
+Event = tuple[Any, ...]  # one of `messages.EVENTS`, or `Gone`
+_LARGEST_ERRNO = 4095  # the kernel's own bound
+
+
+class Reply(Generic[T]):
     """An answer: the message, the descriptors beside it, the process it speaks of (numbered as here)."""
 
     __slots__ = ("descriptors", "message", "process")
 
-    def __init__(self, message: protocol.Message, descriptors: list[int], process: int) -> None:
+    def __init__(self, message: T, descriptors: list[int], process: int) -> None:
         self.message = message
         self.descriptors = descriptors
         self.process = process
 
-    def __getitem__(self, key: str) -> Any:
-        return self.message[key]
 
-
-def raise_failure(message: protocol.Message) -> None:
-    """Raise what a message reports, if it reports a failure."""
-    kind = message.get("error")
-    if kind is None:
-        return
-    cls, text = KINDS.get(kind, CtlabError), one_line(message["message"])
+def raise_failure(failure: messages.Failure) -> NoReturn:
+    """Raise what an answer reports."""
+    cls, text = KINDS.get(failure.kind, CtlabError), one_line(failure.message)
     if issubclass(cls, KernelError):
-        raise cls(text, message.get("errno", 0))
+        raise cls(text, failure.errno)
     raise cls(text)
-
-
-# How many descriptors an answer may bring along; of every other verb, and with a failure, none.
-_DESCRIPTORS: dict[str, Container[int]] = {
-    "follow": (1,), "logs": (0, 1), "rings": (2,), "exec": (0, 2), "pidfds": range(packets.MOST_DESCRIPTORS + 1),
-}  # fmt: skip
-_LARGEST_ERRNO = 4095  # the kernel's own bound
 
 
 class Connection:
@@ -80,74 +73,69 @@ class Connection:
         self.socket = sock
         self.answered = True
         self._client = client
-        self._asked: protocol.Message = {}
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
-    def send(self, message: protocol.Message, descriptors: Sequence[int] = ()) -> None:
+    def send(self, request: Request, descriptors: Sequence[int] = ()) -> None:
         """Send a request. Raises KernelError for one that is too large, OSError."""
         self.answered = False
-        self._asked = message
         try:
-            protocol.send(self.socket, message, descriptors)
+            packets.send(self.socket, protocol.pack(request), descriptors)
         except OSError as error:
             if error.errno == errno.EMSGSIZE:
                 self.answered = True
                 raise KernelError(error.strerror or "", errno.EMSGSIZE) from None
             raise
 
-    def send_only(self, messages: Sequence[protocol.Message]) -> None:
+    def send_only(self, requests: Sequence[Request]) -> None:
         """Send requests that are served after what was sent before, and whose answers nobody waits for."""
         self.answered = False
         with contextlib.suppress(OSError):
-            for message in messages:
-                protocol.send(self.socket, message, flags=socket.MSG_DONTWAIT)
+            for request in requests:
+                packets.send(self.socket, protocol.pack(request), flags=socket.MSG_DONTWAIT)
 
-    def answer(self) -> Reply:
-        """The next answer, whatever it reports.
+    def receive(self, *kinds: type[T]) -> Reply[T]:
+        """The next answer, which is of one of these kinds. Raises what it reports if it is a failure.
 
-        Raises LabGone at the end of file and for what is no answer, KernelError where its descriptors had no room here.
+        LabGone at the end of file and for what can't be the answer, KernelError where its descriptors had no room here.
         """
-        client, asked = self._client, self._asked["do"]
+        client = self._client
         try:
-            message, descriptors, process = protocol.receive(self.socket, most_values=protocol.MOST_VALUES)
-            if message is not None:
-                _check(asked, message, descriptors)
+            body, descriptors, process = packets.receive(self.socket)
+            if not body:
+                raise client._gone_error()
+            message = self._read(body, descriptors, kinds)
         except Surprise as error:
-            raise client.end_for(f"as an answer to {asked!r} {error}") from None
+            raise client.end_for(f"as an answer {error}") from None
         except OSError as error:
             if error.errno != errno.EMFILE:
                 raise client._gone_error() from None
             self.answered = True
             raise KernelError(f"the answer can't be taken: {error.strerror}", errno.EMFILE) from None
-        if message is None:
-            raise client._gone_error()
         self.answered = True
-        if client.in_vm:  # a relay of ours has sent it, and the process is the guest's
-            process = message.pop("process", 0)
+        if type(message) is messages.Failure:
+            raise_failure(message)
+        if client.in_vm:  # the kernel has named a relay of ours, and a VM's kernel knows another process
+            process = message.pid if type(message) is messages.Running else 0
         return Reply(message, descriptors, process)
 
-    def receive(self) -> Reply:
-        """The next answer. Raises LabGone at the end of file, else what the answer reports."""
-        reply = self.answer()
-        raise_failure(reply.message)
-        return reply
+    @staticmethod
+    def _read(body: bytes, descriptors: list[int], kinds: tuple[type[T], ...]) -> Any:
+        """The message, if it is what may come with these descriptors. Raises Surprise, with the descriptors closed."""
+        try:
+            taken = {kind.__name__: kind for kind in (*kinds, messages.Failure)}
+            message = protocol.unpack(body, taken, protocol.MOST_VALUES)
+            if len(descriptors) not in messages.BRINGS.get(type(message), messages.NOTHING):
+                raise Surprise(f"a {type(message).__name__} with {len(descriptors)} descriptors")
+            if type(message) is messages.Failure and not 0 <= message.errno <= _LARGEST_ERRNO:
+                raise Surprise(f"a failure of errno {message.errno}")
+        except Surprise:
+            packets.discard(descriptors)
+            raise
+        return message
 
     def close(self) -> None:
         """Close the socket."""
         self.socket.close()
-
-
-def _check(asked: str, message: protocol.Message, descriptors: list[int]) -> None:
-    """Raise Surprise for a failure that is none, and for descriptors that nobody asked for, which are closed."""
-    failed = "error" in message
-    if len(descriptors) not in ((0,) if failed else _DESCRIPTORS.get(asked, (0,))):
-        packets.discard(descriptors)
-        raise Surprise(f"a message with {len(descriptors)} descriptors")
-    if failed:
-        kind, text, number = (message.get(name) for name in ("error", "message", "errno"))
-        texts = type(kind) is str and type(text) is str
-        if not texts or type(number) is not int or not 0 <= number <= _LARGEST_ERRNO:
-            raise Surprise("a failure without a kind, a text or an errno")
 
 
 class Client:
@@ -162,7 +150,7 @@ class Client:
         self._idle: queue.LifoQueue[Connection] = queue.LifoQueue()
         self._control: socket.socket
         self._events: socket.socket
-        self._listeners: list[Callable[[protocol.Message], None]] = []
+        self._listeners: list[Callable[[Event], None]] = []
         self._gone = threading.Event()
         self._ended = threading.Event()  # gone, and nothing of it is left
         self._stopping = False
@@ -356,16 +344,16 @@ class Client:
                 connection.close()
 
     def call(
-        self, message: protocol.Message, descriptors: Sequence[int] = (), undo: Sequence[protocol.Message] = ()
-    ) -> Reply:
-        """One request and its answer. Raises the `CtlabError` that the answer reports, or LabGone.
+        self, request: Request, kind: type[T], descriptors: Sequence[int] = (), undo: Sequence[Request] = ()
+    ) -> Reply[T]:
+        """One request and its answer, of that kind. Raises the `CtlabError` that the answer reports, or LabGone.
 
         `undo`: the requests that take it back, sent if the wait for its answer is interrupted.
         """
         with self.borrow() as connection:
             try:
-                connection.send(message, descriptors)
-                return connection.receive()
+                connection.send(request, descriptors)
+                return connection.receive(kind)
             except (CtlabError, OSError):
                 raise
             except BaseException:
@@ -373,15 +361,13 @@ class Client:
                 raise
 
     # -- events -----------------------------------------------------------------------------------
-    def listen(self, listener: Callable[[protocol.Message], None]) -> None:
+    def listen(self, listener: Callable[[Event], None]) -> None:
         """Call `listener` with every event, on the event thread."""
         self._listeners.append(listener)
 
     def _hear(self) -> None:
-        while (message := self._next_event()) is not None:
-            for listener in list(self._listeners):
-                with contextlib.suppress(Exception):
-                    listener(message)
+        while (event := self._next_event()) is not None:
+            self._tell(event)
         unexpected = self._died or not self._stopping
         if unexpected:
             self._died = True
@@ -390,23 +376,27 @@ class Client:
                 self.why_gone = self._reason()
                 self._explained.set()
             self.stop()  # only to wait for the keeper, and to clean up if it is the keeper that died
-        for listener in list(self._listeners):
-            with contextlib.suppress(Exception):
-                listener({"event": "gone", "unexpected": unexpected, "why": self.why_gone})
+        self._tell(messages.Gone(unexpected, self.why_gone))
         self._events.close()
 
-    def _next_event(self) -> protocol.Message | None:
+    def _tell(self, event: Event) -> None:
+        for listener in list(self._listeners):
+            with contextlib.suppress(Exception):
+                listener(event)
+
+    def _next_event(self) -> Event | None:
         """None once there are no more."""
         try:
-            message, _, _ = protocol.receive(
-                self._events, most_bytes=packets.INLINE_LIMIT, most_descriptors=0, most_values=protocol.MOST_VALUES
-            )
+            body, _, _ = packets.receive(self._events, most_bytes=packets.INLINE_LIMIT, most_descriptors=0)
+            if not body or self._died:
+                return None
+            event: Event = protocol.unpack(body, messages.EVENTS, protocol.MOST_VALUES)
         except Surprise as error:
             self.end_for(f"as an event {error}")
             return None
         except OSError:
             return None
-        return None if self._died else message
+        return event
 
     def end_for(self, what: str) -> LabGone:
         """The inside has sent what can't be right: end the lab. Returns the error, which is that of all later calls.

@@ -26,11 +26,13 @@ class Start(NamedTuple):
     key: int  # the sampler's and the collector's number for it
     name: str
     prepare: list[Any] | None  # operations that make its slot; None: one that was made in advance will do
-    prepare_again: list[Any] | None  # the same, where it has run before
+    filter: str | None  # its own filter of system calls, in base64; None: the lab's
+    prepare_again: list[Any] | None  # as `prepare`, where it has run before
     network: str  # "own", "node", or the id of the container whose it shares
     node_operations: list[Any]
     inside: list[Any]  # operations for its first process, the program last
-    limits: list[list[Any]]  # writes: controller, file, value, whether the file may be absent
+    limits: list[list[Any]]  # writes beside those of its slot: controller, file, value, whether the file may be absent
+    processes: int  # how many it may have where no cgroup counts them; 0: any
     mounts: list[str]  # host paths, for the keeper
     idmap: bool
     endpoints: list[Any]  # [network, addresses], for the resolver
@@ -73,6 +75,7 @@ class Exec(NamedTuple):
     workdir: str
     user: str
     capabilities: list[str]
+    processes: int  # as of `Start`
     script_descriptor: int | None
 
 
@@ -169,10 +172,12 @@ class Rename(NamedTuple):
 
 
 class Configure(NamedTuple):
-    """The operations that make a slot, and how many to keep ready: `Ok`."""
+    """What makes a slot, and how many to keep ready: `Ok`. Limits are as of `Start`."""
 
     operations: list[Any]
+    limits: list[list[Any]]
     slots: int
+    filter: list[str]  # of the lab's filter of system calls the early and the late part, in base64
 
 
 class Perform(NamedTuple):
@@ -274,7 +279,7 @@ class LimitRefusal(NamedTuple):
 class Running(NamedTuple):
     """A program has been exec'ed. The kernel tells its pid beside the message, but for a VM's, whose own `pid` is."""
 
-    marks: list[list[Any]]  # where the time went: what, monotonic nanoseconds
+    marks: list[Any]  # where the time went: what, monotonic nanoseconds
     pid: int
 
 
@@ -369,9 +374,10 @@ class Counters(NamedTuple):
 
 
 class Used(NamedTuple):
-    """Process of the lab → resident_bytes, cpu_seconds."""
+    """Process of the lab → resident_bytes, cpu_seconds; and of its storage bytes and inodes: all, used, free."""
 
     processes: dict[str, dict[str, float]]
+    storage: dict[str, int]
 
 
 class Lies(NamedTuple):

@@ -90,7 +90,7 @@ class Relay:
         except ConnectionError:
             body, descriptors = b"", []
         except OSError as error:  # too many open
-            peer.send(protocol.encode(calls.refusal(error)))
+            peer.send(protocol.pack(calls.refusal(error)))
             return
         if not body:
             del self._connections[number]
@@ -109,7 +109,7 @@ class Relay:
                 os.close(descriptor)
             for _, given in described:
                 self._forget(given)
-            peer.send(protocol.encode(calls.refusal(error)))
+            peer.send(protocol.pack(calls.refusal(error)))
             return
         self._ahead += 1
         peer.unanswered += 1
@@ -202,7 +202,7 @@ class Relay:
             reader.close()
 
     def _answered(self, number: int, body: bytes) -> None:
-        message, described, process = calls.unpack(body, kinds="lmr", most=_MOST_DESCRIBED)
+        message, described = calls.unpack(body, kinds="lmr", most=_MOST_DESCRIBED)
         peer = self._connections.get(number)
         if peer is None:  # it is over, and nobody reads those streams
             for kind, which in described:
@@ -218,14 +218,12 @@ class Relay:
             for kind, which in described:
                 descriptors.append(self._descriptor(kind, which))
         except OSError as error:  # too many open
-            message, process = protocol.encode(calls.refusal(error)), 0
+            message = protocol.pack(calls.refusal(error))
             while descriptors:
                 os.close(descriptors.pop())
         peer.begun = before
         if not before:
             peer.unanswered -= 1
-        if process:
-            message = message[:-1] + f',"process":{process}}}'.encode()
         peer.send(message, descriptors)
 
     def _descriptor(self, kind: str, number: int) -> int:
@@ -333,7 +331,7 @@ class _Peer:
             except OSError as error:  # descriptors used up: that has to be said at least, or somebody waits for ever
                 with contextlib.suppress(OSError):
                     said = OSError(error.errno, f"the answer couldn't be sent: {error.strerror}")
-                    packets.send(self.socket, protocol.encode(calls.refusal(said)), flags=socket.MSG_DONTWAIT)
+                    packets.send(self.socket, protocol.pack(calls.refusal(said)), flags=socket.MSG_DONTWAIT)
             for descriptor in descriptors:
                 os.close(descriptor)
             self._kept.popleft()

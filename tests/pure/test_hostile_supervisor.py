@@ -17,7 +17,7 @@ from kernel_help import no_hang, open_descriptors, wait_until
 
 from ctlab.errors import LabGone
 from ctlab.lab import Lab
-from ctlab.runtime import packets
+from ctlab.runtime import messages, packets, protocol
 
 Both = tuple[Lab, Supervisor]
 MARKER = packets._BODY_IN_MEMFD
@@ -39,7 +39,7 @@ def nothing_hangs() -> Iterator[None]:
 def ended(lab: Lab, why: str) -> None:
     """It is over: each call says why, in one line, and whoever listens has heard of it."""
     assert wait_until(lambda: lab.gone and any(re.search(why, note) for note in lab.notes)), lab.notes
-    for call in (lambda: lab._call({"do": "costs"}), lab.run, lambda: lab.network("n")):
+    for call in (lambda: lab._call(messages.Costs(), messages.Used), lab.run, lambda: lab.network("n")):
         with pytest.raises(LabGone, match=why) as error:
             call()
         assert "\n" not in str(error.value)
@@ -58,7 +58,7 @@ def memory(body: bytes, seals: int = 0) -> int:
 
 ALL = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 NULL = os.open(os.devnull, os.O_RDWR)
-NOTE = b'{"event":"note","text":"a note"}'
+NOTE = b'["Note","a note"]'
 # What comes -> what is said of it.
 EVENTS: dict[str, tuple[bytes, list[int], str]] = {
     "with descriptors": (NOTE, [NULL] * 20, "an event a message with 20 descriptors"),
@@ -68,11 +68,15 @@ EVENTS: dict[str, tuple[bytes, list[int], str]] = {
     "a body that may change": (MARKER, [memory(NOTE, ALL & ~fcntl.F_SEAL_WRITE)], "memory that isn't sealed"),
     "a body that is too large": (MARKER, [memory(bytes(200_000), ALL)], "memory of 200000 bytes, where 100000 are"),
     "no JSON": (b"[1", [], "what is no message"),
-    "no object": (b"[1]", [], "a message that is no object but a list"),
+    "no list": (b'{"Note":"text"}', [], "a message without a kind"),
+    "no kind": (b"[1]", [], "a message without a kind"),
+    "another kind": (b'["Gone",true,"it has not"]', [], "a message of kind 'Gone'"),
+    "another field": (b'["Note","text",1]', [], "a Note of 2 fields, which has 1"),
+    "another type": (b'["ExecutionEnded",1,"0"]', [], "a ExecutionEnded whose returncode is no int"),
     "deep": (b"[" * 50_000, [], "what is no message .it is nested too deeply"),
     "no UTF-8": (b"\xff\xfe", [], "what is no message"),
-    "no number": (b'{"event":NaN}', [], "what is no message .NaN is no number"),
-    "a large packet": (b'{"event":"' + b"x" * 120_000 + b'"}', [], "a packet of more than 100000 bytes"),
+    "no number": (b'["HelperDied","a",NaN]', [], "what is no message .NaN is no number"),
+    "a large packet": (b'["Note","' + b"x" * 120_000 + b'"]', [], "a packet of more than 100000 bytes"),
 }
 
 
@@ -96,23 +100,24 @@ def test_events_are_heard_until_then(both: Both) -> None:
     supervisor.tell(NOTE)
     assert wait_until(lambda: "a note" in lab.notes)
     supervisor.tell(b"{")
-    supervisor.tell(b'{"event":"note","text":"later"}')
+    supervisor.tell(b'["Note","later"]')
     ended(lab, "what is no message")
     assert "later" not in lab.notes
 
 
 ANSWERS: dict[str, tuple[bytes, list[int], str]] = {
-    "with descriptors": (b"{}", [NULL] * 3, "a message with 3 descriptors"),
-    "a failure with descriptors": (b'{"error":"BadInput","message":"","errno":0}', [NULL], "message with 1 desc"),
-    "a failure of no kind": (b'{"error":["BadInput"],"message":"","errno":0}', [], "a failure without a kind"),
-    "a failure without text": (b'{"error":"BadInput","message":7,"errno":0}', [], "a failure without a kind"),
-    "a failure of no errno": (b'{"error":"KernelError","message":"","errno":4e9}', [], "a failure without a kind"),
+    "with descriptors": (b'["Used",{}]', [NULL] * 3, "a Used with 3 descriptors"),
+    "a failure with descriptors": (b'["Failure","BadInput","",0]', [NULL], "a Failure with 1 descriptors"),
+    "a failure of no kind": (b'["Failure",["BadInput"],"",0]', [], "a Failure whose kind is no str"),
+    "a failure of no errno": (b'["Failure","KernelError","",4000000000]', [], "a failure of errno 4000000000"),
+    "another answer": (b'["Ok"]', [], "a message of kind 'Ok'"),
+    "an answer of another shape": (b'["Used",{"a":{"b":"c"}}]', [], "a Used whose processes is no dict"),
     "a body of 4 GiB": (MARKER, [], "memory of 4294967296 bytes, where 67108864 are the most"),
     "a body that stays away": (MARKER, [], "a message whose body didn't come along"),
     "a million values": (MARKER, [], "a message of more than 1000000 values"),
     "no JSON": (b"nonsense", [], "what is no message"),
-    "deep": (b'{"a":' * 20_000, [], "nested too deeply"),
-}  # fmt: skip
+    "deep": (b'["Used",' * 20_000, [], "nested too deeply"),
+}
 
 
 @pytest.mark.parametrize("what", ANSWERS)
@@ -128,9 +133,9 @@ def test_an_answer_that_cannot_be_ends_the_lab(both: Both, what: str) -> None:
         os.write(descriptors[0], b'{"a":[' + b"[]," * 1_000_001 + b"[]]}")
         fcntl.fcntl(descriptors[0], fcntl.F_ADD_SEALS, ALL)
     before = open_descriptors()
-    supervisor.lies["costs"] = lambda _: (body, descriptors)
+    supervisor.lies[messages.Costs] = lambda _: (body, descriptors)
     began = time.monotonic()
-    with pytest.raises(LabGone, match=f"died: its inside sent as an answer to 'costs' .*{why}"):
+    with pytest.raises(LabGone, match=f"died: its inside sent as an answer .*{why}"):
         lab.status()
     assert time.monotonic() - began < 2.0
     ended(lab, why)
@@ -140,8 +145,8 @@ def test_an_answer_that_cannot_be_ends_the_lab(both: Both, what: str) -> None:
 def test_a_failure_is_one_line_that_steers_no_terminal(both: Both) -> None:
     lab, supervisor = both
     text = "a\x1b]0;title\x07\nline\ud800 of " + "x" * 5000
-    supervisor.lies["costs"] = lambda _: (
-        json.dumps({"error": "StateError", "message": text, "errno": 0}).encode(), ()
+    supervisor.lies[messages.Costs] = lambda _: (
+        json.dumps(["Failure", "StateError", text, 0]).encode(), ()
     )  # fmt: skip
     with pytest.raises(Exception, match="a ]0;title  line  of x") as error:
         lab.status()
@@ -152,15 +157,17 @@ def test_a_failure_is_one_line_that_steers_no_terminal(both: Both) -> None:
 def test_a_process_is_only_named_by_the_kernel(both: Both) -> None:
     """A number in an answer could be any of this machine's processes, of which somebody makes use (kill, nsenter)."""
     lab, supervisor = both
-    supervisor.lies["start"] = lambda message: (
-        json.dumps({"id": message["id"], "state": "running", "marks": [], "process": 1}).encode(), ()
-    )  # fmt: skip
+    supervisor.lies[messages.Start] = lambda _: (protocol.pack(messages.Running([], 1)), ())
     assert lab.run().pid == os.getpid()  # whose credentials came along: here the supervisor is this process
-    supervisor.lies["start_many"] = lambda _: (b'{"ok":true}', ())
-    supervisor.lies["pidfds"] = lambda message: (
-        json.dumps({"ids": message["ids"], "pids": dict.fromkeys(message["ids"], 1)}).encode(), [NULL, NULL]
+    supervisor.lies[messages.FirstProcesses] = lambda request: (
+        protocol.pack(messages.Firsts(request.ids, [1] * len(request.ids))), [NULL] * len(request.ids)
     )  # fmt: skip
     assert [container.pid for container in lab.run(count=2)] == [None, None]
+    supervisor.lies[messages.FirstProcesses] = lambda request: (
+        protocol.pack(messages.Firsts(request.ids, [])), [NULL]
+    )  # fmt: skip
+    with pytest.raises(LabGone, match="1 first processes of 2 containers"):
+        lab.run(count=2)
 
 
 # -- memory of the inside ---------------------------------------------------------------------------------------------
@@ -169,7 +176,7 @@ def test_output_that_could_be_cut_off_is_not_mapped(both: Both) -> None:
     container = lab.run(name="web")
     unsealed = os.memfd_create("log")
     os.truncate(unsealed, 4096 + 65536)
-    supervisor.lies["logs"] = lambda _: (b'{"ok":true}', [unsealed])
+    supervisor.lies[messages.Logs] = lambda _: (b'["Output"]', [unsealed])
     with pytest.raises(LabGone, match="its inside sent as the output of web memory that isn't sealed"):
         container.logs()
     ended(lab, "isn't sealed")
@@ -181,7 +188,7 @@ def test_counters_that_could_be_cut_off_are_not_mapped(both: Both) -> None:
     unsealed = os.memfd_create("ring")
     os.write(unsealed, os.pread(supervisor.rings[0].fd, 8192, 0))
     os.truncate(unsealed, os.fstat(supervisor.rings[0].fd).st_size)
-    supervisor.lies["rings"] = lambda _: (b'{"ok":true}', [unsealed, supervisor.rings[1].fd])
+    supervisor.lies[messages.Rings] = lambda _: (b'["Counters"]', [unsealed, supervisor.rings[1].fd])
     with pytest.raises(LabGone, match="its inside sent as the rings of counters memory that isn't sealed"):
         lab.stats()
     ended(lab, "isn't sealed")
@@ -190,7 +197,7 @@ def test_counters_that_could_be_cut_off_are_not_mapped(both: Both) -> None:
 
 def test_rings_that_are_swapped_end_the_lab(both: Both) -> None:
     lab, supervisor = both
-    supervisor.lies["rings"] = lambda _: (b'{"ok":true}', [ring.fd for ring in reversed(supervisor.rings)])
+    supervisor.lies[messages.Rings] = lambda _: (b'["Counters"]', [ring.fd for ring in reversed(supervisor.rings)])
     with pytest.raises(LabGone, match="a ring of other counters"):
         lab.stats()
 
@@ -210,7 +217,7 @@ def test_a_follower_waits_for_nobody(both: Both) -> None:
     container = lab.run()
     kept: list[int] = []
 
-    def follow(message: dict[str, Any]) -> Any:
+    def follow(request: messages.Follow) -> Any:
         for name in os.listdir("/proc/self/fd"):  # here both ends are one process
             try:
                 if os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[eventfd]":
@@ -218,9 +225,9 @@ def test_a_follower_waits_for_nobody(both: Both) -> None:
                     kept.append(int(name))
             except OSError:
                 continue
-        return supervisor.honest(message)
+        return supervisor.honest(request)
 
-    supervisor.lies["follow"] = follow
+    supervisor.lies[messages.Follow] = follow
     from ctlab.output import Follower
 
     with Follower(container) as follower:

@@ -69,7 +69,7 @@ class World:
             self.ours.append(mine)
             given.append(theirs)
         given += [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(order.randrange(2))]
-        packets.send(self.calls, b'{"do":"follow"}', given, flags=socket.MSG_DONTWAIT)
+        packets.send(self.calls, b'["Follow","c",1]', given, flags=socket.MSG_DONTWAIT)
         for descriptor in given:
             os.close(descriptor)
 
@@ -128,8 +128,8 @@ class Honest:
             described = [
                 [order.choice("rrlmwfne?"), order.choice((0, 1, 3, 5, 7, 2**32))] for _ in range(order.randrange(3))
             ]
-            message = order.choice((b'{"ok":true}', b'{"event":"note","text":""}', b"", order.randbytes(20)))
-            return calls.pack(message, described if order.random() < 0.5 else [], order.choice((0, 0, 5, 1 << 40, -1)))
+            message = order.choice((b'["Ok"]', b'["Note",""]', b"", order.randbytes(20)))
+            return calls.pack(message, described if order.random() < 0.5 else [])
         if kind == frames.LOG:
             return b"" if order.random() < 0.1 else self.log.changes(0)[0]
         if kind == frames.ROWS:
