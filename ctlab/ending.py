@@ -62,6 +62,8 @@ def freeze(container: Container, frozen: bool) -> None:
     order = messages.Pause(container.id, frozen)
     with whole(lab):
         state = lab._call(order, messages.State, undo=[order._replace(frozen=not frozen)]).message.state
+        if state not in ("running", "paused"):
+            raise lab._client.end_for("word of a container in no state that there is")
         if container._state in ("running", "paused"):  # not ended meanwhile
             container._state = state
 

@@ -146,7 +146,10 @@ class Execution:
         lab._executions[self.number] = self
         try:
             undo = messages.SignalExecution(self.number, 9)
-            lab._call(self._message(tty=False, detached=True), messages.Begun, descriptors, undo=[undo])
+            reply = lab._call(self._message(tty=False, detached=True), messages.Begun, descriptors, undo=[undo])
+            if reply.descriptors:
+                packets.discard(reply.descriptors)
+                raise lab._client.end_for("terminals that nobody asked for")
         except BaseException:
             lab._executions.pop(self.number, None)
             raise

@@ -60,7 +60,7 @@ class Supervisor:
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError):
+        with connection, contextlib.suppress(OSError):
             while (found := packets.receive(connection))[0]:
                 request, descriptors, _ = found
                 message = protocol.unpack(request, messages.REQUESTS)
@@ -109,8 +109,10 @@ class Supervisor:
 
     def close(self) -> None:
         """What is left."""
-        self.owner.their_calls.close()
-        self.owner.their_events.close()
+        for connection in (self.owner.their_calls, self.owner.their_events):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)  # a thread waits in it
+            connection.close()
         os.close(self.log)
         for ring in self.rings:
             ring.close()

@@ -172,11 +172,15 @@ class Ring:
             raise ValueError(f"a ring of other counters than those of {schema.name}")
         if not capacity or size != HEADER_BYTES + len(found.columns) * capacity * 8:
             raise ValueError(f"a ring of {capacity} rows in {size} bytes")
-        return cls(descriptor, found, capacity, writable=writable)
+        ring = cls(descriptor, found, capacity, writable=writable)
+        if not writable:  # its memory goes with the mapping, and so with a reader that nobody closes
+            os.close(descriptor)
+            ring._fd = -1
+        return ring
 
     @property
     def fd(self) -> int:
-        """The memfd, to be sent to another process."""
+        """The memfd, to be sent to another process; -1 in a reader."""
         return self._fd
 
     @property
@@ -339,11 +343,12 @@ class Ring:
 
     def close(self) -> None:
         """Unmap and close the descriptor; the ring can't be used afterwards. A second call does nothing."""
-        if self._fd < 0:
+        if self._map.closed:
             return
         views: list[memoryview[Any]] = [self._words, self._floats, *self._views, self._whole]
         for view in views:
             view.release()
         self._map.close()
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
         self._fd = -1
