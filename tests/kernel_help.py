@@ -59,11 +59,6 @@ def tries(short: int, long: int) -> int:
     return long if long_form() else short
 
 
-def long_form() -> bool:
-    """Whether tests that try things at random try thousands of them (CTLAB_TEST_LONG=1), as is done by hand."""
-    return os.environ.get("CTLAB_TEST_LONG") == "1"
-
-
 @contextlib.contextmanager
 def no_hang(seconds: float) -> Iterator[None]:
     """What takes longer than so many seconds (`patient`) hangs, and fails."""
