@@ -11,18 +11,17 @@ import os
 import random
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
-from kernel_help import long_form, no_hang
+from kernel_help import no_hang, tries
 
 from ctlab.metrics import columns
 from ctlab.metrics.frame import Names, read_frame
 from ctlab.metrics.ring import HEADER_BYTES, Ring, Schema
 from ctlab.runtime.log_ring import LogRing
 
-SECONDS = 600.0 if long_form() else 2.0
+TIMES = tries(1, 100)  # the short form takes about a second for each test
 CAPACITY = 4096
 SCHEMA = Schema("fuzzed", (("time_ns", "q"), ("value", "d")))
 
@@ -30,7 +29,7 @@ SCHEMA = Schema("fuzzed", (("time_ns", "q"), ("value", "d")))
 @pytest.fixture(autouse=True)
 def nothing_hangs() -> Iterator[None]:
     """What takes longer than this hangs."""
-    with no_hang(SECONDS + 60):
+    with no_hang(60 * TIMES):
         yield
 
 
@@ -38,14 +37,6 @@ def word(order: random.Random) -> int:
     """What a hostile writer would write into a header: near the ends of something, or anything."""
     near = order.choice((0, CAPACITY, 64, 1 << 31, 1 << 32, 1 << 62, 1 << 63, 1 << 64))
     return (near + order.randrange(-40, 40)) % (1 << 64) if order.random() < 0.8 else order.getrandbits(64)
-
-
-def until(seconds: float) -> Iterator[int]:
-    """Numbers, as long as there is time."""
-    end, number = time.monotonic() + seconds, 0
-    while time.monotonic() < end:
-        yield number
-        number += 1
 
 
 SCRIBBLER = """
@@ -99,7 +90,7 @@ def test_a_log_whose_words_are_anything() -> None:
     descriptor = LogRing.create(CAPACITY)
     ring = LogRing(descriptor, writable=False)
     refused = 0
-    for number in until(SECONDS):
+    for number in range(20000 * TIMES):
         for _ in range(order.randrange(1, 4)):
             os.pwrite(descriptor, word(order).to_bytes(8, "little"), 8 * order.randrange(2, 7))
         if order.random() < 0.3:
@@ -117,7 +108,7 @@ def test_a_log_that_is_written_into_while_it_is_read() -> None:
     ring = LogRing(descriptor, writable=False)
     with scribbled(descriptor):
         since = 0
-        for number in until(SECONDS):
+        for number in range(20000 * TIMES):
             since = read_log(ring, since) if number % 100 else 0
     ring.close()
     os.close(descriptor)
@@ -128,7 +119,7 @@ def test_what_a_copy_of_a_log_is_told_is_anything() -> None:
     descriptors = [LogRing.create(CAPACITY), LogRing.create(CAPACITY)]
     original, copy = (LogRing(descriptor, writable=True) for descriptor in descriptors)
     sent = refused = 0
-    for number in until(SECONDS):
+    for number in range(6000 * TIMES):
         original.append(number, 1 + number % 2, order.randbytes(order.randrange(1, 500)))
         changes, sent = original.changes(copy.head)
         bad = bytearray(changes)
@@ -172,7 +163,7 @@ def test_a_ring_whose_words_are_anything() -> None:
     order = random.Random(13)
     ring = Ring.create(SCHEMA, 64)
     reader = Ring.attach(os.dup(ring.fd), SCHEMA)
-    for _ in until(SECONDS):
+    for _ in range(5000 * TIMES):
         for _ in range(order.randrange(1, 4)):
             os.pwrite(ring.fd, word(order).to_bytes(8, "little"), 8 * order.choice((8, 9, 16, order.randrange(8, 31))))
         os.pwrite(ring.fd, word(order).to_bytes(8, "little"), HEADER_BYTES + 8 * order.randrange(128))
@@ -185,7 +176,7 @@ def test_a_ring_that_is_written_into_while_it_is_read() -> None:
     ring = Ring.create(SCHEMA, 64)
     reader = Ring.attach(os.dup(ring.fd), SCHEMA)
     with scribbled(ring.fd):
-        for number in until(SECONDS):
+        for number in range(6000 * TIMES):
             read_ring(reader, number * 1000)
     reader.close()
     ring.close()
@@ -196,7 +187,7 @@ def test_a_frame_of_rows_that_are_anything() -> None:
     schemas = (columns.CONTAINERS_SCHEMA, columns.ENDPOINTS_SCHEMA)
     rings = [Ring.create(schema, 50) for schema in schemas]
     names = Names(containers={1: "a"})
-    for _ in until(SECONDS):
+    for _ in range(30 * TIMES):
         for ring in rings:
             size = os.fstat(ring.fd).st_size - HEADER_BYTES
             for _ in range(200):
@@ -215,7 +206,7 @@ def test_a_header_that_is_anything_is_mapped_or_refused() -> None:
     ring, log = Ring.create(SCHEMA, 64), LogRing.create(CAPACITY)
     heads = [os.pread(descriptor, HEADER_BYTES, 0) for descriptor in (ring.fd, log)]
     mapped = 0
-    for _ in until(SECONDS / 2):
+    for _ in range(3000 * TIMES):
         for descriptor, head in zip((ring.fd, log), heads, strict=True):
             os.pwrite(descriptor, head[:4096], 0)
             for _ in range(order.randrange(1, 3)):
