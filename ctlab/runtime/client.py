@@ -122,8 +122,7 @@ class Connection:
     def _read(body: bytes, descriptors: list[int], kinds: tuple[type[T], ...]) -> Any:
         """The message, if it is what may come with these descriptors. Raises Surprise, with the descriptors closed."""
         try:
-            taken = {kind.__name__: kind for kind in (*kinds, messages.Failure)}
-            message = protocol.unpack(body, taken, protocol.MOST_VALUES)
+            message = protocol.unpack(body, _taken(kinds), protocol.MOST_VALUES)
             if len(descriptors) not in messages.BRINGS.get(type(message), messages.NOTHING):
                 raise Surprise(f"a {type(message).__name__} with {len(descriptors)} descriptors")
             if type(message) is messages.Failure and not 0 <= message.errno <= _LARGEST_ERRNO:
@@ -136,6 +135,12 @@ class Connection:
     def close(self) -> None:
         """Close the socket."""
         self.socket.close()
+
+
+@functools.cache
+def _taken(kinds: tuple[Any, ...]) -> dict[str, Any]:
+    """The answers of these kinds, or a failure, by name."""
+    return {kind.__name__: kind for kind in (*kinds, messages.Failure)}
 
 
 class Client:

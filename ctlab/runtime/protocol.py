@@ -71,11 +71,15 @@ def _value(body: bytes, most_values: int) -> Any:
     # Counted before anything is made of it. Commas in texts count too: no honest text has that many.
     if most_values and len(body) > packets.INLINE_LIMIT and sum(map(body.count, (b",", b"[", b"{"))) > most_values:
         raise Surprise(f"a message of more than {most_values} values")
+    text = body.decode("utf-8", "surrogateescape")
     try:
-        return _decoder.decode(body.decode("utf-8", "surrogateescape"))
+        value, end = _decoder.raw_decode(text)  # without a search for blanks around it, which nobody sends
     except (ValueError, RecursionError) as error:
         why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise Surprise(f"what is no message ({why})") from None
+    if end != len(text):
+        raise Surprise("a message with something behind it")
+    return value
 
 
 def _no_number(text: str) -> None:

@@ -104,18 +104,22 @@ def _made(kind: Any, values: list[Any]) -> Any:
         checks = _FIELDS[kind] = tuple(map(_check_of, kind.__annotations__.values()))
     if len(values) != len(checks):
         raise Surprise(f"a {kind.__name__} of {len(values)} fields, which has {len(checks)}")
-    position = 0
-    found = []
     try:
-        for check in checks:
-            found.append(check(values[position]))
-            position += 1
-    except ValueError as error:
-        if isinstance(error, Surprise):  # of a part
-            raise
-        name = kind._fields[position]
+        return tuple.__new__(kind, [check(value) for check, value in zip(checks, values, strict=True)])
+    except Surprise:  # of a part
+        raise
+    except ValueError:
+        name = kind._fields[_first_wrong(checks, values)]
         raise Surprise(f"a {kind.__name__} whose {name} is no {kind.__annotations__[name]}") from None
-    return kind(*found)
+
+
+def _first_wrong(checks: tuple[Check, ...], values: list[Any]) -> int:
+    for position, (check, value) in enumerate(zip(checks, values, strict=True)):
+        try:
+            check(value)
+        except ValueError:
+            return position
+    raise AssertionError("all of them are right")
 
 
 def read(value: Any, kinds: Mapping[str, Any]) -> Any:

@@ -7,10 +7,11 @@ import fcntl
 import json
 import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hostile_supervisor import Supervisor, hostile_lab
@@ -18,7 +19,7 @@ from kernel_help import no_hang, open_descriptors, wait_until
 
 from ctlab.errors import LabGone
 from ctlab.lab import Lab
-from ctlab.runtime import messages, packets, protocol
+from ctlab.runtime import keeper, messages, packets, protocol
 
 Both = tuple[Lab, Supervisor]
 MARKER = packets._BODY_IN_MEMFD
@@ -235,3 +236,44 @@ def test_a_follower_waits_for_nobody(both: Both) -> None:
     with Follower(container) as follower:
         assert kept
         assert follower.read(lambda *_: None)  # and not never
+
+
+# -- the keeper -------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def heard_by_a_keeper() -> Iterator[tuple[Any, socket.socket]]:
+    """A keeper that has done nothing yet, and the supervisor's end of what it hears."""
+    made = cast(Any, keeper.Keeper.__new__(keeper.Keeper))
+    (made.channel, theirs), (made.control, owner) = protocol.pair(), protocol.pair()
+    made.any_path, made.allowed, made.port, made.why = False, set(), False, ""
+    yield made, theirs
+    for connection in (made.channel, theirs, made.control, owner):
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "descriptors", "why"),
+    [
+        (b"[", [], "sent its keeper what is no message"),
+        (b"[]", [], "sent its keeper a message that is no object"),
+        (MARKER, [], "whose body didn't come along"),
+        (b'{"path":"/etc","idmap":false}', [NULL], "a message with 1 descriptor, where no descriptor may come"),
+        (b'{"idmap":false}', [], "asked for a mount of no path"),
+        (b'{"path":["/etc"],"idmap":false}', [], "asked for a mount of no path"),
+        (b'{"error":"x","message":"a\\nline\\u001b","errno":0}', [], "^a line$"),
+    ],
+)
+def test_a_keeper_that_hears_what_cannot_be_ends_the_lab(
+    heard_by_a_keeper: Any, body: bytes, descriptors: list[int], why: str
+) -> None:
+    made, theirs = heard_by_a_keeper
+    theirs.sendmsg([body], rights(descriptors))
+    assert not made._serve()
+    assert re.search(why, made.why) and made.why.isprintable()
+
+
+def test_a_keeper_waits_for_nobody_who_takes_no_answers(heard_by_a_keeper: Any) -> None:
+    made, theirs = heard_by_a_keeper
+    for _ in range(3000):
+        theirs.send(b'{"path":"/etc/shadow","idmap":false}')
+        assert made._serve()
+    assert not made.why
