@@ -9,8 +9,12 @@ from __future__ import annotations
 import fcntl
 import os
 
-MAPPED = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW  # what a reader that maps it needs: its size stays
-FIXED = MAPPED | fcntl.F_SEAL_WRITE  # what a reader that copies it needs: its content stays, too
+# linux/fcntl.h; Python has them on Linux only, and a recording is read everywhere.
+_F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
+_F_SEAL_SEAL, _F_SEAL_SHRINK, _F_SEAL_GROW, _F_SEAL_WRITE = 1, 2, 4, 8
+
+MAPPED = _F_SEAL_SHRINK | _F_SEAL_GROW  # what a reader that maps it needs: its size stays
+FIXED = MAPPED | _F_SEAL_WRITE  # what a reader that copies it needs: its content stays, too
 
 
 def create(name: str, size_bytes: int) -> int:
@@ -21,7 +25,7 @@ def create(name: str, size_bytes: int) -> int:
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(descriptor, size_bytes)
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, MAPPED | fcntl.F_SEAL_SEAL)
+        fcntl.fcntl(descriptor, _F_ADD_SEALS, MAPPED | _F_SEAL_SEAL)
     except BaseException:
         os.close(descriptor)
         raise
@@ -35,7 +39,7 @@ def holding(name: str, body: bytes) -> int:
         rest = memoryview(body)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, FIXED | fcntl.F_SEAL_SEAL)
+        fcntl.fcntl(descriptor, _F_ADD_SEALS, FIXED | _F_SEAL_SEAL)
     except BaseException:
         os.close(descriptor)
         raise
@@ -49,7 +53,7 @@ def size_of(descriptor: int, seals: int, most_bytes: int) -> int:
     nothing to the descriptor that could wait for who sent it: a file system of its own may answer when it likes.
     """
     try:
-        found = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+        found = fcntl.fcntl(descriptor, _F_GET_SEALS)
     except OSError:
         raise ValueError("a descriptor that is no memory (memfd)") from None
     if found & seals != seals:
