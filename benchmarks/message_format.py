@@ -130,7 +130,7 @@ def own_start() -> messages.Start:
         inside=[["Hostname", "web-001"], *links, *message["mounts"], execute],
         limits=[["memory", "memory.max", "67108864", False], ["pids", "pids.max", "64", False]],
         mounts=["/srv/site", "/srv/data"], idmap=True, endpoints=[["blue", ["10.10.0.5"]]], links=[[3, "v4711a"]],
-        remove_at_exit=False, start=5, body="",
+        processes=0, remove_at_exit=False, start=5, body="",
     )  # fmt: skip
 
 

@@ -65,7 +65,7 @@ class Program:
         message = messages.Exec(
             id=container.id, execution=self.number, argv=list(argv), user="0",
             environment=["PATH=/usr/bin:/bin", "HOME="], workdir="/", tty=False, detached=False,
-            capabilities=["CHOWN"], script_descriptor=None,
+            capabilities=["CHOWN"], processes=0, script_descriptor=None,
         )  # fmt: skip
         self.connection = self.client.connection()
         self.connection.send(message, [stdin, stdout, stderr])

@@ -21,7 +21,8 @@ from ctlab.runtime.log_ring import LogRing
 
 FACTS: dict[str, Any] = {
     "ready": True, "supervisor": 2, "keeper": 1, "mapping": "", "single_id": False, "cgroup": "none", "controllers": [],
-    "cgroup_reason": "a test's", "cgroup_remedy": "", "runtime_folder": "/nowhere", "cgroup_paths": [],
+    "pids_by": "none", "cgroup_reason": "a test's", "cgroup_remedy": "", "runtime_folder": "/nowhere",
+    "cgroup_paths": [],
 }  # fmt: skip
 DONE = (16).to_bytes(4, "little") + (3).to_bytes(2, "little") + bytes(10)  # the end of a netlink dump
 Answer = tuple[bytes, Sequence[int]]
@@ -87,7 +88,7 @@ class Supervisor:
             messages.Pause: messages.State("paused" if getattr(request, "frozen", False) else "running"),
             messages.Facts: messages.Known("running", None, {"mnt": 5}, 4096, "folder"),
             messages.Top: messages.Table([process]),
-            messages.Costs: messages.Used({"supervisor": {"resident_bytes": 1, "cpu_seconds": 0.5}}),
+            messages.Costs: messages.Used({"supervisor": {"resident_bytes": 1, "cpu_seconds": 0.5}}, {"bytes": 5}),
             messages.Names: messages.Named(["a", "b/"]),
             messages.Kind: messages.Lies("file"),
             messages.Listening: messages.Ports([80]),

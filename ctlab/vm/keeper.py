@@ -188,8 +188,10 @@ class Keeper:
 _STAGES = ("init", "python", "ready")
 _FACTS = {  # of the guest's keeper that are told to the owner; the others are ours
     "ready": bool, "supervisor": int, "mapping": str, "single_id": bool, "cgroup": str, "controllers": list,
-    "cgroup_reason": str, "cgroup_remedy": str,
+    "pids_by": str, "cgroup_reason": str, "cgroup_remedy": str,
 }  # fmt: skip
+
+_WORDS = {"cgroup": ("v1", "v2", "none"), "pids_by": ("cgroup", "rlimit", "none")}
 
 
 def _text(said: dict[str, Any], name: str) -> str:
@@ -207,8 +209,9 @@ def _facts(said: Any) -> dict[str, Any]:
         value = said.get(name)
         if type(value) is not kind or (type(value) is list and not all(type(one) is str for one in value)):
             raise Surprise(f"facts without {name}")
-    if said["cgroup"] not in ("v1", "v2", "none"):
-        raise Surprise(f"cgroups of version {one_line(said['cgroup'])}")
+    for name, words in _WORDS.items():
+        if said[name] not in words:
+            raise Surprise(f"facts whose {name} is {said[name][:20]!a}")
     return {name: one_line(said[name]) if kind is str else said[name] for name, kind in _FACTS.items()}
 
 

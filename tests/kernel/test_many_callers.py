@@ -34,7 +34,8 @@ def leave(container: Any, order: random.Random) -> None:
         messages.CopyOut(container.id, "/etc"),
         messages.Exec(
             container.id, next(_numbers), ["sh", "-c", "echo nobody; exit 99"], tty=False, detached=False, user="0",
-            environment=["PATH=/usr/bin:/bin", "HOME="], workdir="/", capabilities=["CHOWN"], script_descriptor=None,
+            environment=["PATH=/usr/bin:/bin", "HOME="], workdir="/", capabilities=["CHOWN"], processes=0,
+            script_descriptor=None,
         ),
     ]  # fmt: skip
     message = order.choice(asked)

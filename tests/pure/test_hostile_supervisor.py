@@ -109,12 +109,12 @@ def test_events_are_heard_until_then(both: Both) -> None:
 
 
 ANSWERS: dict[str, tuple[bytes, list[int], str]] = {
-    "with descriptors": (b'["Used",{}]', [NULL] * 3, "a Used with 3 descriptors"),
+    "with descriptors": (b'["Used",{},{}]', [NULL] * 3, "a Used with 3 descriptors"),
     "a failure with descriptors": (b'["Failure","BadInput","",0]', [NULL], "a Failure with 1 descriptors"),
     "a failure of no kind": (b'["Failure",["BadInput"],"",0]', [], "a Failure whose kind is no str"),
     "a failure of no errno": (b'["Failure","KernelError","",4000000000]', [], "a failure of errno 4000000000"),
     "another answer": (b'["Ok"]', [], "a message of kind 'Ok'"),
-    "an answer of another shape": (b'["Used",{"a":{"b":"c"}}]', [], "a Used whose processes is no dict"),
+    "an answer of another shape": (b'["Used",{"a":{"b":"c"}},{}]', [], "a Used whose processes is no dict"),
     "a body of 4 GiB": (MARKER, [], "memory of 4294967296 bytes, where 67108864 are the most"),
     "a body that stays away": (MARKER, [], "a message whose body didn't come along"),
     "a million values": (MARKER, [], "a message of more than 1000000 values"),

@@ -208,7 +208,7 @@ def test_words_of_a_boot_that_are_anything() -> None:
     order = random.Random(22)
     facts = {
         "ready": True, "supervisor": 3, "mapping": "", "single_id": False, "cgroup": "v2", "controllers": ["cpu"],
-        "cgroup_reason": "", "cgroup_remedy": "",
+        "pids_by": "cgroup", "cgroup_reason": "", "cgroup_remedy": "",
     }  # fmt: skip
     values: list[Any] = [None, True, -1, 1 << 70, 1e300, "", "x\x1b[2J", [], [[]], {}, "ready", "init"]
     machine = SimpleNamespace(started=0.0, console_tail=lambda: "")
