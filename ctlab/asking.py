@@ -12,6 +12,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from .errors import CtlabError, KernelError
+from .runtime import messages
 
 if TYPE_CHECKING:
     from .lab import Lab
@@ -28,8 +29,14 @@ def ask(lab: Lab, container_id: str | None, question: str) -> list[dict[str, Any
     """
     kind, body = _QUESTIONS[question]
     request = struct.pack("=IHHII", 16 + body, kind, _NLM_F_REQUEST_DUMP, 1, 0) + bytes(body)
-    reply = lab._call({"do": "dump", "id": container_id, "request": request.hex()})
-    return decode(question, bytes.fromhex(reply["reply"]))
+    reply = lab._call(messages.Dump(container_id, request.hex()), messages.Dumped)
+    try:
+        return decode(question, bytes.fromhex(reply.message.reply))
+    except CtlabError:
+        raise
+    except Exception as error:  # the kernel's own messages are whole: somebody else has made these
+        what = f"as the dump of {question} what can't be read ({type(error).__name__})"
+        raise lab._client.end_for(what) from None
 
 
 def decode(question: str, data: bytes) -> list[dict[str, Any]]:

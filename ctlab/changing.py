@@ -11,7 +11,7 @@ from .errors import CtlabError, NameInUse
 from .names import check_name, key
 from .network import Attachment
 from .plan import limits as limits_plan
-from .runtime.client import raise_failure
+from .runtime import messages
 from .starting import name_endpoints
 from .whole import whole
 
@@ -26,8 +26,8 @@ def rename(lab: Lab, container: Container, name: str) -> None:
         if other is not None and other is not container:
             raise NameInUse(f"container '{name}' exists ({other.state})")
         spec = dataclasses.replace(container.spec, name=name)
-        order = {"do": "rename", "id": container.id, "endpoints": name_endpoints(container)}
-        lab._call(order | {"name": name}, undo=[order | {"name": container.name}])
+        order = messages.Rename(container.id, name, name_endpoints(container))
+        lab._call(order, messages.Ok, undo=[order._replace(name=container.name)])
         del lab._containers[key(container.name)]
         container._spec = spec
         lab._containers[key(name)] = container
@@ -57,18 +57,19 @@ def update(lab: Lab, container: Container, wanted: limits_plan.Limits) -> None:
 
 def write_limits(lab: Lab, container: Container, writes: list[Any], undo: list[Any], memory: int | None) -> None:
     back = [list(write) for write in undo]
-    order = {"do": "limits", "id": container.id, "writes": [list(write) for write in writes], "undo": back}
+    order = messages.Limits(container.id, [list(write) for write in writes], back, memory)
     with lab._client.borrow() as connection:
         try:
-            connection.send(order | {"memory_bytes": memory})
-            message = connection.answer().message
+            connection.send(order)
+            answer = connection.receive(messages.Ok, messages.LimitRefusal).message
         except (CtlabError, OSError):
             raise
         except BaseException:
-            connection.send_only([order | {"writes": back}])
+            connection.send_only([order._replace(writes=back, memory_bytes=None)])
             raise
-    if message.get("error") == "LimitRefused" and "usage_bytes" in message:
-        if message["message"] == "usage" and memory is not None:
-            raise limits_plan.below_usage(memory, message["usage_bytes"])
-        raise limits_plan.refused(writes[message["write"]], message["errno"], message["usage_bytes"])
-    raise_failure(message)
+    if isinstance(answer, messages.LimitRefusal):
+        if answer.write < 0 and memory is not None:
+            raise limits_plan.below_usage(memory, answer.usage_bytes or 0)
+        if not 0 <= answer.write < len(writes):
+            raise lab._client.end_for("word of a limit that wasn't to be written")
+        raise limits_plan.refused(writes[answer.write], answer.errno, answer.usage_bytes)

@@ -12,6 +12,7 @@ from .network import Attachment, Network, plan_network
 from .plan import network as network_plan
 from .plan import ops
 from .request import check_exists
+from .runtime import messages
 from .spec import NetworkSpec
 from .starting import attach_message, detach_message, links, name_endpoints
 from .whole import whole
@@ -30,16 +31,16 @@ def create_network(lab: Lab, name: str, exists: str | None, options: dict[str, A
             kept = existing_network(lab, old, spec, options["subnet"] is None, exists)
             if kept is not None:
                 return kept
-        make = {"do": "perform", "operations": ops.encode(network_plan.create(spec))}
-        lab._call(make, undo=[_removal(spec)])
+        make = messages.Perform(ops.encode(network_plan.create(spec)), [])
+        lab._call(make, messages.Ok, undo=[_removal(spec)])
         made = Network(lab, spec, pools)
         lab._networks[key(name)] = made
     return made
 
 
-def _removal(spec: NetworkSpec) -> dict[str, Any]:
+def _removal(spec: NetworkSpec) -> messages.Perform:
     deaf = [text.partition("/")[0] for text in spec.gateways]
-    return {"do": "perform", "operations": ops.encode(network_plan.remove(spec)), "deaf": deaf}
+    return messages.Perform(ops.encode(network_plan.remove(spec)), deaf)
 
 
 def existing_network(lab: Lab, old: Network, spec: Any, any_subnet: bool, exists: str | None) -> Network | None:
@@ -84,13 +85,13 @@ def connect(lab: Lab, net: Network, container: Container, ip: Any, ip6: Any, mac
                 f"container {container.name} has network {container.spec.network_mode}: it can't be connected"
             )
         asked = {"ip": ip, "ip6": ip6, "mac_address": mac}
-        before = {"endpoints": name_endpoints(container), "links": links(container)}
+        before = name_endpoints(container), links(container)
         attachment = creating.attach(lab, container, net.name, 0, asked, {})
         number = next(n for n, e in container._endpoints.items() if e.network == net.name)
         away = network_plan.detach(container._instance, container._endpoints[number])
-        undo = {"do": "detach", "id": container.id, "node_operations": ops.encode(away), "inside": [], **before}
+        undo = messages.Detach(container.id, ops.encode(away), [], *before)
         try:
-            lab._call(attach_message(container, number), undo=[undo])
+            lab._call(attach_message(container, number), messages.Ok, undo=[undo])
         except BaseException:
             attachment.give_back()
             del container._endpoints[number]
@@ -113,7 +114,7 @@ def disconnect(lab: Lab, net: Network, container: Container) -> Container:
         message = detach_message(container, endpoint, lab)
         network.release(net, endpoint)
         try:
-            lab._call(message)
+            lab._call(message, messages.Ok)
         except CtlabError:
             Attachment(net, container.name).take_again(endpoint)
             container._endpoints, container._endpoint_keys[number] = before, endpoint_key
@@ -136,7 +137,7 @@ def remove_network(lab: Lab, net: Network) -> None:
         if lab._networks.pop(key(net.name), None) is None:
             return
         try:
-            lab._call(_removal(net.spec))
+            lab._call(_removal(net.spec), messages.Ok)
         except CtlabError:
             lab._networks[key(net.name)] = net
             raise

@@ -16,6 +16,7 @@ from .execution import Sink
 from .names import key, nearest
 from .plan import limits as limits_plan
 from .request import limits_of
+from .runtime import messages
 from .spec import ContainerSpec, EndpointSpec
 from .words_of_command import split_command
 
@@ -293,8 +294,8 @@ class Container:
     def top(self) -> list[dict[str, Any]]:
         """Its processes: pid (inside), parent, user, state, cpu_seconds, memory_bytes, command."""
         self._alive()
-        found: list[dict[str, Any]] = self.lab._call({"do": "top", "id": self.id})["processes"]
-        return found
+        found = self.lab._call(messages.Top(self.id), messages.Table).message.processes
+        return [dict(zip(process._fields, process, strict=True)) for process in found]
 
     def inspect(self) -> dict[str, Any]:
         """Everything known of it, as plain values."""
@@ -322,11 +323,11 @@ class Container:
         return Commands(self.lab._explain(self))
 
     # -- kept by the lab ------------------------------------------------------------------------------
-    def _exited(self, message: Mapping[str, Any]) -> None:
-        if self._state in ("exited", "removed") or message["start"] != self._instance:
+    def _exited(self, told: messages.Exit | messages.Exited) -> None:
+        if self._state in ("exited", "removed") or told.start != self._instance:
             return  # told already, or of an earlier start
-        self._returncode = message["returncode"]
-        self._oom_killed = bool(message["oom_killed"])
+        self._returncode = told.returncode
+        self._oom_killed = told.oom_killed
         self._pid = None
         self.finished_at = time.time()
         self._state = "exited"

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from .errors import BadInput, CtlabError, KernelError, NotFound, describe
 from .receiving import receive
-from .runtime import tar
+from .runtime import messages, tar
 from .runtime.pack import Packer
 
 if TYPE_CHECKING:
@@ -29,21 +29,25 @@ _BUFFER_BYTES = 1 << 18
 
 
 def _exchange(
-    container: Container, verb: str, path: str, work: Callable[[IO[bytes]], Any], read: bool
-) -> tuple[Any, dict[str, Any]]:
-    """Call `verb` with one end of a pipe while `work(file)` uses the other; what `work` returned, and the answer."""
+    container: Container, request: messages.CopyIn | messages.CopyOut, work: Callable[[IO[bytes]], Any]
+) -> tuple[Any, messages.Copied]:
+    """Send `request` with one end of a pipe while `work(file)` uses the other; what `work` returned, and the answer."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
+    read = isinstance(request, messages.CopyOut)
     try:
         fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     except OSError:
         pass  # the user has too many large ones: it works with a small one too
     ours, theirs, mode = (reading, writing, "rb") if read else (writing, reading, "wb")
-    answers: list[dict[str, Any]] = []
+    answers: list[messages.Copied] = []
     failed: list[BaseException] = []
 
     def ask() -> None:
         try:
-            answers.append(container.lab._call({"do": verb, "id": container.id, "path": path}, [theirs]).message)
+            if isinstance(request, messages.CopyOut):
+                answers.append(container.lab._call(request, messages.Copied, [theirs]).message)
+            else:
+                container.lab._call(request, messages.Ok, [theirs])
         except BaseException as error:
             failed.append(error)
         finally:
@@ -67,7 +71,7 @@ def _exchange(
         raise KernelError(f"cp: {describe(trouble)}", trouble.errno or 0) from trouble
     if trouble is not None:
         raise trouble
-    return result, answers[0]
+    return result, answers[0] if answers else messages.Copied([], 0)
 
 
 def copy_out(container: Container, source: str, destination: str | os.PathLike[str]) -> Path:
@@ -84,7 +88,7 @@ def copy_out(container: Container, source: str, destination: str | os.PathLike[s
     try:
         if not target.parent.exists():
             raise NotFound(f"cp: the folder {target.parent} does not exist (ENOENT)")
-        (place, left_out), answer = _exchange(container, "copy_out", source, unpack, read=True)
+        (place, left_out), answer = _exchange(container, messages.CopyOut(container.id, source), unpack)
     except KernelError as error:
         raise _explained(error, f"{container.name}:{source}") from None
     _say_left_out(container, f"{container.name}:{source}", answer, left_out)
@@ -92,15 +96,13 @@ def copy_out(container: Container, source: str, destination: str | os.PathLike[s
     return found
 
 
-def _say_left_out(container: Container, source: str, answer: dict[str, Any], here: list[str]) -> None:
+def _say_left_out(container: Container, source: str, answer: messages.Copied, here: list[str]) -> None:
     """Name what isn't in the copy. The answer may come from a stranger, like the files."""
-    told, count = answer.get("skipped"), answer.get("skipped_count")
-    pairs = [pair for pair in told if type(pair) is list and len(pair) == 2] if type(told) is list else []
-    names = [f"{_plain(name)} ({_plain(why)})" for name, why in pairs]
+    names = [f"{_plain(pair[0])} ({_plain(pair[1])})" for pair in answer.skipped if len(pair) == 2]
     names += [_plain(name) for name in here]
     if not names:
         return
-    more = (count if type(count) is int else 0) + len(here) - len(names[:8])
+    more = answer.skipped_count + len(here) - len(names[:8])
     container.lab.say(f"cp: left out of {source}: {', '.join(names[:8])}{f' and {more} more' if more > 0 else ''}")
 
 
@@ -148,7 +150,7 @@ def copy_in(container: Container, source: str | os.PathLike[str], destination: s
         return Packer(file.write, as_root=True).pack(top, os.fsencode(name) or b"root")
 
     packed = _put(container, folder, pack)
-    _say_left_out(container, str(path), packed, [])
+    _say_left_out(container, str(path), messages.Copied(packed["skipped"], packed["skipped_count"]), [])
     return f"{container.name}:{os.path.join(folder, name)}"
 
 
@@ -185,17 +187,15 @@ def write(container: Container, path: str, content: bytes, mode: int) -> str:
 
 def names(container: Container, folder: str) -> list[str]:
     """The names in a folder of the container, folders with a slash at the end; none if it isn't one."""
-    found: list[str] = container.lab._call({"do": "names", "id": container.id, "path": folder})["names"]
-    return found
+    return container.lab._call(messages.Names(container.id, folder), messages.Named).message.names
 
 
 def _put(container: Container, folder: str, pack: Callable[[IO[bytes]], Any]) -> Any:
     try:
-        return _exchange(container, "copy_in", folder, pack, read=False)[0]
+        return _exchange(container, messages.CopyIn(container.id, folder), pack)[0]
     except KernelError as error:
         raise _explained(error, f"{container.name}:{folder}") from None
 
 
 def _is_folder(container: Container, path: str) -> bool:
-    answer = container.lab._call({"do": "kind", "id": container.id, "path": path})
-    return bool(answer["kind"] == "folder")
+    return container.lab._call(messages.Kind(container.id, path), messages.Lies).message.kind == "folder"

@@ -24,7 +24,7 @@ from .names import auto_names, expand_pattern, key
 from .network import Attachment, Network
 from .plan import limits as limits_plan
 from .request import check_exists, container_spec, several
-from .runtime.client import Reply
+from .runtime import messages, packets
 from .spec import ContainerSpec
 from .starting import start_message
 from .whole import Deferred, whole
@@ -111,16 +111,16 @@ def _make(
             wanted = before.get(spec.name, {})
             for position, network_name in enumerate(spec.networks):
                 attachments.append(attach(lab, container, network_name, position, addresses, wanted))
-        messages = [order(lab, container, image) for container in made]
+        orders = [order(lab, container, image) for container in made]
         announce(lab, made)
-        replies = start_all(lab, made, messages)
+        pids = start_all(lab, made, orders)
         deferred.check()
     except BaseException:
         try:
             for container in made:
                 if not lab.gone:
                     with contextlib.suppress(CtlabError):  # interrupted, it may have started after all
-                        lab._call({"do": "remove", "id": container.id})
+                        lab._call(messages.Remove(container.id), messages.Ok)
         finally:
             for attachment in attachments:
                 attachment.give_back()
@@ -132,8 +132,8 @@ def _make(
         if new_network is not None and not new_network.containers and not lab.gone:
             new_network.remove()
         raise
-    for container, reply in zip(made, replies, strict=True):
-        started(lab, container, reply)
+    for container, pid in zip(made, pids, strict=True):
+        started(lab, container, pid)
     return made
 
 
@@ -144,45 +144,48 @@ def announce(lab: Lab, made: list[Container]) -> None:
         lab._names[container._number] = container.name
 
 
-def start_all(lab: Lab, made: list[Container], messages: list[dict[str, Any]]) -> list[Reply | None]:
+def start_all(lab: Lab, made: list[Container], orders: list[messages.Start]) -> list[int]:
+    """Their pids, as this process sees them; 0 for one that has ended already."""
+    undo = [messages.Remove(container.id) for container in made]
     if len(made) == 1:
-        return [call_start(lab, made[0], messages[0], undo={"do": "remove", "id": made[0].id})]
-    undo = [{"do": "remove", "id": container.id} for container in made]
+        return [call_start(lab, made[0], orders[0], undo[0])]
     try:
-        lab._client.allow([path for message in messages for path in message["mounts"]])
-        reply = lab._call({"do": "start_many", "starts": messages}, undo=undo)
+        lab._client.allow([path for one in orders for path in one.mounts])
+        lab._call(messages.StartMany(orders), messages.Ok, undo=undo)
     except CtlabError as error:
         raise type(error)(f"of {len(made)} containers none was left running: {error}") from None
-    return replies_of_batch(lab, made, reply)
+    return pids_of_batch(lab, made)
 
 
 _PIDFDS_AT_ONCE = 200  # a message carries 253 descriptors at most (SCM_MAX_FD)
 
 
-def replies_of_batch(lab: Lab, made: list[Container], reply: Reply) -> list[Reply | None]:
-    """The answer of a batch for each container, with its pid as it is numbered here (None: it has ended already).
-
-    Out of a VM no descriptor comes: there the answer has the pids themselves, as the guest numbers them.
-    """
+def pids_of_batch(lab: Lab, made: list[Container]) -> list[int]:
+    """Out of a VM no descriptor comes: there the answer has the pids themselves, as the guest numbers them."""
     pids: dict[str, int] = {}
     for first in range(0, len(made), _PIDFDS_AT_ONCE):
         ids = [container.id for container in made[first : first + _PIDFDS_AT_ONCE]]
-        answer = lab._call({"do": "pidfds", "ids": ids})
-        if "pids" in answer.message:
-            pids |= answer["pids"]
-            continue
-        for container_id, descriptor in zip(answer["ids"], answer.descriptors, strict=True):
-            with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
-                pids[container_id] = next((int(line.split()[1]) for line in file if line.startswith("Pid:")), 0)
-            os.close(descriptor)
-    return [Reply(reply.message, [], max(0, pids.get(container.id, 0))) for container in made]
+        reply = lab._call(messages.FirstProcesses(ids), messages.Firsts)
+        found = reply.message.pids if lab._client.in_vm else [_pid(pidfd) for pidfd in reply.descriptors]
+        packets.discard(reply.descriptors)
+        if len(found) != len(reply.message.ids):
+            raise lab._client.end_for(f"{len(found)} first processes of {len(reply.message.ids)} containers")
+        pids.update(zip(reply.message.ids, found, strict=True))
+    return [max(0, pids.get(container.id, 0)) for container in made]
 
 
-def call_start(lab: Lab, container: Container, message: dict[str, Any], undo: dict[str, Any]) -> Reply:
+def _pid(pidfd: int) -> int:
+    """The process that it stands for, as it is numbered here; 0 for anything else."""
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii", errors="replace") as file:
+        numbers = [line.split()[1] for line in file if line.startswith("Pid:\t")]
+    return int(numbers[0]) if numbers and numbers[0].isdigit() else 0
+
+
+def call_start(lab: Lab, container: Container, message: messages.Start, undo: messages.Remove | messages.Signal) -> int:
     descriptors = [body_descriptor(container._body[1])] if container._body else []
-    lab._client.allow(message["mounts"])
+    lab._client.allow(message.mounts)
     try:
-        return lab._call(message, descriptors, undo=[undo])
+        return lab._call(message, messages.Running, descriptors, undo=[undo]).process
     except LimitRefused as error:
         parts = str(error).split("\t")
         if len(parts) == 3:
@@ -195,8 +198,8 @@ def call_start(lab: Lab, container: Container, message: dict[str, Any], undo: di
             os.close(descriptor)
 
 
-def started(lab: Lab, container: Container, reply: Reply | None) -> None:
-    container._pid = (reply.process or None) if reply is not None else None
+def started(lab: Lab, container: Container, pid: int) -> None:
+    container._pid = pid or None
     container.started_at = time.time()
     if container._state == "created":
         container._state = "running"
@@ -265,11 +268,11 @@ def find_image(lab: Lab, text: str, command: tuple[str, ...]) -> reference.Refer
         if image.kind == "folder":
             path = engines.guest_path(lab, image.path)
             lab._client.allow([path])
-            lab._call({"do": "image", "key": image.key, "kind": "folder", "path": path})
+            lab._call(messages.Image(image.key, "folder", path), messages.Ok)
         else:
             descriptor = os.open(image.path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                lab._call({"do": "image", "key": image.key, "kind": "archive"}, [descriptor])
+                lab._call(messages.Image(image.key, "archive", ""), messages.Ok, [descriptor])
             finally:
                 os.close(descriptor)
         lab._images.add(image.key)
@@ -299,7 +302,7 @@ def prepared_limits(lab: Lab) -> list[list[Any]]:
     return [list(write) for write in limits_plan.plan(limits_plan.prepared(facts["controllers"]), facts["cgroup"])]
 
 
-def order(lab: Lab, container: Container, image: reference.Reference) -> dict[str, Any]:
+def order(lab: Lab, container: Container, image: reference.Reference) -> messages.Start:
     container._instance = next(_numbers_of_starts)
     return start_message(container, image, lab._top, lab._client.facts["cgroup"])
 
@@ -315,13 +318,13 @@ def start(lab: Lab, container: Container) -> None:
             before = container._state, container._returncode, container._oom_killed
             container._state, container._returncode, container._oom_killed = "created", None, False
             message = order(lab, container, image)
-            undo = {"do": "signal", "id": container.id, "signal": 9}
+            undo = messages.Signal(container.id, 9, only_if_seen=False)
             try:
-                reply = call_start(lab, container, message, undo)
+                pid = call_start(lab, container, message, undo)
             except BaseException:
                 container._state, container._returncode, container._oom_killed = before
                 raise
-            started(lab, container, reply)
+            started(lab, container, pid)
 
 
 @functools.cache

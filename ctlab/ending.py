@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from . import network, sampled_names
 from .errors import CtlabError, NotFound, StateError, TimedOut
 from .names import key, parse_signal
+from .runtime import messages
 from .runtime.client import readable
 from .whole import whole
 
@@ -25,8 +26,8 @@ def stop(container: Container, timeout: float | None) -> None:
     lab = container.lab
     number = parse_signal(container.spec.stop_signal)
     try:
-        seen = lab._call({"do": "signal", "id": container.id, "signal": number, "only_if_seen": True})["seen"]
-        if seen:
+        ask = messages.Signal(container.id, number, only_if_seen=True)
+        if lab._call(ask, messages.Seen).message.seen:
             grace = container.spec.stop_timeout_seconds if timeout is None else timeout
             with contextlib.suppress(TimeoutError):
                 container.wait(grace)
@@ -36,7 +37,7 @@ def stop(container: Container, timeout: float | None) -> None:
                 f"{container.name}: its first process doesn't catch {container.spec.stop_signal}, and PID 1 of a "
                 "namespace never sees a signal that it doesn't catch: killed at once"
             )
-        lab._call({"do": "signal", "id": container.id, "signal": 9})
+        lab._call(messages.Signal(container.id, 9, only_if_seen=False), messages.Seen)
     except StateError:  # it has ended meanwhile
         if lab.gone:
             raise
@@ -46,8 +47,8 @@ def stop(container: Container, timeout: float | None) -> None:
 def kill(container: Container, signal: str | int) -> None:
     """A signal to the first process; returns after SIGKILL when it has ended."""
     number = parse_signal(signal)
-    reply = container.lab._call({"do": "signal", "id": container.id, "signal": number})
-    if not reply["seen"]:
+    order = messages.Signal(container.id, number, only_if_seen=False)
+    if not container.lab._call(order, messages.Seen).message.seen:
         container.lab.say(
             f"{container.name}: its first process doesn't catch {signal}; as PID 1 of its namespace it never sees it"
         )
@@ -58,9 +59,11 @@ def kill(container: Container, signal: str | int) -> None:
 def freeze(container: Container, frozen: bool) -> None:
     """Pause all its processes, or let them go on."""
     lab = container.lab
-    order = {"do": "pause", "id": container.id}
+    order = messages.Pause(container.id, frozen)
     with whole(lab):
-        state = lab._call(order | {"frozen": frozen}, undo=[order | {"frozen": not frozen}])["state"]
+        state = lab._call(order, messages.State, undo=[order._replace(frozen=not frozen)]).message.state
+        if state not in ("running", "paused"):
+            raise lab._client.end_for("word of a container in no state that there is")
         if container._state in ("running", "paused"):  # not ended meanwhile
             container._state = state
 
@@ -72,10 +75,10 @@ def wait(container: Container, timeout: float | None) -> int:
     container._alive()
     try:
         with container.lab._client.borrow() as connection:
-            connection.send({"do": "wait", "id": container.id})
+            connection.send(messages.Wait(container.id))
             if timeout is not None and not readable(timeout, connection.socket.fileno()):
                 raise TimedOut(f"container {container.name} still runs after {timeout:g} s")
-            reply = connection.receive()
+            reply = connection.receive(messages.Exit)
     except NotFound:  # removed when it ended, just now: what tells of the end is heard on another thread
         until = time.monotonic() + _HEARD_SECONDS
         while container._returncode is None and not container.lab.gone and time.monotonic() < until:
@@ -83,8 +86,11 @@ def wait(container: Container, timeout: float | None) -> int:
         if container._returncode is not None:
             return container._returncode
         raise
-    container._exited(reply.message)
-    return int(reply["returncode"])
+    told = reply.message
+    if told.returncode is None:
+        raise StateError(f"container {container.name} ended before its program ran")
+    container._exited(told)
+    return told.returncode
 
 
 def remove(lab: Lab, container: Container, gone: str) -> None:
@@ -94,7 +100,7 @@ def remove(lab: Lab, container: Container, gone: str) -> None:
             return
         try:
             with contextlib.suppress(NotFound):
-                lab._call({"do": "remove", "id": container.id})
+                lab._call(messages.Remove(container.id), messages.Ok)
         except CtlabError:
             raise
         except BaseException:  # an interrupt that waited long enough: the supervisor has the order

@@ -31,6 +31,15 @@ def describe_bug(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())} ({where})"
 
 
+def one_line(text: str, most: int = 2000) -> str:
+    """Text that somebody else has made, as part of a line: nothing in it steers a terminal, breaks the line or is long.
+
+    Tabs stay, bytes that were no text go.
+    """
+    shown = "".join(sign if sign.isprintable() or sign == "\t" else " " for sign in text[:most])
+    return shown.rstrip() + (" …" if len(text) > most else "")
+
+
 class CtlabError(Exception):
     """Anything that ctlab refuses or that failed in an expected way; the text is one line."""
 

@@ -34,9 +34,9 @@ def execute(
 ) -> Completed | Process:
     """Run `argv`, or a script that /bin/sh reads from a descriptor of its own. `options`: see `_settings`."""
     settings = _settings(container, tty=tty, **options)
+    settings["script_descriptor"] = None if script is None else SCRIPT_DESCRIPTOR
     if script is not None:
         argv = ["/bin/sh", f"/dev/fd/{SCRIPT_DESCRIPTOR}"]
-        settings["script_descriptor"] = SCRIPT_DESCRIPTOR
     execution = Execution(container, argv, settings)
     container._alive()
     if container.state == "created":

@@ -6,6 +6,7 @@ import codecs
 import itertools
 import os
 import select
+import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +16,8 @@ from .completed import Completed
 from .errors import CtlabError, LabGone, TimedOut
 from .interrupts import Interrupts
 from .names import parse_signal
-from .runtime.client import Connection, Reply
+from .runtime import messages, packets
+from .runtime.client import Connection
 
 if TYPE_CHECKING:
     from .container import Container
@@ -39,11 +41,11 @@ class Execution:
         self._ended = threading.Event()
         self._answered = False  # nothing is to come any more on the connection
 
-    def _message(self, *, tty: bool, detached: bool) -> dict[str, Any]:
-        return {
-            "do": "exec", "id": self._container.id, "execution": self.number, "argv": list(self.command),
-            "tty": tty, "detached": detached, **self._options,
-        }  # fmt: skip
+    def _message(self, *, tty: bool, detached: bool) -> messages.Exec:
+        return messages.Exec(
+            id=self._container.id, execution=self.number, argv=list(self.command), tty=tty, detached=detached,
+            **self._options,
+        )  # fmt: skip
 
     def run(self, stdin: bytes | None, *, tty: bool, sink: Sink | None, extra: Sequence[int] = ()) -> Completed:
         """Run to the end.
@@ -59,7 +61,7 @@ class Execution:
         try:
             connection.send(self._message(tty=tty, detached=False), [*pipes.theirs, *extra])
             pipes.close_theirs()
-            reply = self._communicate(connection, pipes, sink)
+            reply = self._communicate(connection, pipes, sink, tty=tty)
         except LabGone:
             self._answered = False
             raise
@@ -70,7 +72,7 @@ class Execution:
                 client.give_back(connection)
             else:
                 connection.close()
-        self.returncode = int(reply["returncode"])
+        self.returncode = reply.returncode
         return Completed(
             self.returncode,
             pipes.text(1),
@@ -81,14 +83,15 @@ class Execution:
             pipes.dropped_bytes,
         )
 
-    def _communicate(self, connection: Connection, pipes: _Pipes, sink: Sink | None) -> Reply:
+    def _communicate(self, connection: Connection, pipes: _Pipes, sink: Sink | None, *, tty: bool) -> messages.Ended:
         poll = select.poll()
         poll.register(connection.socket, select.POLLIN)
         for descriptor in pipes.readable:
             poll.register(descriptor, select.POLLIN)
         if pipes.writable >= 0:
             poll.register(pipes.writable, select.POLLOUT)
-        reply: Reply | None = None
+        kinds = (messages.Begun, messages.Ended) if tty else (messages.Ended,)
+        reply: messages.Ended | None = None
         with Interrupts(self.signal) as interrupts:
             poll.register(interrupts, select.POLLIN)
             while reply is None or pipes.readable:
@@ -104,15 +107,17 @@ class Execution:
                         continue
                     if descriptor == connection.socket.fileno():
                         try:
-                            answer = connection.receive()
+                            answer = connection.receive(*kinds)
                         except CtlabError:
                             self._answered = True
                             raise
-                        if "started" in answer.message:
-                            for master in pipes.adopt(answer.descriptors):
+                        if isinstance(answer.message, messages.Begun):
+                            kinds = (messages.Ended,)
+                            for master in self._terminals(answer.descriptors):
+                                pipes.adopt(master)
                                 poll.register(master, select.POLLIN)
                         else:
-                            reply = answer
+                            reply = answer.message
                             self._answered = True
                             poll.unregister(connection.socket)
                     elif descriptor == pipes.writable:
@@ -125,13 +130,26 @@ class Execution:
             interrupts.reraise()
         return reply
 
+    def _terminals(self, descriptors: list[int]) -> list[int]:
+        """The masters (out of a VM: pipes) of its standard output and error, if that is what they are. Raises LabGone.
+
+        The inside has them too: whatever it reads or sets meanwhile, nobody here waits for it in a read.
+        """
+        if len(descriptors) != 2 or not all(map(_is_stream, descriptors)):
+            packets.discard(descriptors)
+            raise self._container.lab._client.end_for("as terminals what are none")
+        return descriptors
+
     def start(self, descriptors: Sequence[int] = ()) -> None:
         """Start it and go on; its output is dropped. `descriptors`: its stdin (/dev/null without), and what else."""
         lab = self._container.lab
         lab._executions[self.number] = self
         try:
-            undo = {"do": "signal_execution", "execution": self.number, "signal": 9}
-            lab._call(self._message(tty=False, detached=True), descriptors, undo=[undo])
+            undo = messages.SignalExecution(self.number, 9)
+            reply = lab._call(self._message(tty=False, detached=True), messages.Begun, descriptors, undo=[undo])
+            if reply.descriptors:
+                packets.discard(reply.descriptors)
+                raise lab._client.end_for("terminals that nobody asked for")
         except BaseException:
             lab._executions.pop(self.number, None)
             raise
@@ -151,7 +169,16 @@ class Execution:
 
     def signal(self, signal: str | int) -> None:
         """Send it a signal."""
-        self._container.lab._call({"do": "signal_execution", "execution": self.number, "signal": parse_signal(signal)})
+        self._container.lab._call(messages.SignalExecution(self.number, parse_signal(signal)), messages.Ok)
+
+
+def _is_stream(descriptor: int) -> bool:
+    """Whether it is a terminal or a pipe, of which no read waits from now on."""
+    try:
+        os.set_blocking(descriptor, False)
+        return stat.S_ISFIFO(os.fstat(descriptor).st_mode) or os.isatty(descriptor)
+    except OSError:
+        return False
 
 
 class Kept:
@@ -206,11 +233,9 @@ class _Pipes:
     def readable(self) -> list[int]:
         return list(self._stream)
 
-    def adopt(self, masters: list[int]) -> list[int]:
-        """Terminals instead of pipes."""
-        for stream, master in enumerate(masters, 1):
-            self._stream[master] = stream
-        return masters
+    def adopt(self, master: int) -> None:
+        """A terminal instead of a pipe: of stdout first, then of stderr."""
+        self._stream[master] = len(self._stream) + 1
 
     def close_theirs(self) -> None:
         for descriptor in self.theirs:
@@ -237,6 +262,8 @@ class _Pipes:
         """Read some output; False at the end."""
         try:
             data = os.read(descriptor, _CHUNK)
+        except BlockingIOError:
+            return True  # somebody else has read it
         except OSError:  # EIO: a terminal without a program
             data = b""
         stream = self._stream[descriptor]

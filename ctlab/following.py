@@ -10,6 +10,7 @@ from .completed import Completed
 from .execution import Kept, Sink
 from .interrupts import Interrupts
 from .names import parse_signal
+from .runtime import messages
 from .runtime.client import readable_of
 
 if TYPE_CHECKING:
@@ -44,34 +45,34 @@ def stream_until_end(container: Container, sink: Sink) -> Completed:
 
     def send(name: str) -> None:
         number = parse_signal(name)
-        reply = container.lab._call({"do": "signal", "id": container.id, "signal": number})
-        if not reply["seen"]:
-            container.lab._call({"do": "signal", "id": container.id, "signal": 9})
+        order = messages.Signal(container.id, number, only_if_seen=False)
+        if not container.lab._call(order, messages.Seen).message.seen:
+            container.lab._call(order._replace(signal=9), messages.Seen)
 
-    reply = None
+    told: messages.Exit | None = None
     seen = Kept(sink)
     with container.lab._client.borrow() as connection:
-        connection.send({"do": "wait", "id": container.id})
+        connection.send(messages.Wait(container.id))
         with output.Follower(container) as follower, Interrupts(send) as interrupts:
             while True:
                 interrupts.step()
                 going_on = follower.read(seen)
-                if reply is not None and not going_on:
+                if told is not None and not going_on:
                     break
                 wait_seconds = interrupts.timeout_seconds()
                 watched = [follower.fileno(), interrupts.fileno()]
-                if reply is None:
+                if told is None:
                     watched.append(connection.socket.fileno())
                 else:
                     wait_seconds = _LAST_OUTPUT_SECONDS
                 ready = readable_of(wait_seconds, watched)
-                if reply is not None and not ready:
+                if told is not None and not ready:
                     break
                 if connection.socket.fileno() in ready:
-                    reply = connection.receive()
-            container._exited(reply.message)
+                    told = connection.receive(messages.Exit).message
+            container._exited(told)
             interrupts.reraise()
-    return _completed(container, int(reply["returncode"]), seen.text(1), seen.text(2),
+    return _completed(container, -1 if told.returncode is None else told.returncode, seen.text(1), seen.text(2),
                       seen.dropped_bytes + follower.missed_bytes)  # fmt: skip
 
 

@@ -2,45 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import ending
+from .errors import one_line
+from .runtime import messages
 
 if TYPE_CHECKING:
     from .lab import Lab
+    from .runtime.client import Event
 
 
-def hear(lab: Lab, event: dict[str, Any]) -> None:
-    """One event, on the thread that hears them."""
-    kind = event["event"]
-    if kind == "execution-ended":
-        execution = lab._executions.pop(event["execution"], None)
+def hear(lab: Lab, event: Event) -> None:
+    """One event, on the thread that hears them. Its texts are the inside's: no more than a line of each is kept."""
+    if isinstance(event, messages.ExecutionEnded):
+        execution = lab._executions.pop(event.execution, None)
         if execution is not None:
-            execution.ended(event["returncode"])
-    elif kind == "exited":
+            execution.ended(event.returncode)
+    elif isinstance(event, messages.Exited):
         _exited(lab, event)
-    elif kind == "note":
-        lab._note(event["text"])
-    elif kind == "sampler-error":
-        lab._doubt(f"the lab's sampler failed, and counters may be missing: {event['message']}")
-    elif kind == "helper-died":
-        text = f"the lab's {event['helper']} died (status {event['status']})"
-        if event["helper"] == "sampler":
+    elif isinstance(event, messages.Note):
+        lab._note(one_line(event.text))
+    elif isinstance(event, messages.SamplerError):
+        lab._doubt(f"the lab's sampler failed, and counters may be missing: {one_line(event.message)}")
+    elif isinstance(event, messages.HelperDied):
+        text = f"the lab's {one_line(event.helper, 40)} died (status {event.status})"
+        if event.helper == "sampler":
             lab._doubt(f"{text}: there are no newer counters")
         else:
             lab._note(text)
         lab._changed()
-    elif kind == "gone":
-        if event.get("why"):
-            said, *console = event["why"].splitlines()
+    elif isinstance(event, messages.Gone):
+        if event.why:
+            said, *console = event.why.splitlines()
             lab._note(f"lab '{lab.name}' died: {said} {' | '.join(console)}".rstrip())
         while lab._executions:
             lab._executions.popitem()[1].ended(None)
         lab._changed()
 
 
-def _exited(lab: Lab, event: dict[str, Any]) -> None:
-    container = next((c for c in list(lab._containers.values()) if c.id == event["id"]), None)
+def _exited(lab: Lab, event: messages.Exited) -> None:
+    container = next((c for c in list(lab._containers.values()) if c.id == event.id), None)
     if container is None:
         return
     container._exited(event)

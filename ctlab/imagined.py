@@ -131,7 +131,7 @@ def explain_disconnect(net: Network, container: Container) -> Commands:
     message = detach_message(copied, copied._endpoints.pop(number), paper)
     from .plan import ops
 
-    in_node, inside = ops.decode(message["node_operations"]), ops.decode(message["inside"])
+    in_node, inside = ops.decode(message.node_operations), ops.decode(message.inside)
     return _commands([*in_vm(paper), *detach_commands(copied.name, in_node, inside)])
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from . import engines, filters
 from .errors import CtlabError
 from .kernel.capabilities import DEFAULT
+from .runtime import messages
 
 if TYPE_CHECKING:
     from .container import Container
@@ -20,11 +21,11 @@ def _when(seconds: float | None) -> str | None:
 
 def inspect_container(container: Container) -> dict[str, Any]:
     """What was asked for, what the lab chose, what the kernel says now."""
-    facts: dict[str, Any] = {}
+    known = None
     try:
-        facts = container.lab._call({"do": "facts", "id": container.id}).message
+        known = container.lab._call(messages.Facts(container.id), messages.Known).message
     except CtlabError:
-        facts = {}  # it has just gone: what was known of it still is
+        pass  # it has just gone: what was known of it still is
     spec = container.spec
     limits = {k: v for k, v in dataclasses.asdict(spec.limits).items() if v is not None and k != "pids_default"}
     return {
@@ -41,14 +42,14 @@ def inspect_container(container: Container) -> dict[str, Any]:
         "user": spec.user,
         "hostname": spec.hostname,
         "limits": limits,
-        "memory_usage_bytes": facts.get("memory_usage_bytes"),
+        "memory_usage_bytes": None if known is None else known.memory_usage_bytes,
         "network_mode": spec.network_mode,
         "endpoints": [dataclasses.asdict(e) | {"addresses": list(e.addresses)} for e in container.endpoints],
         "mounts": [dataclasses.asdict(m) for m in spec.mounts],
         "capabilities": list(DEFAULT if spec.capabilities is None else spec.capabilities),
         "no_new_privileges": True,
         "seccomp": filters.describe(spec, engines.kernel_release(container.lab)),
-        "namespaces": facts.get("namespaces", {}),
+        "namespaces": {} if known is None else known.namespaces,
         "labels": dict(spec.labels),
         "created_at": _when(container.created_at),
         "started_at": _when(container.started_at),

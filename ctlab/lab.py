@@ -21,7 +21,8 @@ from .network import Network
 from .plan import network as network_plan
 from .plan import ops, rootfs
 from .request import KEYWORDS, check_body, unknown_keyword
-from .runtime.client import Reply
+from .runtime import messages
+from .runtime.client import Reply, Request, T
 from .words_of_command import split_command
 
 if TYPE_CHECKING:
@@ -94,14 +95,10 @@ class Lab:
             self._top = rootfs_top()
             self._client.listen(lambda event: hear(self, event))
             operations = [*network_plan.node()]
-            self._call({"do": "perform", "operations": ops.encode(operations)})
+            self._call(messages.Perform(ops.encode(operations), []), messages.Ok)
             slot = ops.encode(rootfs.prepare("system", self._top))
-            self._call(
-                {
-                    "do": "configure", "operations": slot, "limits": creating.prepared_limits(self), "slots": SLOTS,
-                    "filter": filters.of_lab(),
-                }
-            )  # fmt: skip
+            limits = creating.prepared_limits(self)
+            self._call(messages.Configure(slot, limits, SLOTS, filters.of_lab()), messages.Ok)
             labs.add(self)
         except BaseException:  # interrupted: nobody has a handle of it yet, so nobody else could stop it
             self._client.stop()
@@ -254,9 +251,9 @@ class Lab:
             raise self._client._gone_error()
 
     def _call(
-        self, message: dict[str, Any], descriptors: Sequence[int] = (), undo: Sequence[dict[str, Any]] = ()
-    ) -> Reply:
-        return self._client.call(message, descriptors, undo)
+        self, request: Request, kind: type[T], descriptors: Sequence[int] = (), undo: Sequence[Request] = ()
+    ) -> Reply[T]:
+        return self._client.call(request, kind, descriptors, undo)
 
     def say(self, line: str) -> None:
         """A line for the person: kept, and printed where somebody reads along."""
@@ -270,7 +267,7 @@ class Lab:
 
     def _doubt(self, line: str) -> None:
         """A note on the counters, which is also said with the next frame."""
-        if line not in self._doubts:
+        if line not in self._doubts and len(self._doubts) < NOTES_KEPT:
             self._doubts.append(line)
             self._note(line)
 
@@ -349,14 +346,14 @@ class Lab:
         """The lab in plain values: name, containers, networks, ids, cgroup, what is left of its storage, its costs."""
         facts = self._client.facts
         vm = engines.vm_facts(self)
-        costs = self._call({"do": "costs"})
+        costs = self._call(messages.Costs(), messages.Used).message
         return {
             "name": self.name, "id": self._client.id, "engine": self.engine, **({"vm": vm} if vm is not None else {}),
             "containers": len(self._containers),
             "running": sum(c.state == "running" for c in self._containers.values()), "networks": len(self._networks),
             "ids": facts["mapping"], "cgroup": facts["cgroup"], "limits": facts["controllers"],
             "cgroup_reason": facts["cgroup_reason"], "pids_limit": opening.pids_words(facts["pids_by"]),
-            "storage": costs["storage"], "interval_seconds": self.interval_seconds, "processes": costs["processes"],
+            "storage": costs.storage, "interval_seconds": self.interval_seconds, "processes": costs.processes,
         }  # fmt: skip
 
     def close_views(self) -> None:

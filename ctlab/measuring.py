@@ -6,22 +6,40 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .errors import BadInput, StateError, TimedOut
+from .runtime import messages, packets
 
 if TYPE_CHECKING:
     import pandas
 
     from .container import Container
     from .lab import Lab
+    from .metrics.ring import Ring
 
 
 def _rings(lab: Lab) -> Any:
     """The mapped rings (containers, endpoints); they stay readable when the lab is gone."""
     if lab._rings is None:
-        from .metrics.ring import Ring
-
-        reply = lab._call({"do": "rings"})
-        lab._rings = tuple(Ring.attach(descriptor) for descriptor in reply.descriptors)
+        lab._rings = attached(lab)
     return lab._rings
+
+
+def attached(lab: Lab) -> tuple[Ring, Ring]:
+    """The rings, mapped anew. Raises LabGone for what is none."""
+    from .metrics.columns import CONTAINERS_SCHEMA, ENDPOINTS_SCHEMA
+    from .metrics.ring import Ring
+
+    found: list[Ring] = []
+    descriptors = lab._call(messages.Rings(), messages.Counters).descriptors
+    with lab._client.doubting("the rings of counters"):
+        try:
+            for schema in (CONTAINERS_SCHEMA, ENDPOINTS_SCHEMA):
+                found.append(Ring.attach(descriptors[0], schema))
+                del descriptors[0]
+        except ValueError:
+            packets.discard(descriptors)
+            raise
+    containers, endpoints = found
+    return containers, endpoints
 
 
 def stats(
@@ -47,7 +65,7 @@ def wait_for_port(container: Container, port: int, timeout_seconds: float) -> No
         raise BadInput(f"port {port}: from 1 to 65535")
     until = time.monotonic() + timeout_seconds
     while True:
-        if int(port) in container.lab._call({"do": "listening", "id": container.id})["ports"]:
+        if int(port) in container.lab._call(messages.Listening(container.id), messages.Ports).message.ports:
             return
         if container.state not in ("running", "paused"):
             raise StateError(

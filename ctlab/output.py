@@ -6,12 +6,14 @@ import codecs
 import contextlib
 import itertools
 import os
+import select
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from .completed import Logs
 from .errors import CtlabError, LabGone
+from .runtime import messages, packets
 from .runtime.client import readable
 from .runtime.log_ring import RECORD_BYTES, LogRing, Record
 
@@ -28,16 +30,18 @@ class Follower:
         self._container = container
         self._timestamps = timestamps
         self._number = next(_numbers)
+        # The inside has it too, and could make a read of it wait: each of its news is an edge that `_news` gives once.
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._news = select.epoll()
         try:
-            order = {"do": "follow", "id": container.id, "follower": self._number}
-            reply = container.lab._call(order, [self._event])
+            self._news.register(self._event, select.EPOLLIN | select.EPOLLET)
+            order = messages.Follow(container.id, self._number)
+            reply = container.lab._call(order, messages.Followed, [self._event])
+            self._ring = _ring(container, reply.descriptors)
         except BaseException:
+            self._news.close()
             os.close(self._event)
             raise
-        (ring,) = reply.descriptors
-        self._ring = LogRing(ring, writable=False)
-        os.close(ring)
         self._offset = 0
         self.missed_bytes = 0  # overwritten before they were read here (with a few bytes for each record's head)
         self._decoders = {n: codecs.getincrementaldecoder("utf-8")("replace") for n in (1, 2)}
@@ -53,27 +57,29 @@ class Follower:
 
     def fileno(self) -> int:
         """Readable when there may be more."""
-        return self._event
+        return self._news.fileno()
 
     def read(self, sink: Callable[[int, str], None]) -> bool:
         """Give what is new to `sink(stream, text)`; False when both streams have ended and all was read."""
-        try:
-            os.eventfd_read(self._event)
-        except BlockingIOError:
-            pass
+        self._news.poll(0)
         ended = self._ring.ended
         before = self._offset
-        records, self._offset = self._ring.records(before)
+        records = self._records()
         self.missed_bytes += self._offset - before - sum(RECORD_BYTES + len(record.data) for record in records)
         self._give(records, sink)
         return not ended
 
     def give_earlier(self, sink: Callable[[int, str], None], tail: int | None, since_seconds: float | None) -> None:
         """Give what was written before, without what is older or before the last `tail` lines."""
-        records, self._offset = self._ring.records(self._offset)
+        records = self._records()
         if since_seconds is not None:
             records = _younger(records, since_seconds)
         self._give(records if tail is None else _last_lines(records, tail), sink)
+
+    def _records(self) -> list[Record]:
+        with self._container.lab._client.doubting(f"the output of {self._container.name}"):
+            records, self._offset = self._ring.records(self._offset)
+        return records
 
     def _give(self, records: list[Record], sink: Callable[[int, str], None]) -> None:
         for record in records:
@@ -95,12 +101,13 @@ class Follower:
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
                 return
-            readable(1.0 if left is None else min(1.0, left), self._event)
+            readable(1.0 if left is None else min(1.0, left), self.fileno())
 
     def close(self) -> None:
         """Stop following."""
         with contextlib.suppress(CtlabError):  # the container or the lab may be gone, and the follower with it
-            self._container.lab._call({"do": "unfollow", "id": self._container.id, "follower": self._number})
+            self._container.lab._call(messages.Unfollow(self._container.id, self._number), messages.Ok)
+        self._news.close()
         os.close(self._event)
         self._ring.close()
 
@@ -113,15 +120,28 @@ class Follower:
 
 def read(container: Container) -> tuple[list[Record], tuple[int, int]]:
     """All records that are kept, everything written by now included, and (stdout, stderr) bytes dropped."""
-    reply = container.lab._call({"do": "logs", "id": container.id})
+    reply = container.lab._call(messages.Logs(container.id), messages.Output)
     if not reply.descriptors:
         raise LabGone(f"the output of {container.name} is gone")
-    ring = LogRing(reply.descriptors[0], writable=False)
-    os.close(reply.descriptors[0])
+    ring = _ring(container, reply.descriptors)
     try:
-        return ring.records()[0], ring.dropped
+        with container.lab._client.doubting(f"the output of {container.name}"):
+            return ring.records()[0], ring.dropped
     finally:
         ring.close()
+
+
+def _ring(container: Container, descriptors: list[int]) -> LogRing:
+    """The ring that an answer has brought. Raises LabGone if it is none."""
+    (descriptor,) = descriptors
+    with container.lab._client.doubting(f"the output of {container.name}"):
+        try:
+            ring = LogRing(descriptor, writable=False)
+        except ValueError:
+            packets.discard(descriptors)
+            raise
+    os.close(descriptor)
+    return ring
 
 
 def logs(

@@ -6,11 +6,12 @@ import contextlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from . import measuring
 from .errors import CtlabError
-from .metrics.ring import Ring
 
 if TYPE_CHECKING:
     from .lab import Lab
+    from .metrics.ring import Ring
 
 SWEEP_AFTER = 64  # removals: reading a full ring's keys takes some milliseconds
 
@@ -47,9 +48,7 @@ def removed(lab: Lab, containers: Iterable[int], endpoints: Iterable[int]) -> No
     if all(len(kind) < SWEEP_AFTER for kind in lab._removed):
         return
     with contextlib.suppress(CtlabError):  # the lab may be gone: nothing will be added
-        descriptors = lab._call({"do": "rings"}).descriptors
-        for kind, descriptor in zip(lab._removed, descriptors, strict=True):
-            ring = Ring.attach(descriptor)
+        for kind, ring in zip(lab._removed, measuring.attached(lab), strict=True):
             try:
                 kind.sweep(ring)
             finally:

@@ -12,6 +12,7 @@ from .kernel.capabilities import DEFAULT
 from .plan import limits as limits_plan
 from .plan import network as network_plan
 from .plan import ops, rootfs
+from .runtime import messages
 from .spec import EndpointSpec
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def name_endpoints(container: Container) -> list[list[Any]]:
     return [[e.network, [a.partition("/")[0] for a in e.addresses]] for e in container.endpoints]
 
 
-def start_message(container: Container, image: Reference, top: dict[str, str], cgroup_version: str) -> dict[str, Any]:
+def start_message(container: Container, image: Reference, top: dict[str, str], cgroup_version: str) -> messages.Start:
     """The whole order for one start."""
     spec = container.spec
     # What the lab keeps ready: the system image, a network of its own, the default capabilities (bounded in advance).
@@ -108,44 +109,38 @@ def start_message(container: Container, image: Reference, top: dict[str, str], c
     mode = spec.network_mode
     before = limits_plan.prepared(container.lab._client.facts["controllers"])
     writes = limits_plan.plan(spec.limits, cgroup_version, before) if cgroup_version != "none" else []
-    return {
-        "do": "start",
-        "id": container.id,
-        "key": container._number,
-        "name": spec.name,
-        "prepare": None if plain else prepare,
-        "filter": filters.own(spec, engines.kernel_release(container.lab)),
-        "prepare_again": prepare if again else None,
-        "network": "node" if mode == "host" else mode.partition(":")[2] if mode.startswith("container:") else "own",
-        "node_operations": ops.encode(node_operations(container)),
-        "inside": ops.encode(inside_operations(container)),
-        "limits": [list(write) for write in writes],
-        "processes": processes(container),
-        "mounts": [engines.guest_path(container.lab, mount.source) for mount in spec.mounts],
-        "idmap": True,
-        "endpoints": name_endpoints(container),
-        "links": links(container),
-        "remove_at_exit": spec.rm,
-        "start": container._instance,
-        "body": container._body[0] if container._body else "",
-    }
+    return messages.Start(
+        id=container.id,
+        key=container._number,
+        name=spec.name,
+        prepare=None if plain else prepare,
+        filter=filters.own(spec, engines.kernel_release(container.lab)),
+        prepare_again=prepare if again else None,
+        network="node" if mode == "host" else mode.partition(":")[2] if mode.startswith("container:") else "own",
+        node_operations=ops.encode(node_operations(container)),
+        inside=ops.encode(inside_operations(container)),
+        limits=[list(write) for write in writes],
+        processes=processes(container),
+        mounts=[engines.guest_path(container.lab, mount.source) for mount in spec.mounts],
+        idmap=True,
+        endpoints=name_endpoints(container),
+        links=links(container),
+        remove_at_exit=spec.rm,
+        start=container._instance,
+        body=container._body[0] if container._body else "",
+    )
 
 
-def attach_message(container: Container, number: int) -> dict[str, Any]:
+def attach_message(container: Container, number: int) -> messages.Attach:
     """The order for one more endpoint while it runs."""
     endpoint = container._endpoints[number]
     in_node, inside = network_plan.attach(container._instance, container.name, endpoint)
-    return {
-        "do": "attach",
-        "id": container.id,
-        "node_operations": ops.encode(in_node),
-        "inside": ops.encode(inside),
-        "endpoints": name_endpoints(container),
-        "links": links(container),
-    }
+    return messages.Attach(
+        container.id, ops.encode(in_node), ops.encode(inside), name_endpoints(container), links(container)
+    )
 
 
-def detach_message(container: Container, endpoint: EndpointSpec, lab: Lab) -> dict[str, Any]:
+def detach_message(container: Container, endpoint: EndpointSpec, lab: Lab) -> messages.Detach:
     """The order to take an endpoint away; the default route moves to a network that is left."""
     inside: list[ops.Operation] = []
     if endpoint.default_gateways:
@@ -157,11 +152,7 @@ def detach_message(container: Container, endpoint: EndpointSpec, lab: Lab) -> di
             container._endpoints[number] = dataclasses.replace(other, default_gateways=gateways)
             inside = [ops.AddRoute(other.interface, "::/0" if ":" in g else "default", g) for g in gateways]
             break
-    return {
-        "do": "detach",
-        "id": container.id,
-        "node_operations": ops.encode(network_plan.detach(container._instance, endpoint)),
-        "inside": ops.encode(inside),
-        "endpoints": name_endpoints(container),
-        "links": links(container),
-    }
+    in_node = network_plan.detach(container._instance, endpoint)
+    return messages.Detach(
+        container.id, ops.encode(in_node), ops.encode(inside), name_endpoints(container), links(container)
+    )

@@ -12,7 +12,7 @@ from typing import Any
 import loopback_keeper
 from kernel_help import children_of, wait_until
 
-from ctlab.runtime import client
+from ctlab.runtime import client, messages
 
 _numbers = itertools.count(2_000_000)  # of executions, apart from the package's own
 
@@ -62,11 +62,11 @@ class Program:
             stdin, self.stdin = os.pipe2(os.O_CLOEXEC)
         self.stdout, stdout = os.pipe2(os.O_CLOEXEC)
         self.stderr, stderr = os.pipe2(os.O_CLOEXEC)
-        message = {
-            "do": "exec", "id": container.id, "execution": self.number, "argv": list(argv), "user": "0",
-            "environment": ["PATH=/usr/bin:/bin", "HOME="], "workdir": "/", "tty": False, "detached": False,
-            "capabilities": ["CHOWN"],
-        }  # fmt: skip
+        message = messages.Exec(
+            id=container.id, execution=self.number, argv=list(argv), user="0",
+            environment=["PATH=/usr/bin:/bin", "HOME="], workdir="/", tty=False, detached=False,
+            capabilities=["CHOWN"], processes=0, script_descriptor=None,
+        )  # fmt: skip
         self.connection = self.client.connection()
         self.connection.send(message, [stdin, stdout, stderr])
         for descriptor in (stdin, stdout, stderr):
@@ -82,7 +82,7 @@ class Program:
     def returncode(self) -> int:
         """How it ended; waits for it. Raises what the answer reports."""
         try:
-            return int(self.connection.receive()["returncode"])
+            return int(self.connection.receive(messages.Ended).message.returncode)
         finally:
             self.client.give_back(self.connection)
 

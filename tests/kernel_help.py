@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,22 @@ def long_form() -> bool:
 def tries(short: int, long: int) -> int:
     """How often something is tried: on every change, and in the long form."""
     return long if long_form() else short
+
+
+@contextlib.contextmanager
+def no_hang(seconds: float) -> Iterator[None]:
+    """What takes longer than so many seconds (`patient`) hangs, and fails."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"it hangs: {seconds:g} s")
+
+    earlier = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, patient(seconds))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, earlier)
 
 
 running: list[pytest.Item] = []  # the test that runs now

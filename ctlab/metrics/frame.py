@@ -138,6 +138,7 @@ def read_frame(
 
     `last` counts back from the newest row, which is now unless sampling is paused or the lab has ended.
     """
+    import numpy as np
     import pandas as pd
 
     ring = endpoints_ring if check_by(by) == "endpoint" else containers_ring
@@ -156,10 +157,11 @@ def read_frame(
         "interval_seconds": float(state["interval_seconds"]),
         "overwritten_samples": int(lost),
     }
-    return build_frame(
-        rows, names, by=by, containers=containers, metrics=metrics, rates=rates, resample=resample,
-        last=None, since=pd.Timestamp(start, unit="ns", tz="UTC") if start > 0 else None, attrs=attrs,
-    )  # fmt: skip
+    with np.errstate(all="ignore"):  # what comes from inside may be any number: the wrong ones give inf, and no warning
+        return build_frame(
+            rows, names, by=by, containers=containers, metrics=metrics, rates=rates, resample=resample,
+            last=None, since=pd.Timestamp(start, unit="ns", tz="UTC") if start > 0 else None, attrs=attrs,
+        )  # fmt: skip
 
 
 def build_frame(

@@ -11,6 +11,9 @@ half the schema as text, so that a reader needs the descriptor and nothing else.
 How it stays consistent: the writer raises ``begun``, writes the rows, raises ``head``. A reader reads
 ``head``, copies, reads ``begun``: every row below ``begun - capacity`` may have been overwritten during
 the copy and is dropped. Row numbers count all rows ever written, from 0; row n lies at n modulo capacity.
+
+The writer is inside a lab and its readers are outside: they map memory that is sealed and whose header is what it must
+be, and whatever the words say later, they read at most `capacity` rows. A hostile writer gives wrong rows, no more.
 """
 
 from __future__ import annotations
@@ -25,13 +28,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 if sys.platform != "win32":  # a recording's rows are read everywhere
-    import fcntl
+    from ..kernel import memfd
 
 MAGIC = int.from_bytes(b"ctlring1", "little")
 HEADER_BYTES = 8192
 _WORDS_BYTES = 4096
 _MAGIC, _HASH, _CAPACITY, _COLUMNS, _TEXT_BYTES = 0, 1, 2, 3, 4
 _BEGUN, _HEAD = 8, 9
+_LARGEST_BYTES = 1 << 30  # of a ring; the largest of ours, of which few pages are ever touched, has 60 MB
 
 # What the writer says about itself: name -> (word, format). Units: seconds, counts, nanoseconds where named.
 STATE: dict[str, tuple[int, str]] = {
@@ -53,8 +57,10 @@ STATE: dict[str, tuple[int, str]] = {
 }
 
 
+_MOST_ROWS = 1 << 62  # that are ever written
 _STATE_BYTES = slice(8 * 16, 8 * 31)  # where the words of `STATE` lie
 _CHANGES = struct.Struct("=QQ")  # the first row and how many
+_TRIES = 200  # of a copier whom the writer overtakes
 
 
 class Schema(NamedTuple):
@@ -73,7 +79,7 @@ class Schema(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Schema:
         name, *lines = text.split("\n")
-        return cls(name, tuple((line[2:], line[0]) for line in lines))
+        return cls(name, tuple((line[2:], line[:1]) for line in lines))
 
     def digest(self) -> int:
         """64 bits that differ when the columns, their order or their types differ."""
@@ -134,11 +140,8 @@ class Ring:
             raise ValueError("a ring needs at least one row, and a schema text of at most 4096 bytes")
         if any(kind not in ("q", "d") for _, kind in schema.columns):
             raise ValueError("columns are q (int64) or d (float64)")
-        descriptor = os.memfd_create(f"ctlab-ring-{schema.name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        descriptor = memfd.create(f"ctlab-ring-{schema.name}", HEADER_BYTES + len(schema.columns) * capacity * 8)
         try:
-            os.ftruncate(descriptor, HEADER_BYTES + len(schema.columns) * capacity * 8)
-            # A reader must never meet SIGBUS because somebody truncated the file below its mapping.
-            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
             os.pwrite(descriptor, text, _WORDS_BYTES)
             ring = cls(descriptor, schema, capacity, writable=True)
         except BaseException:
@@ -151,20 +154,33 @@ class Ring:
         return ring
 
     @classmethod
-    def attach(cls, descriptor: int, *, writable: bool = False) -> Ring:
-        """Map an existing ring; takes over `descriptor`. Raises ValueError if it isn't a ring of this version."""
+    def attach(cls, descriptor: int, schema: Schema | None = None, *, writable: bool = False) -> Ring:
+        """Map an existing ring; takes over `descriptor`, if all is well.
+
+        Raises ValueError, in half a sentence, if it isn't a ring of this version, or not one of `schema`.
+        """
+        size = memfd.size_of(descriptor, memfd.MAPPED, _LARGEST_BYTES)
         head = os.pread(descriptor, HEADER_BYTES, 0)
         if len(head) < HEADER_BYTES or int.from_bytes(head[:8], "little") != MAGIC:
-            raise ValueError("this descriptor is not a ring of counters")
+            raise ValueError("memory that is not a ring of counters")
         words = memoryview(head)[:_WORDS_BYTES].cast("Q")
-        schema = Schema.parse(head[_WORDS_BYTES : _WORDS_BYTES + words[_TEXT_BYTES]].decode())
-        if schema.digest() != words[_HASH] or len(schema.columns) != words[_COLUMNS]:
-            raise ValueError("the ring's header contradicts itself")
-        return cls(descriptor, schema, words[_CAPACITY], writable=writable)
+        found = Schema.parse(head[_WORDS_BYTES : _WORDS_BYTES + words[_TEXT_BYTES]].decode("utf-8", "replace"))
+        capacity, kinds = words[_CAPACITY], {kind for _, kind in found.columns}
+        if found.digest() != words[_HASH] or len(found.columns) != words[_COLUMNS] or not kinds <= {"q", "d"}:
+            raise ValueError("a ring of counters whose header contradicts itself")
+        if schema is not None and found != schema:
+            raise ValueError(f"a ring of other counters than those of {schema.name}")
+        if not capacity or size != HEADER_BYTES + len(found.columns) * capacity * 8:
+            raise ValueError(f"a ring of {capacity} rows in {size} bytes")
+        ring = cls(descriptor, found, capacity, writable=writable)
+        if not writable:  # its memory goes with the mapping, and so with a reader that nobody closes
+            os.close(descriptor)
+            ring._fd = -1
+        return ring
 
     @property
     def fd(self) -> int:
-        """The memfd, to be sent to another process."""
+        """The memfd, to be sent to another process; -1 in a reader."""
         return self._fd
 
     @property
@@ -268,13 +284,17 @@ class Ring:
     def changes(self, since_row: int, most_rows: int) -> tuple[bytes, int]:
         """(What a copy of this ring that ends at row `since_row` lacks, for its `apply`; the row to go on from).
 
-        At most `most_rows` rows. The state of the writer is always part of it.
+        At most `most_rows` rows. The state of the writer is always part of it. Raises ValueError for what no writer of
+        ours has written.
         """
         first = since_row
-        while True:
+        for _ in range(_TRIES):
             state = bytes(self._whole[_STATE_BYTES])
-            first = max(first, self.head - self.capacity)
-            count = min(self.head - first, most_rows)
+            head = self.head
+            if not first <= head <= _MOST_ROWS:
+                raise ValueError(f"a ring of which {head} rows came, and {first} before")
+            first = max(first, head - self.capacity)
+            count = min(head - first, most_rows)
             self._barrier()
             start = first % self.capacity
             fits = min(count, self.capacity - start)
@@ -289,11 +309,21 @@ class Ring:
             if oldest <= first:
                 return _CHANGES.pack(first, count) + state + body, first + count
             first = oldest  # the others were overwritten while they were copied
+        return _CHANGES.pack(since_row, 0) + state, since_row  # overtaken each time: the next copy is as good
 
     def apply(self, changes: bytes) -> None:
-        """Take over what `changes` of the original said (only writer, same schema and capacity)."""
-        first, count = _CHANGES.unpack_from(changes)
+        """Take over what `changes` of the original said (only writer, same schema and capacity).
+
+        Raises ValueError, with nothing written, for what `changes` of such a ring can't say.
+        """
         at = _CHANGES.size + _STATE_BYTES.stop - _STATE_BYTES.start
+        if len(changes) < at:
+            raise ValueError(f"changes of a ring in {len(changes)} bytes")
+        first, count = _CHANGES.unpack_from(changes)
+        if count > self.capacity or len(changes) != at + 8 * count * len(self._views):
+            raise ValueError(f"changes of a ring with {count} rows in {len(changes)} bytes")
+        if first < self.head or first + count > _MOST_ROWS:
+            raise ValueError(f"changes of a ring from row {first}, of which {self.head} have come")
         start, fits = first % self.capacity, min(count, self.capacity - first % self.capacity)
         begun = max(int(self._words[_BEGUN]), first + count)
         if first > self.head:  # rows that never came: where they would lie is something older, which nobody may read
@@ -313,11 +343,12 @@ class Ring:
 
     def close(self) -> None:
         """Unmap and close the descriptor; the ring can't be used afterwards. A second call does nothing."""
-        if self._fd < 0:
+        if self._map.closed:
             return
         views: list[memoryview[Any]] = [self._words, self._floats, *self._views, self._whole]
         for view in views:
             view.release()
         self._map.close()
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
         self._fd = -1

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from .. import engines
 from ..errors import ProgramNotFound, StateError, Unsupported
 from ..kernel.capabilities import DEFAULT
+from ..runtime import messages
 from ..runtime.program import DEFAULT_PATH
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ def shell_line(container: Container) -> str:
 
 def _has(container: Container, path: str) -> bool:
     """Whether there is such a file."""
-    answer = container.lab._call({"do": "kind", "id": container.id, "path": path})
-    return bool(answer["kind"] == "file")
+    answer = container.lab._call(messages.Kind(container.id, path), messages.Lies).message
+    return bool(answer.kind == "file")
 
 
 def _door(container: Container) -> int:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..kernel import syscalls
-from . import compressed, execution, protocol, storage, tar
+from . import compressed, execution, messages, protocol, storage, tar
 from .calls import Call
 from .pack import Packer
 from .unpack import Root, Unpacker
@@ -35,16 +35,16 @@ def copy_out(supervisor: Supervisor, call: Call) -> None:
 
     Answers what was left out of it, as `Packer.pack` has it.
     """
-    record = execution.running(supervisor, call.message["id"], "copy")
-    _in_child(supervisor, call, lambda: _pack(call.message["path"], call.descriptors[0]), record)
+    record = execution.running(supervisor, call.message.id, "copy")
+    _in_child(supervisor, call, lambda: _pack(call.message.path, call.descriptors[0]), record)
 
 
 def copy_in(supervisor: Supervisor, call: Call) -> None:
     """Unpack a tar stream from the descriptor into a folder of the container, which is made where there is none."""
-    record = execution.running(supervisor, call.message["id"], "copy")
+    record = execution.running(supervisor, call.message.id, "copy")
 
     def work() -> dict[str, Any]:
-        root, base = Root(), os.fsencode(call.message["path"])
+        root, base = Root(), os.fsencode(call.message.path)
         os.close(root.make_folders(base))
         with open(call.descriptors[0], "rb", _BUFFER_BYTES) as stream:
             return {"entries": Unpacker(root, base, owned=False).unpack(tar.Reader(stream), of_the_archive=False)}
@@ -92,12 +92,24 @@ def _in_child(
         answer = storage.named(answers[0]) if answers else None  # before what was begun is removed
         if failed is not None and (answer is None or "error" in answer):
             failed()
-        call.reply(
-            answer if answer is not None else {"error": "CtlabError", "message": "the copy was ended", "errno": 0}
-        )
+        if answer is None:
+            call.fail("CtlabError", "the copy was ended")
+        else:
+            call.reply(_answer(answer))
 
     supervisor.on(ours.fileno(), said)
     supervisor.on(pidfd, ended)
+
+
+def _answer(said: dict[str, Any]) -> tuple[Any, ...]:
+    """What a child has said, for the owner."""
+    if "error" in said:
+        return messages.Failure(said["error"], said["message"], said["errno"])
+    if "kind" in said:
+        return messages.Lies(said["kind"])
+    if "skipped" in said:
+        return messages.Copied(said["skipped"], said["skipped_count"])
+    return messages.Named(said["names"]) if "names" in said else messages.Ok()
 
 
 def _work(status: socket.socket, work: Callable[[], dict[str, Any]], keep: set[int], record: Record | None) -> NoReturn:
@@ -140,14 +152,14 @@ def _pack(path: str, descriptor: int) -> dict[str, Any]:
 
 def image(supervisor: Supervisor, call: Call) -> None:
     """Prepare an image folder under a key: from a host folder (a mount) or from a tar archive (a descriptor)."""
-    key = call.message["key"]
-    if call.message["kind"] == "folder":
-        descriptor = supervisor.detached_mount(call.message["path"], True)
+    key = call.message.key
+    if call.message.kind == "folder":
+        descriptor = supervisor.detached_mount(call.message.path, True)
         try:
             supervisor.tree.attach_image(key, descriptor)
         finally:
             os.close(descriptor)
-        call.reply({"ok": True})
+        call.reply(messages.Ok())
         return
     os.mkdir(f"/images/{key}", 0o755)
     descriptor = call.descriptors[0]
@@ -171,11 +183,11 @@ def image(supervisor: Supervisor, call: Call) -> None:
 
 def kind(supervisor: Supervisor, call: Call) -> None:
     """What lies at a path of a container: folder, file or nothing."""
-    record = execution.running(supervisor, call.message["id"], "copy")
+    record = execution.running(supervisor, call.message.id, "copy")
 
     def work() -> dict[str, Any]:
         try:
-            mode = os.fstat(Root().open(os.fsencode(call.message["path"]), os.O_PATH)).st_mode
+            mode = os.fstat(Root().open(os.fsencode(call.message.path), os.O_PATH)).st_mode
         except OSError:
             return {"kind": "nothing"}
         return {"kind": "folder" if stat.S_ISDIR(mode) else "file"}
@@ -188,10 +200,10 @@ MOST_NAMES = 1000
 
 def names(supervisor: Supervisor, call: Call) -> None:
     """The names in a folder of the container, folders with a slash at the end; for completion, so never all of many."""
-    record = execution.running(supervisor, call.message["id"], "look")
+    record = execution.running(supervisor, call.message.id, "look")
 
     def work() -> dict[str, Any]:
-        root, path = Root(), os.fsencode(call.message["path"])
+        root, path = Root(), os.fsencode(call.message.path)
 
         def shown(entry: os.DirEntry[str]) -> str:
             folder = entry.is_dir(follow_symlinks=False)
@@ -211,4 +223,10 @@ def names(supervisor: Supervisor, call: Call) -> None:
     _in_child(supervisor, call, work, record)
 
 
-VERBS = {"kind": kind, "names": names, "copy_out": copy_out, "copy_in": copy_in, "image": image}
+VERBS = {
+    messages.Kind: kind,
+    messages.Names: names,
+    messages.CopyOut: copy_out,
+    messages.CopyIn: copy_in,
+    messages.Image: image,
+}

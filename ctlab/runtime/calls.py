@@ -7,7 +7,11 @@ import contextlib
 import os
 import socket
 
-from . import protocol
+from . import messages, packets, protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Call:
@@ -15,27 +19,33 @@ class Call:
 
     __slots__ = ("connection", "descriptors", "message")
 
-    def __init__(self, connection: socket.socket | None, message: protocol.Message, descriptors: list[int]) -> None:
+    def __init__(self, connection: socket.socket | None, message: Any, descriptors: list[int]) -> None:
         self.connection = connection  # None: it came otherwise, see `vm.channel`
-        self.message = message
+        self.message = message  # one of `messages.REQUESTS`
         self.descriptors = descriptors
 
-    def reply(self, answer: protocol.Message, descriptors: list[int] | None = None, process: int | None = None) -> None:
-        """Answer; that the caller is gone is no error."""
+    def reply(self, answer: tuple[Any, ...], descriptors: list[int] | None = None, process: int | None = None) -> None:
+        """Answer, with one of `messages.ANSWERS`; that the caller is gone is no error."""
         assert self.connection is not None
+        body = protocol.pack(answer)
         try:
             if process is not None:
                 # A program that was quicker than this answer is reaped already, and its number nobody's.
                 with contextlib.suppress(ProcessLookupError):
-                    protocol.send(self.connection, answer, descriptors or (), process=process)
+                    packets.send(self.connection, body, descriptors or (), process=process)
                     return
-            protocol.send(self.connection, answer, descriptors or ())
+            packets.send(self.connection, body, descriptors or ())
         except (BrokenPipeError, ConnectionResetError):
             return
         except OSError as error:  # it couldn't be sent as it is (descriptors used up): that has to be said at least
             with contextlib.suppress(OSError):
                 text = f"the answer couldn't be sent: {error.strerror}"
-                protocol.send(self.connection, {"error": "KernelError", "message": text, "errno": error.errno or 0})
+                failure = messages.Failure("KernelError", text, error.errno or 0)
+                packets.send(self.connection, protocol.pack(failure))
+
+    def fail(self, kind: str, text: str, number: int = 0) -> None:
+        """Answer that it failed; `kind`: the error class that the owner raises."""
+        self.reply(messages.Failure(kind, text, number))
 
     def given_up(self) -> bool:
         """Whether nobody waits for the answer any more."""

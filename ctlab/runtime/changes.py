@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..kernel import netlink, syscalls
 from ..plan import ops
-from . import inside
+from . import inside, messages
 from .calls import Call, Refused
 from .record import Record
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def pause(supervisor: Supervisor, call: Call) -> None:
     """Freeze or thaw all processes of a container."""
-    record = supervisor.record(call.message["id"])
+    record = supervisor.record(call.message.id)
     slot = record.slot
     if slot is None:
         raise Refused("StateError", f"container {record.name} isn't running")
@@ -26,34 +26,34 @@ def pause(supervisor: Supervisor, call: Call) -> None:
         raise Refused(
             "Unsupported", "pause needs a cgroup of the container's own, and this lab has none (see %lab doctor)"
         )
-    if call.message["frozen"]:
+    if call.message.frozen:
         slot.cgroup.freeze()
         record.state = "paused"
     else:
         slot.cgroup.thaw()
         record.state = "running"
-    call.reply({"state": record.state})
-    supervisor.tell({"event": record.state, "id": record.id})
+    call.reply(messages.State(record.state))
+    supervisor.tell(messages.Changed(record.id, record.state))
 
 
 def limits(supervisor: Supervisor, call: Call) -> None:
     """Change limits while it runs; a refused write takes the earlier ones back."""
-    record = supervisor.record(call.message["id"])
+    record = supervisor.record(call.message.id)
     slot = record.slot
     if slot is None:
-        call.reply({"ok": True})  # they hold from the next start on
+        call.reply(messages.Ok())  # they hold from the next start on
         return
     if slot.cgroup is None:
         raise Refused("LimitRefused", "this lab has no cgroup")
-    memory = call.message.get("memory_bytes")
+    memory = call.message.memory_bytes
     if memory is not None:
         usage = slot.cgroup.squeeze(memory)
         if usage is not None and usage > memory:
-            call.reply({"error": "LimitRefused", "message": "usage", "errno": errno.EBUSY, "usage_bytes": usage})
+            call.reply(messages.LimitRefusal(-1, errno.EBUSY, usage))
             return
     done = 0
     try:
-        for controller, file, value, optional in call.message["writes"]:
+        for controller, file, value, optional in call.message.writes:
             try:
                 slot.cgroup.write(controller, file, value)
             except OSError as error:
@@ -61,17 +61,12 @@ def limits(supervisor: Supervisor, call: Call) -> None:
                     raise
             done += 1
     except OSError as error:
-        for controller, file, value, _ in call.message["undo"]:
+        for controller, file, value, _ in call.message.undo:
             with contextlib.suppress(OSError):
                 slot.cgroup.write(controller, file, value)
-        call.reply(
-            {
-                "error": "LimitRefused", "message": "write", "errno": error.errno or 0, "write": done,
-                "usage_bytes": slot.cgroup.usage_bytes(),
-            }
-        )  # fmt: skip
+        call.reply(messages.LimitRefusal(done, error.errno or 0, slot.cgroup.usage_bytes()))
         return
-    call.reply({"ok": True})
+    call.reply(messages.Ok())
 
 
 def enter_network(record: Record) -> None:
@@ -94,13 +89,13 @@ def _inside_network(supervisor: Supervisor, record: Record) -> netlink.Netlink:
 def attach(supervisor: Supervisor, call: Call) -> None:
     """Give a running container one more endpoint."""
     message = call.message
-    record = supervisor.record(message["id"])
+    record = supervisor.record(message.id)
     if record.slot is not None:
-        undo = supervisor.node.perform(ops.decode(message["node_operations"]), peer_pid=record.pid)
+        undo = supervisor.node.perform(ops.decode(message.node_operations), peer_pid=record.pid)
         try:
             link = _inside_network(supervisor, record)
             try:
-                inside.configure_network(link, ops.decode(message["inside"]))
+                inside.configure_network(link, ops.decode(message.inside))
             finally:
                 link.close()
         except OSError:
@@ -108,41 +103,47 @@ def attach(supervisor: Supervisor, call: Call) -> None:
             raise
         record.node_undo += undo
     _rewire(supervisor, record, message)
-    call.reply({"ok": True})
+    call.reply(messages.Ok())
 
 
 def detach(supervisor: Supervisor, call: Call) -> None:
     """Take an endpoint away."""
     message = call.message
-    record = supervisor.record(message["id"])
+    record = supervisor.record(message.id)
     if record.slot is not None:
-        supervisor.node.perform(ops.decode(message["node_operations"]))
-        if message["inside"]:  # the default route moves to what is left
+        supervisor.node.perform(ops.decode(message.node_operations))
+        if message.inside:  # the default route moves to what is left
             link = _inside_network(supervisor, record)
             try:
                 with contextlib.suppress(OSError):
-                    inside.configure_network(link, ops.decode(message["inside"]))
+                    inside.configure_network(link, ops.decode(message.inside))
             finally:
                 link.close()
     _rewire(supervisor, record, message)
-    call.reply({"ok": True})
+    call.reply(messages.Ok())
 
 
-def _rewire(supervisor: Supervisor, record: Record, message: dict[str, Any]) -> None:
-    record.links = message["links"]
+def _rewire(supervisor: Supervisor, record: Record, message: messages.Attach | messages.Detach) -> None:
+    record.links = message.links
     if record.slot is not None:
-        supervisor.services.name(record.name, message["endpoints"])
+        supervisor.services.name(record.name, message.endpoints)
         supervisor.services.sample_links(record)
 
 
 def rename(supervisor: Supervisor, call: Call) -> None:
     """The container is called otherwise from now on."""
-    record = supervisor.record(call.message["id"])
+    record = supervisor.record(call.message.id)
     supervisor.services.name(record.name, [])
-    record.name = call.message["name"]
+    record.name = call.message.name
     if record.slot is not None:
-        supervisor.services.name(record.name, call.message["endpoints"])
-    call.reply({"ok": True})
+        supervisor.services.name(record.name, call.message.endpoints)
+    call.reply(messages.Ok())
 
 
-VERBS = {"pause": pause, "limits": limits, "attach": attach, "detach": detach, "rename": rename}
+VERBS = {
+    messages.Pause: pause,
+    messages.Limits: limits,
+    messages.Attach: attach,
+    messages.Detach: detach,
+    messages.Rename: rename,
+}

@@ -2,6 +2,9 @@
 
 Every thread that calls uses a connection of its own (from a pool) and reads its answer itself, so that a call
 costs no switch to another thread. A caller that is interrupted while it waits drops its connection.
+
+The supervisor may be whoever has broken out of a container. So nothing that it says is taken for more than it is, and
+what can't come from one that keeps to the rules (a `Surprise`) ends the lab: `Client.end_for`.
 """
 
 from __future__ import annotations
@@ -21,10 +24,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, NoReturn, TypeVar
 
-from ..errors import KINDS, CtlabError, KernelError, LabGone, StateError, describe
-from . import protocol, prune
+from ..errors import KINDS, CtlabError, KernelError, LabGone, StateError, describe, one_line
+from . import messages, packets, protocol, prune
+from .packets import Surprise
 
 _BOOTSTRAP = "import sys;sys.path.insert(0,{parent!r});from ctlab.{module} import main;main()"
 _START_SECONDS = 30.0
@@ -37,79 +41,106 @@ if TYPE_CHECKING:
     from ..vm.options import VmOptions
 
 
-class Reply:
+T = TypeVar("T")
+Request = tuple[Any, ...]  # one of `messages.REQUESTS`
+Event = tuple[Any, ...]  # one of `messages.EVENTS`, or `Gone`
+_LARGEST_ERRNO = 4095  # the kernel's own bound
+
+
+class Reply(Generic[T]):
     """An answer: the message, the descriptors beside it, the process it speaks of (numbered as here)."""
 
     __slots__ = ("descriptors", "message", "process")
 
-    def __init__(self, message: protocol.Message, descriptors: list[int], process: int) -> None:
+    def __init__(self, message: T, descriptors: list[int], process: int) -> None:
         self.message = message
         self.descriptors = descriptors
         self.process = process
 
-    def __getitem__(self, key: str) -> Any:
-        return self.message[key]
 
-
-def raise_failure(message: protocol.Message) -> None:
-    """Raise what a message reports, if it reports a failure."""
-    kind = message.get("error")
-    if kind is None:
-        return
-    cls = KINDS.get(kind, CtlabError)
+def raise_failure(failure: messages.Failure) -> NoReturn:
+    """Raise what an answer reports."""
+    cls, text = KINDS.get(failure.kind, CtlabError), one_line(failure.message)
     if issubclass(cls, KernelError):
-        raise cls(message["message"], message.get("errno", 0))
-    raise cls(message["message"])
+        raise cls(text, failure.errno)
+    raise cls(text)
 
 
 class Connection:
-    """One call socket. `answered`: nothing is to come on it, so that somebody else may have it.
+    """One call socket of a client. `answered`: nothing is to come on it, so that somebody else may have it."""
 
-    `gone`: gives the error for a lab that has gone.
-    """
-
-    def __init__(self, sock: socket.socket, gone: Callable[[], LabGone]) -> None:
+    def __init__(self, sock: socket.socket, client: Client) -> None:
         self.socket = sock
         self.answered = True
-        self._gone = gone
+        self._client = client
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
-    def send(self, message: protocol.Message, descriptors: Sequence[int] = ()) -> None:
-        """Send a request."""
+    def send(self, request: Request, descriptors: Sequence[int] = ()) -> None:
+        """Send a request. Raises KernelError for one that is too large, OSError."""
         self.answered = False
-        protocol.send(self.socket, message, descriptors)
+        try:
+            packets.send(self.socket, protocol.pack(request), descriptors)
+        except OSError as error:
+            if error.errno == errno.EMSGSIZE:
+                self.answered = True
+                raise KernelError(error.strerror or "", errno.EMSGSIZE) from None
+            raise
 
-    def send_only(self, messages: Sequence[protocol.Message]) -> None:
+    def send_only(self, requests: Sequence[Request]) -> None:
         """Send requests that are served after what was sent before, and whose answers nobody waits for."""
         self.answered = False
         with contextlib.suppress(OSError):
-            for message in messages:
-                protocol.send(self.socket, message, flags=socket.MSG_DONTWAIT)
+            for request in requests:
+                packets.send(self.socket, protocol.pack(request), flags=socket.MSG_DONTWAIT)
 
-    def answer(self) -> Reply:
-        """The next answer, whatever it reports. Raises LabGone at the end of file."""
+    def receive(self, *kinds: type[T]) -> Reply[T]:
+        """The next answer, which is of one of these kinds. Raises what it reports if it is a failure.
+
+        LabGone at the end of file and for what can't be the answer, KernelError where its descriptors had no room here.
+        """
+        client = self._client
         try:
-            message, descriptors, process = protocol.receive(self.socket)
-        except (OSError, ValueError, RecursionError):  # who sends no messages, but something else, is as good as dead
-            message, descriptors, process = None, [], 0
-        if message is None:
-            raise self._gone()
+            body, descriptors, process = packets.receive(self.socket)
+            if not body:
+                raise client._gone_error()
+            message = self._read(body, descriptors, kinds)
+        except Surprise as error:
+            raise client.end_for(f"as an answer {error}") from None
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise client._gone_error() from None
+            self.answered = True
+            raise KernelError(f"the answer can't be taken: {error.strerror}", errno.EMFILE) from None
         self.answered = True
-        # From a VM: a relay of ours has sent it, and the process is the guest's.
-        return Reply(message, descriptors, message.pop("process", 0) if "process" in message else process)
+        if type(message) is messages.Failure:
+            raise_failure(message)
+        if client.in_vm:  # the kernel has named a relay of ours, and a VM's kernel knows another process
+            process = message.pid if type(message) is messages.Running else 0
+        return Reply(message, descriptors, process)
 
-    def receive(self) -> Reply:
-        """The next answer. Raises LabGone at the end of file, else what the answer reports."""
-        reply = self.answer()
-        if "error" in reply.message:
-            for descriptor in reply.descriptors:
-                os.close(descriptor)
-            raise_failure(reply.message)
-        return reply
+    @staticmethod
+    def _read(body: bytes, descriptors: list[int], kinds: tuple[type[T], ...]) -> Any:
+        """The message, if it is what may come with these descriptors. Raises Surprise, with the descriptors closed."""
+        try:
+            message = protocol.unpack(body, _taken(kinds), protocol.MOST_VALUES)
+            if len(descriptors) not in messages.BRINGS.get(type(message), messages.NOTHING):
+                raise Surprise(f"a {type(message).__name__} with {len(descriptors)} descriptors")
+            if type(message) is messages.Failure and not 0 <= message.errno <= _LARGEST_ERRNO:
+                raise Surprise(f"a failure of errno {message.errno}")
+        except Surprise:
+            packets.discard(descriptors)
+            raise
+        return message
 
     def close(self) -> None:
         """Close the socket."""
         self.socket.close()
+
+
+@functools.cache
+def _taken(kinds: tuple[Any, ...]) -> dict[str, Any]:
+    """The answers of these kinds, or a failure, by name."""
+    return {kind.__name__: kind for kind in (*kinds, messages.Failure)}
 
 
 class Client:
@@ -124,7 +155,7 @@ class Client:
         self._idle: queue.LifoQueue[Connection] = queue.LifoQueue()
         self._control: socket.socket
         self._events: socket.socket
-        self._listeners: list[Callable[[protocol.Message], None]] = []
+        self._listeners: list[Callable[[Event], None]] = []
         self._gone = threading.Event()
         self._ended = threading.Event()  # gone, and nothing of it is left
         self._stopping = False
@@ -132,6 +163,7 @@ class Client:
         self.why_gone = ""  # what is known of its death, once it is `_explained`
         self._explained = threading.Event()
         self._vm = vm
+        self.in_vm = vm is not None
         self._storage_bytes = storage_bytes  # None: the keeper's default, since it knows whose memory it is
         self._lock = threading.Lock()
         self._owner = os.getpid()
@@ -193,7 +225,7 @@ class Client:
             text = f"the lab can't start: {message['message']}"
             raise kind(text, message.get("errno", 0)) if issubclass(kind, KernelError) else kind(text)
         self.facts = message
-        self._idle.put(Connection(calls, self._gone_error))
+        self._idle.put(Connection(calls, self))
         threading.Thread(target=self._hear, name=f"ctlab-events-{self.name}", daemon=True).start()
 
     def _end_keeper(self) -> None:
@@ -279,10 +311,10 @@ class Client:
             protocol.send(self._events, {"connection": True}, [theirs.fileno()])
         except OSError:
             ours.close()
-            raise LabGone(f"lab {self.name!r} is gone") from None
+            raise self._gone_error() from None
         finally:
             theirs.close()
-        return Connection(ours, self._gone_error)
+        return Connection(ours, self)
 
     def _gone_error(self) -> LabGone:
         """The error for whoever calls a lab that has gone: with what is known of its death."""
@@ -307,7 +339,7 @@ class Client:
         try:
             yield connection
         except BrokenPipeError:
-            raise LabGone(f"lab {self.name!r} is gone") from None
+            raise self._gone_error() from None
         finally:
             if connection.answered:
                 self.give_back(connection)
@@ -315,16 +347,16 @@ class Client:
                 connection.close()
 
     def call(
-        self, message: protocol.Message, descriptors: Sequence[int] = (), undo: Sequence[protocol.Message] = ()
-    ) -> Reply:
-        """One request and its answer. Raises the `CtlabError` that the answer reports, or LabGone.
+        self, request: Request, kind: type[T], descriptors: Sequence[int] = (), undo: Sequence[Request] = ()
+    ) -> Reply[T]:
+        """One request and its answer, of that kind. Raises the `CtlabError` that the answer reports, or LabGone.
 
         `undo`: the requests that take it back, sent if the wait for its answer is interrupted.
         """
         with self.borrow() as connection:
             try:
-                connection.send(message, descriptors)
-                return connection.receive()
+                connection.send(request, descriptors)
+                return connection.receive(kind)
             except (CtlabError, OSError):
                 raise
             except BaseException:
@@ -332,43 +364,79 @@ class Client:
                 raise
 
     # -- events -----------------------------------------------------------------------------------
-    def listen(self, listener: Callable[[protocol.Message], None]) -> None:
+    def listen(self, listener: Callable[[Event], None]) -> None:
         """Call `listener` with every event, on the event thread."""
         self._listeners.append(listener)
 
     def _hear(self) -> None:
-        nonsense = ""
-        while True:
-            try:
-                message, _, _ = protocol.receive(self._events)
-            except OSError:
-                message = None
-            except (ValueError, RecursionError) as error:
-                message, nonsense = None, f"what it sent is no message ({type(error).__name__}: {error})"
-            if message is None:
-                break
-            for listener in list(self._listeners):
-                with contextlib.suppress(Exception):
-                    listener(message)
-        unexpected = not self._stopping
+        while (event := self._next_event()) is not None:
+            self._tell(event)
+        unexpected = self._died or not self._stopping
         if unexpected:
             self._died = True
             self._gone.set()
-            self.why_gone = nonsense or self._reason()
-            self._explained.set()
+            if not self._explained.is_set():
+                self.why_gone = self._reason()
+                self._explained.set()
             self.stop()  # only to wait for the keeper, and to clean up if it is the keeper that died
+        self._tell(messages.Gone(unexpected, self.why_gone))
+        self._events.close()
+
+    def _tell(self, event: Event) -> None:
         for listener in list(self._listeners):
             with contextlib.suppress(Exception):
-                listener({"event": "gone", "unexpected": unexpected, "why": self.why_gone})
-        self._events.close()
+                listener(event)
+
+    def _next_event(self) -> Event | None:
+        """None once there are no more."""
+        try:
+            body, _, _ = packets.receive(self._events, most_bytes=packets.INLINE_LIMIT, most_descriptors=0)
+            if not body or self._died:
+                return None
+            event: Event = protocol.unpack(body, messages.EVENTS, protocol.MOST_VALUES)
+        except Surprise as error:
+            self.end_for(f"as an event {error}")
+            return None
+        except OSError:
+            return None
+        return event
+
+    def end_for(self, what: str) -> LabGone:
+        """The inside has sent what can't be right: end the lab. Returns the error, which is that of all later calls.
+
+        `what`: half a sentence, in one line.
+        """
+        with self._lock:
+            first = not (self._died or self._stopping)
+            if first:
+                self._died = True
+                self.why_gone = f"its inside sent {what}, so it was ended"
+                self._explained.set()
+                self._gone.set()
+        if first:
+            with contextlib.suppress(OSError):  # the event thread does the rest
+                self._events.shutdown(socket.SHUT_RDWR)
+        return self._gone_error()
+
+    @contextlib.contextmanager
+    def doubting(self, what: str) -> Iterator[None]:
+        """Within it, memory of the inside is looked at: a ValueError ends the lab. Raises LabGone.
+
+        `what`: whose it is, for example "the output of c1".
+        """
+        try:
+            yield
+        except ValueError as error:
+            raise self.end_for(f"as {what} {error}") from None
 
     def _reason(self) -> str:
         """What the keeper says of the lab's death, if it still can."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, Surprise):
             while readable(_WHY_SECONDS, self._control.fileno()):
                 message, _, _ = protocol.receive(self._control)
                 if message is None or "why" in message:
-                    return str((message or {}).get("why", ""))
+                    why = str((message or {}).get("why", ""))
+                    return "\n".join(map(one_line, why.splitlines()))
         return ""
 
 

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import execution, orphans
+from . import execution, messages, orphans
 from .calls import Call, Refused
 from .made import Slot
 from .record import Record, returncode
@@ -38,7 +38,7 @@ def ended(supervisor: Supervisor, record: Record, hear: Callable[[Supervisor, Re
             starter, record.starter = record.starter, None
             forget_slot(supervisor, record)
             unmake(supervisor, record, record.restarting)
-            starter.reply({"error": "CtlabError", "message": "the container ended before its program ran", "errno": 0})
+            starter.fail("CtlabError", "the container ended before its program ran")
             return
     record.returncode = returncode(status)
     record.state = "exited"
@@ -51,19 +51,14 @@ def ended(supervisor: Supervisor, record: Record, hear: Callable[[Supervisor, Re
         waiter.reply(answer)
     supervisor.services.name(record.name, [])
     forget_slot(supervisor, record)
-    supervisor.tell({"event": "exited", "id": record.id, **answer})
+    supervisor.tell(messages.Exited(record.id, *answer))
     if record.remove_at_exit:
         forget(supervisor, record)
 
 
-def exit_message(record: Record) -> dict[str, Any]:
+def exit_message(record: Record) -> messages.Exit:
     """What `wait` answers."""
-    return {
-        "returncode": record.returncode,
-        "oom_killed": record.oom_killed,
-        "state": record.state,
-        "start": record.start_number,
-    }
+    return messages.Exit(record.returncode, record.oom_killed, record.state, record.start_number)
 
 
 def kill_slot(supervisor: Supervisor, record: Record) -> None:
@@ -143,7 +138,7 @@ def unmake(supervisor: Supervisor, record: Record, again: bool) -> None:
 
 def wait(supervisor: Supervisor, call: Call) -> None:
     """Answer when the container has exited."""
-    record = supervisor.record(call.message["id"])
+    record = supervisor.record(call.message.id)
     if record.slot is None:
         call.reply(exit_message(record))
     else:
@@ -153,16 +148,16 @@ def wait(supervisor: Supervisor, call: Call) -> None:
 
 def send_signal(supervisor: Supervisor, call: Call) -> None:
     """Send a signal to the first process. Answers whether that process would see it at all."""
-    record = supervisor.record(call.message["id"])
+    record = supervisor.record(call.message.id)
     if record.slot is None:
         raise Refused("StateError", f"container {record.name} isn't running")
-    number = call.message["signal"]
+    number = call.message.signal
     seen = number in (signal.SIGKILL, signal.SIGSTOP) or catches(record.pid, number)
-    if seen or not call.message.get("only_if_seen"):
+    if seen or not call.message.only_if_seen:
         if number == signal.SIGKILL and record.state == "paused" and record.slot.cgroup is not None:
             record.slot.cgroup.thaw()
         signal.pidfd_send_signal(record.pidfd, number)
-    call.reply({"seen": seen})
+    call.reply(messages.Seen(seen))
 
 
 def catches(pid: int, number: int) -> bool:
@@ -179,7 +174,7 @@ def catches(pid: int, number: int) -> bool:
 
 def remove(supervisor: Supervisor, call: Call) -> None:
     """Kill if it runs, then forget the container and all it wrote."""
-    record = supervisor.record(call.message["id"])
+    record = supervisor.record(call.message.id)
     if record.slot is not None:
         if record.state == "paused" and record.slot.cgroup is not None:
             with contextlib.suppress(OSError):
@@ -191,7 +186,7 @@ def remove(supervisor: Supervisor, call: Call) -> None:
             waiter.reply(exit_message(record))
         record.waiters = []
     forget(supervisor, record)
-    call.reply({"ok": True})
+    call.reply(messages.Ok())
 
 
 def forget(supervisor: Supervisor, record: Record) -> None:
@@ -203,4 +198,4 @@ def forget(supervisor: Supervisor, record: Record) -> None:
         supervisor.later(lambda: supervisor.pool.clear_away(record.private))
 
 
-VERBS = {"wait": wait, "signal": send_signal, "remove": remove}
+VERBS = {messages.Wait: wait, messages.Signal: send_signal, messages.Remove: remove}

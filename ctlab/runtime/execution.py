@@ -6,10 +6,10 @@ import contextlib
 import os
 import signal
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..kernel import syscalls
-from . import orders, orphans
+from . import messages, orders, orphans
 from .calls import Call, Refused
 from .record import Record, Runner
 
@@ -88,12 +88,12 @@ def execute(supervisor: Supervisor, call: Call) -> None:
 
     The runner of the container's last program, if it has the same user and capabilities, is inside already.
     """
-    message = call.message
-    record = running(supervisor, message["id"], "exec")
+    message: messages.Exec = call.message
+    record = running(supervisor, message.id, "exec")
     assert record.slot is not None
-    identity = (message["user"], tuple(message["capabilities"]), message["processes"])
+    identity = (message.user, tuple(message.capabilities), message.processes)
     runner = record.runners.pop(identity, None)
-    order = message | {"again": runner is not None}
+    order: dict[str, Any] = {**dict(zip(message._fields, message, strict=True)), "again": runner is not None}
     handed = [call.hand_over().fileno()]
     folder = record.slot.cgroup
     if runner is None:
@@ -112,12 +112,12 @@ def execute(supervisor: Supervisor, call: Call) -> None:
         supervisor.on(runner.control.fileno(), lambda: _runner_says(supervisor, runner))
         supervisor.on(runner.pidfd, lambda: _runner_ended(supervisor, runner))
     runner.call = call
-    supervisor.executions[message["execution"]] = runner
+    supervisor.executions[message.execution] = runner
     try:
         orders.send(runner.control, order, [*handed, *call.descriptors])
     except OSError:  # it has just died; the caller hears of it from whoever called us, and once
         runner.call = None
-        supervisor.executions.pop(message["execution"], None)
+        supervisor.executions.pop(message.execution, None)
         raise
     finally:
         call.close_descriptors()
@@ -136,11 +136,9 @@ def _runner_says(supervisor: Supervisor, runner: Runner) -> None:
     call, runner.call, runner.started = runner.call, None, False
     if call is None:
         return
-    supervisor.executions.pop(call.message["execution"], None)
-    if call.message["detached"] and "error" not in answer:
-        supervisor.tell(
-            {"event": "execution-ended", "execution": call.message["execution"], "returncode": answer["returncode"]}
-        )
+    supervisor.executions.pop(call.message.execution, None)
+    if call.message.detached and "error" not in answer:
+        supervisor.tell(messages.ExecutionEnded(call.message.execution, answer["returncode"]))
     record = runner.record
     if not answer["stays"]:
         return
@@ -185,41 +183,46 @@ def _runner_ended(supervisor: Supervisor, runner: Runner) -> None:
     call, runner.call = runner.call, None
     if call is not None:  # it was killed, for example for the container's memory; its program may live on
         orphans.watch(supervisor)
-        supervisor.executions.pop(call.message["execution"], None)
+        supervisor.executions.pop(call.message.execution, None)
         if runner.started:
-            killed = 128 + signal.SIGKILL
-            supervisor.tell({"event": "execution-ended", "execution": call.message["execution"], "returncode": killed})
+            supervisor.tell(messages.ExecutionEnded(call.message.execution, 128 + signal.SIGKILL))
         else:
-            call.reply({"error": "StateError", "message": "the program was killed with its container", "errno": 0})
+            call.fail("StateError", "the program was killed with its container")
 
 
 def signal_execution(supervisor: Supervisor, call: Call) -> None:
     """Send a signal to an exec'ed program."""
-    runner = supervisor.executions.get(call.message["execution"])
+    runner = supervisor.executions.get(call.message.execution)
     if runner is not None:
         with contextlib.suppress(OSError):
-            orders.send(runner.control, {"signal": call.message["signal"]})
-    call.reply({"ok": runner is not None})
+            orders.send(runner.control, {"signal": call.message.signal})
+    call.reply(messages.Ok())
 
 
 def logs(supervisor: Supervisor, call: Call) -> None:
     """The ring of a container's output, once all that was written by now is in it."""
-    record = supervisor.record(call.message["id"])
-    supervisor.services.sync(record, lambda: call.reply({"ok": True}, [record.ring] if record.ring >= 0 else []))
+    record = supervisor.record(call.message.id)
+    supervisor.services.sync(record, lambda: call.reply(messages.Output(), [record.ring] if record.ring >= 0 else []))
 
 
 def follow(supervisor: Supervisor, call: Call) -> None:
     """Tell the eventfd that came along whenever there is more output; the answer is the ring."""
-    record = supervisor.record(call.message["id"])
-    supervisor.services.follow(record, call.message["follower"], call.descriptors[0])
-    call.reply({"ok": True}, [record.ring])
+    record = supervisor.record(call.message.id)
+    supervisor.services.follow(record, call.message.follower, call.descriptors[0])
+    call.reply(messages.Followed(), [record.ring])
     call.close_descriptors()
 
 
 def unfollow(supervisor: Supervisor, call: Call) -> None:
     """The follower of that number has gone."""
-    supervisor.services.unfollow(supervisor.record(call.message["id"]), call.message["follower"])
-    call.reply({"ok": True})
+    supervisor.services.unfollow(supervisor.record(call.message.id), call.message.follower)
+    call.reply(messages.Ok())
 
 
-VERBS = {"exec": execute, "signal_execution": signal_execution, "logs": logs, "follow": follow, "unfollow": unfollow}
+VERBS = {
+    messages.Exec: execute,
+    messages.SignalExecution: signal_execution,
+    messages.Logs: logs,
+    messages.Follow: follow,
+    messages.Unfollow: unfollow,
+}

@@ -6,10 +6,10 @@ import errno
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..kernel import netlink, syscalls
-from . import changes, storage
+from . import changes, messages, storage
 from .calls import Call, Refused
 from .record import Record
 
@@ -29,11 +29,11 @@ def _status(pid: int) -> dict[str, str]:
         return dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
 
 
-def processes(record: Record) -> list[dict[str, Any]]:
+def processes(record: Record) -> list[messages.Process]:
     """The processes of a container, found by their PID namespace."""
     if record.slot is None:
         return []
-    found: list[dict[str, Any]] = []
+    found: list[messages.Process] = []
     inside: dict[int, int] = {}  # a process's number here -> in the container
     for entry in _members(record):
         try:
@@ -46,19 +46,18 @@ def processes(record: Record) -> list[dict[str, Any]]:
             continue  # it has just ended
         inside[entry] = int(status["NSpid"].split()[-1])
         found.append(
-            {
-                "pid": inside[entry],
-                "parent": int(fields[1]),
-                "user": int(status["Uid"].split()[0]),
-                "state": fields[0],
-                "cpu_seconds": (int(fields[11]) + int(fields[12])) / _TICKS,
-                "memory_bytes": int(fields[21]) * _PAGE,
-                "command": b" ".join(words).decode(errors="replace") or f"[{status['Name']}]",
-            }
+            messages.Process(
+                pid=inside[entry],
+                parent=int(fields[1]),
+                user=int(status["Uid"].split()[0]),
+                state=fields[0],
+                cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICKS,
+                memory_bytes=int(fields[21]) * _PAGE,
+                command=b" ".join(words).decode(errors="replace") or f"[{status['Name']}]",
+            )
         )
-    for process in found:  # 0: it is outside, as the first process's is, and a program's that was exec'ed into it
-        process["parent"] = inside.get(process["parent"], 0)
-    return sorted(found, key=lambda process: int(process["pid"]))
+    # 0: it is outside, as the first process's is, and a program's that was exec'ed into it
+    return sorted(process._replace(parent=inside.get(process.parent, 0)) for process in found)
 
 
 def _members(record: Record) -> list[int]:
@@ -83,43 +82,41 @@ def _members(record: Record) -> list[int]:
 
 def top(supervisor: Supervisor, call: Call) -> None:
     """The processes of a container."""
-    call.reply({"processes": processes(supervisor.record(call.message["id"]))})
+    call.reply(messages.Table(processes(supervisor.record(call.message.id))))
 
 
 def facts(supervisor: Supervisor, call: Call) -> None:
     """What the kernel says of a container now: namespace ids, memory used, who is in it."""
-    record = supervisor.record(call.message["id"])
-    answer: dict[str, Any] = {"state": record.state, "returncode": record.returncode, "namespaces": {}}
+    record = supervisor.record(call.message.id)
+    namespaces: dict[str, int] = {}
+    usage = folder_id = None
     if record.slot is not None:
         for kind in _NAMESPACES:
             try:
-                answer["namespaces"][kind] = os.stat(
-                    record.namespaces.get(kind, f"/proc/{record.pid}/ns/{kind}")
-                ).st_ino
+                namespaces[kind] = os.stat(record.namespaces.get(kind, f"/proc/{record.pid}/ns/{kind}")).st_ino
             except OSError:
                 continue
         folder = record.slot.cgroup
         if folder is not None:
-            answer["memory_usage_bytes"] = folder.usage_bytes()
-            answer["cgroup_folder"] = folder.id
-    call.reply(answer)
+            usage, folder_id = folder.usage_bytes(), folder.id
+    call.reply(messages.Known(record.state, record.returncode, namespaces, usage, folder_id))
 
 
 def rings(supervisor: Supervisor, call: Call) -> None:
     """The rings of counters, to be mapped by the owner."""
     services = supervisor.services
-    call.reply({"ok": True}, [services.container_ring, services.endpoint_ring])
+    call.reply(messages.Counters(), [services.container_ring, services.endpoint_ring])
 
 
 def sampler(supervisor: Supervisor, call: Call) -> None:
     """An order for the sampler: interval, pause, resume."""
-    supervisor.services.sampler_control(call.message["order"])
-    call.reply({"ok": True})
+    supervisor.services.sampler_control(call.message.order)
+    call.reply(messages.Ok())
 
 
 def costs(supervisor: Supervisor, call: Call) -> None:
     """Resident memory (bytes) and CPU time (seconds) of the lab's own processes; its storage."""
-    answer = {}
+    answer: dict[str, dict[str, float]] = {}
     for name, pid in {"supervisor": os.getpid(), **supervisor.services.pids}.items():
         try:
             status = _status(pid)
@@ -131,13 +128,13 @@ def costs(supervisor: Supervisor, call: Call) -> None:
             "resident_bytes": int(status["VmRSS"].split()[0]) * 1024,
             "cpu_seconds": (int(fields[11]) + int(fields[12])) / _TICKS,
         }
-    call.reply({"processes": answer, "storage": storage.state()})
+    call.reply(messages.Used(answer, storage.state()))
 
 
 def dump(supervisor: Supervisor, call: Call) -> None:
     """A table of the kernel's, as its own messages in hex: of a container's network namespace, or of the node's."""
-    container_id = call.message["id"]
-    request = bytes.fromhex(call.message["request"])
+    container_id = call.message.id
+    request = bytes.fromhex(call.message.request)
     if container_id is None:
         supervisor.settle_names()
         found = _dump(request)
@@ -150,7 +147,7 @@ def dump(supervisor: Supervisor, call: Call) -> None:
             found = _dump(request)
         finally:
             syscalls.setns(supervisor.own_network, syscalls.CLONE_NEWNET)
-    call.reply({"reply": found.hex()})
+    call.reply(messages.Dumped(found.hex()))
 
 
 def _dump(request: bytes) -> bytes:
@@ -179,7 +176,7 @@ def _dump(request: bytes) -> bytes:
 
 def listening(supervisor: Supervisor, call: Call) -> None:
     """The TCP ports that something in a container listens on."""
-    record = supervisor.record(call.message["id"])
+    record = supervisor.record(call.message.id)
     ports: set[int] = set()
     for table in ("tcp", "tcp6"):
         try:
@@ -191,23 +188,23 @@ def listening(supervisor: Supervisor, call: Call) -> None:
                         ports.add(int(fields[1].rpartition(":")[2], 16))
         except OSError:
             continue
-    call.reply({"ports": sorted(ports)})
+    call.reply(messages.Ports(sorted(ports)))
 
 
 def pidfds(supervisor: Supervisor, call: Call) -> None:
     """The first processes of containers, as descriptors: a pid of ours would mean nothing to the owner."""
-    found = [record for record in map(supervisor.records.get, call.message["ids"]) if record is not None]
+    found = [record for record in map(supervisor.records.get, call.message.ids) if record is not None]
     found = [record for record in found if record.pidfd >= 0]
-    call.reply({"ids": [record.id for record in found]}, [record.pidfd for record in found])
+    call.reply(messages.Firsts([record.id for record in found], []), [record.pidfd for record in found])
 
 
 VERBS = {
-    "pidfds": pidfds,
-    "listening": listening,
-    "dump": dump,
-    "top": top,
-    "facts": facts,
-    "rings": rings,
-    "sampler": sampler,
-    "costs": costs,
+    messages.FirstProcesses: pidfds,
+    messages.Listening: listening,
+    messages.Dump: dump,
+    messages.Top: top,
+    messages.Facts: facts,
+    messages.Rings: rings,
+    messages.Sampler: sampler,
+    messages.Costs: costs,
 }

@@ -22,9 +22,10 @@ import sys
 import time
 from typing import Any
 
-from ..errors import CtlabError, describe_bug
+from ..errors import CtlabError, describe_bug, one_line
 from ..kernel import cgroup_discover, cgroup_mounts, cgroup_outside, id_ranges, idmap, process_count, syscalls, title
 from . import orders, protocol, runtime_folder, seed, storage_size
+from .packets import Surprise
 
 _REMOVE_SECONDS = 5.0
 _ROUND_SECONDS = 0.5
@@ -153,8 +154,8 @@ class Keeper:
                 if descriptor == self.control.fileno() and self._owner_says():
                     return
                 if descriptor == self.channel.fileno() and not self._serve():
-                    # It has closed all that it had, but its pidfd tells of its end only once everything inside is
-                    # dead, and what the v1 freezer holds isn't before it is thawed.
+                    # It has said what can't be. Or it has closed all that it had, but its pidfd tells of its end only
+                    # once everything inside is dead, and what the v1 freezer holds isn't before it is thawed.
                     self._supervisor_died()
                     return
 
@@ -193,15 +194,24 @@ class Keeper:
 
         Who has broken out of a container may be the supervisor, so only what the owner asked for is given.
         """
-        message = _receive(self.channel)
+        try:
+            message, _, _ = protocol.receive(self.channel, most_descriptors=0, most_values=protocol.MOST_VALUES)
+        except Surprise as error:
+            self.why = f"its inside sent its keeper {one_line(str(error))}, so it was ended"
+            return False
+        except OSError:
+            return False
         if message is None:
             return False
         if "error" in message:
-            self.why = message["message"]
+            self.why = one_line(str(message.get("message")))
             if self.port:  # in a VM the console is all that somebody reads
                 os.write(2, f"ctlab: {self.why}\n".encode(errors="replace"))
             return False
-        path, idmapped = message["path"], False
+        path, idmapped = message.get("path"), False
+        if type(path) is not str:
+            self.why = "its inside asked for a mount of no path, so it was ended"
+            return False
         try:
             if not self._is_allowed(path):
                 raise OSError(errno.EPERM, f"mount {path}: the owner of the lab hasn't asked for it (EPERM)")
@@ -210,17 +220,19 @@ class Keeper:
             try:
                 # Shared with the machine's mount it would be unmounted there when it is unmounted here.
                 syscalls.mount_setattr(descriptor, 0, recursive=True, propagation=syscalls.MS_PRIVATE)
-                if message["idmap"]:
+                if message.get("idmap"):
                     with contextlib.suppress(OSError):  # a file system without idmapped mounts
                         flag, namespace = syscalls.MOUNT_ATTR_IDMAP, self.user_namespace
                         syscalls.mount_setattr(descriptor, flag, recursive=True, userns=namespace)
                         idmapped = True
-                protocol.send(self.channel, {"ok": True, "idmapped": idmapped}, [descriptor])
+                # Who asks waits for the answer; who doesn't take it must not keep us from what we watch.
+                answer = {"ok": True, "idmapped": idmapped}
+                protocol.send(self.channel, answer, [descriptor], flags=socket.MSG_DONTWAIT)
             finally:
                 os.close(descriptor)
         except OSError as error:
             with contextlib.suppress(OSError):  # it died meanwhile; its pidfd says so
-                protocol.send(self.channel, protocol.failure(error))
+                protocol.send(self.channel, protocol.failure(error), flags=socket.MSG_DONTWAIT)
         return True
 
     def _say(self, message: dict[str, Any]) -> None:

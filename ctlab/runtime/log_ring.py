@@ -5,6 +5,9 @@ time_ns (int64, real time), stream (1 = stdout, 2 = stderr), length. When a new 
 oldest go, and their bytes are counted as dropped for their stream.
 
 Layout: a page of header, then `capacity` bytes of data addressed modulo the capacity by ever-growing offsets.
+
+Readers outside the lab trust nothing of it: the memory is sealed, so that nobody can cut it off below their mapping,
+and what its words say is checked each time. A ring that contradicts itself is a ValueError, in half a sentence.
 """
 
 from __future__ import annotations
@@ -14,13 +17,18 @@ import os
 import struct
 from typing import NamedTuple
 
+from ..kernel import memfd
+
 CAPACITY_BYTES = 1 << 20
+_LARGEST_CAPACITY_BYTES = 64 << 20  # that a reader maps and copies
+_TRIES = 200  # of a reader that the writer overtakes: each takes a fraction of the time of a lap
 _HEADER_BYTES = 4096
 _MAGIC = 0x63746C6C6F673031  # "ctllog01"
 _HEAD, _TAIL, _DROPPED_OUT, _DROPPED_ERR, _ENDED = range(2, 7)  # words of the header
 _RECORD = struct.Struct("=qII")
 _CHANGES = struct.Struct("=qqqqqq")  # start, head, tail, dropped of stdout and of stderr, ended
 RECORD_BYTES = _RECORD.size  # the head of a record, before its data
+_SMALLEST_CAPACITY_BYTES = 4 * RECORD_BYTES  # a record holds a quarter of it at most, and has to fit
 _LONG = struct.Struct("=q")
 
 
@@ -36,21 +44,24 @@ class LogRing:
     """A ring, from either side."""
 
     def __init__(self, descriptor: int, *, writable: bool) -> None:
-        size = os.fstat(descriptor).st_size
+        """Map it; the descriptor stays the caller's. Raises ValueError for what is no ring, OSError."""
+        size = memfd.size_of(descriptor, memfd.MAPPED, _HEADER_BYTES + _LARGEST_CAPACITY_BYTES)
+        self._capacity = size - _HEADER_BYTES
+        if self._capacity < _SMALLEST_CAPACITY_BYTES:
+            raise ValueError(f"memory of {size} bytes, too few for a log ring")
         access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         self._map = mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED, prot=access)
-        self._capacity = size - _HEADER_BYTES
-        if _LONG.unpack_from(self._map, 0)[0] != _MAGIC:
-            raise ValueError("not a log ring")
         # A word is read and written in one piece: struct's pack_into first fills with zeros, which a reader may see.
         self._whole = memoryview(self._map)
         self._words = self._whole[:_HEADER_BYTES].cast("q")
+        if self._get(0) != _MAGIC or self._get(1) != self._capacity:
+            self.close()
+            raise ValueError("memory that is no log ring")
 
     @staticmethod
     def create(capacity: int = CAPACITY_BYTES) -> int:
         """A new ring's descriptor."""
-        descriptor = os.memfd_create("ctlab-log", os.MFD_CLOEXEC)
-        os.ftruncate(descriptor, _HEADER_BYTES + capacity)
+        descriptor = memfd.create("ctlab-log", _HEADER_BYTES + capacity)
         os.pwrite(descriptor, _LONG.pack(_MAGIC) + _LONG.pack(capacity), 0)
         return descriptor
 
@@ -118,49 +129,78 @@ class LogRing:
             data += self._map[_HEADER_BYTES : _HEADER_BYTES + length - first]
         return data
 
-    def records(self, since: int = 0) -> tuple[list[Record], int]:
-        """(records from byte offset `since` on, the offset to go on from).
+    def _span(self) -> tuple[int, int] | None:
+        """(tail, head) as they were at one moment; None while the writer is too quick.
 
-        What the writer overwrites while this copies is left out, so every record returned is whole.
+        Raises ValueError where they can't be what a writer has written.
         """
-        while True:
+        for _ in range(_TRIES):
             tail, head = self._get(_TAIL), self.head
+            if self._get(_TAIL) == tail:  # it is raised before the head, and never lowered
+                if not 0 <= tail <= head <= tail + self._capacity:
+                    raise ValueError(f"a log ring from {tail} to {head} of {self._capacity} bytes")
+                return tail, head
+        return None
+
+    def _copied(self, since: int) -> tuple[bytes, int, int, int]:
+        """(the records from offset `since` on, all whole, the offset of the first, the head, the tail after it)."""
+        for _ in range(_TRIES):
+            span = self._span()
+            if span is None:
+                break
+            tail, head = span
+            if since > head:
+                raise ValueError(f"a log ring that went back from {since} to {head}")
             start = max(since, tail)
             data = self._read(start, head - start)
             now = self._get(_TAIL)
             if now <= start:
-                break
-            if now >= head:
-                continue
-            # Records before the new tail may be torn: walk from there.
-            data, start = data[now - start :], now
-            break
+                return data, start, head, max(now, tail)
+            if now <= head:  # what lies before the new tail may be torn
+                return data[now - start :], now, head, now
+        return b"", since, since, since  # overtaken each time: the next reading finds more
+
+    def records(self, since: int = 0) -> tuple[list[Record], int]:
+        """(records from byte offset `since` on, the offset to go on from).
+
+        What the writer overwrites while this copies is left out, so every record returned is whole. Raises ValueError
+        for a ring that no writer of ours has written.
+        """
+        data, _, head, _ = self._copied(since)
         found, offset = [], 0
-        while offset + _RECORD.size <= len(data):
+        while offset < len(data):
+            if offset + _RECORD.size > len(data):
+                raise ValueError("a log ring whose last record is cut off")
             time_ns, stream, length = _RECORD.unpack_from(data, offset)
             offset += _RECORD.size
+            if stream not in (1, 2) or length > len(data) - offset:
+                raise ValueError(f"a log ring with a record of {length} bytes of stream {stream}")
             found.append(Record(time_ns, stream, data[offset : offset + length]))
             offset += length
         return found, head
 
     def changes(self, since: int) -> tuple[bytes, int]:
         """(What a copy of this ring that ends at `since` lacks, for its `apply`; the offset to go on from)."""
-        while True:
-            ended = self.ended  # first: if it is true, all there will be lies below the head
-            tail, head = self._get(_TAIL), self.head
-            start = max(since, tail)
-            data = self._read(start, head - start)
-            dropped = self.dropped
-            tail = self._get(_TAIL)
-            if tail <= head:
-                break
-        if tail > start:  # overwritten meanwhile
-            data, start = data[tail - start :], tail
-        return _CHANGES.pack(start, head, tail, *dropped, ended) + data, head
+        ended = self.ended  # first: if it is true, all there will be lies below the head
+        data, start, head, tail = self._copied(since)
+        return _CHANGES.pack(start, head, tail, *self.dropped, ended) + data, head
 
     def apply(self, changes: bytes) -> None:
-        """Make this copy of a ring equal to it again (only writer, same capacity)."""
+        """Make this copy of a ring equal to it again (only writer, same capacity).
+
+        Raises ValueError, with nothing written, for what `changes` of such a ring can't say.
+        """
+        if len(changes) < _CHANGES.size:
+            raise ValueError(f"changes of a log ring in {len(changes)} bytes")
         start, head, tail, dropped_out, dropped_err, ended = _CHANGES.unpack_from(changes)
+        if (
+            not 0 <= tail <= start <= head <= tail + self._capacity
+            or start < self.head
+            or head - start != len(changes) - _CHANGES.size
+            or min(dropped_out, dropped_err) < 0
+            or ended not in (0, 1)
+        ):
+            raise ValueError(f"changes of a log ring from {start} to {head}, kept from {tail} on")
         self._put(_TAIL, tail)  # first: who is reading leaves out what is overwritten now
         self._put(_DROPPED_OUT, dropped_out)
         self._put(_DROPPED_ERR, dropped_err)

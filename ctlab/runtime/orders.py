@@ -48,15 +48,20 @@ def receive_from(connection: _socket.socket) -> tuple[Message | None, int]:
 
 
 def answer(caller: _socket.socket, message: Message, descriptors: Sequence[int] = ()) -> None:
-    """Answer an owner's call, in the form of `protocol`: a flat JSON object of texts, numbers and truth values."""
-    pairs = (
-        f"{_text(key)}:{_text(value) if isinstance(value, str) else _plain(value)}" for key, value in message.items()
-    )
-    packets.send(caller, ("{" + ",".join(pairs) + "}").encode("utf-8", "surrogateescape"), descriptors)
+    """Answer an owner's call to run a program, as `messages` has it: Begun, Ended or Failure, made without `json`."""
+    if "error" in message:
+        said = f'["Failure",{_text(message["error"])},{_text(message["message"])},{int(message["errno"])}]'
+    elif "started" in message:
+        said = '["Begun"]'
+    else:
+        said = f'["Ended",{int(message["returncode"])}]'
+    packets.send(caller, said.encode("utf-8", "surrogateescape"), descriptors)
 
 
-def _plain(value: bool | int) -> str:
-    return ("true" if value else "false") if isinstance(value, bool) else str(int(value))
+def last_words(keeper: _socket.socket, kind: str, text: str, number: int) -> None:
+    """Tell the keeper why the supervisor ends, in the form of `protocol`."""
+    said = f'{{"error":{_text(kind)},"message":{_text(text)},"errno":{number}}}'
+    packets.send(keeper, said.encode("utf-8", "surrogateescape"))
 
 
 def _text(value: str) -> str:

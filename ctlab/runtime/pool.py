@@ -14,7 +14,7 @@ import select
 from typing import TYPE_CHECKING, Any
 
 from ..plan import ops
-from . import birth, nursery, orders, storage
+from . import birth, messages, nursery, orders, storage
 from .context import Filter
 from .made import Slot, Spare
 from .record import Runner
@@ -163,7 +163,7 @@ class Pool:
             self._supervisor.settle_names()
             return
         if "note" in message:
-            self._supervisor.tell({"event": "note", "text": f"nursery: {message['note']}"})
+            self._supervisor.tell(messages.Note(f"nursery: {message['note']}"))
             return
         if "renamed" in message:
             self._supervisor.renamed(message["renamed"])
@@ -182,7 +182,7 @@ class Pool:
                     os.waitid(os.P_PID, pid, os.WEXITED)
             # The machine is full, for now: meanwhile containers are made when asked for, and say so themselves.
             why = storage.hint() or message["message"]
-            self._supervisor.tell({"event": "note", "text": f"no slot could be made: {why}"})
+            self._supervisor.tell(messages.Note(f"no slot could be made: {why}"))
             self._pause()
             return
         made = Slot(message["made"], message["made"])

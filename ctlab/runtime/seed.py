@@ -119,10 +119,9 @@ def _become(start: Start) -> NoReturn:
         if keeper.fileno() < 0:  # it is the supervisor's by now, which has failed
             keeper = _socket.socket(fileno=number)
         if isinstance(error, OSError) and error.strerror:
-            said = {"error": "KernelError", "message": error.strerror, "errno": error.errno or 0}
+            orders.last_words(keeper, "KernelError", error.strerror, error.errno or 0)
         else:
-            said = {"error": "CtlabError", "message": f"supervisor: {type(error).__name__}: {error}", "errno": 0}
-        orders.answer(keeper, said)
+            orders.last_words(keeper, "CtlabError", f"supervisor: {type(error).__name__}: {error}", 0)
     finally:
         os._exit(1)
 

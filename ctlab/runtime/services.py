@@ -14,7 +14,7 @@ from ..kernel import netlink, syscalls, title
 from ..metrics import columns as metric_columns
 from ..metrics import sampler
 from ..metrics.ring import Ring
-from . import collector, protocol, resolver
+from . import collector, messages, packets, protocol, resolver
 from .record import Record
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Services:
             main(control)
         except Exception as error:
             with contextlib.suppress(OSError):
-                protocol.send(report, {"event": "note", "text": f"{name}: {describe_bug(error)}"})
+                packets.send(report, protocol.pack(messages.Note(f"{name}: {describe_bug(error)}")))
         finally:
             os._exit(1)
 
@@ -82,7 +82,7 @@ class Services:
         status = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
         self._supervisor.off(pidfd)
         os.close(pidfd)
-        self._supervisor.tell({"event": "helper-died", "helper": name, "status": status.si_status if status else 0})
+        self._supervisor.tell(messages.HelperDied(name, status.si_status if status else 0))
 
     # -- collector ------------------------------------------------------------------------------
     def collect(self, record: Record, out: int, err: int) -> None:
@@ -194,4 +194,4 @@ class Services:
             self._supervisor.off(self._sampler.fileno())
             return
         if "error" in message:
-            self._supervisor.tell({"event": "sampler-error", "message": message["error"]})
+            self._supervisor.tell(messages.SamplerError(message["error"]))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernel import capabilities, launcher
 from ..plan import ops
-from . import ends, executor, orders, packets, pool, program, storage
+from . import ends, executor, messages, orders, packets, pool, program, storage
 from .calls import Call, Refused
 from .context import Filter
 from .log_ring import LogRing
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 def start(supervisor: Supervisor, call: Call) -> None:
     """Start a container, new or again; the answer comes once its program has been exec'ed."""
-    message = call.message
-    record = supervisor.records.get(message["id"])
+    message: messages.Start = call.message
+    record = supervisor.records.get(message.id)
     if record is not None and record.slot is not None:
-        raise Refused("StateError", f"container {message['name']} is running already")
+        raise Refused("StateError", f"container {message.name} is running already")
     again = record is not None
     if record is None:
-        record = Record(message["id"], message["key"], message["name"], LogRing.create())
+        record = Record(message.id, message.key, message.name, LogRing.create())
         supervisor.records[record.id] = record
     try:
         _start(supervisor, call, record, again)
@@ -40,14 +40,14 @@ def start(supervisor: Supervisor, call: Call) -> None:
 
 
 def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> None:
-    message = call.message
+    message: messages.Start = call.message
     record.marks = []
     record.mark("received")
-    operations = ops.decode(message["node_operations"])
+    operations = ops.decode(message.node_operations)
     first = next((operation for operation in operations if isinstance(operation, ops.MakeVeth)), None)
     slot = None
-    record.filter = _filter(message["filter"])
-    pooled = message["prepare"] is None and record.filter is None and not again
+    record.filter = _filter(message.filter)
+    pooled = message.prepare is None and record.filter is None and not again
     if pooled and first is not None and first.peer == "eth0":
         slot = supervisor.pool.take()
     if slot is None:
@@ -56,25 +56,24 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
     record.slot, record.private = slot, slot.private
     record.starter, record.go_sent, record.state = call, False, "starting"
     record.returncode, record.oom_killed, record.oom_before = None, False, 0  # each start has a fresh cgroup
-    record.restarting, record.remove_at_exit = again, message["remove_at_exit"]
-    record.start_number = message["start"]
-    execute = ops.decode(message["inside"][-1:])[0]
+    record.restarting, record.remove_at_exit = again, message.remove_at_exit
+    record.start_number = message.start
+    execute = ops.decode(message.inside[-1:])[0]
     assert isinstance(execute, ops.Execute)
     record.path, record.workdir = "", execute.workdir
     record.terminals = []
     supervisor.on(slot.pidfd, lambda: ends.ended(supervisor, record, _status))
     supervisor.on(slot.status.fileno(), lambda: _status(supervisor, record))
-    _limit(slot, message["limits"])
+    _limit(slot, message.limits)
     record.mark("limits")
     mounts: list[int] = []
     hardware = [[first.peer, first.peer_mac, first.mtu]] if slot.spare is not None and first is not None else []
     orders = {
-        "operations": message["inside"], "hardware": hardware, "body": message["body"],
-        "processes": message["processes"],
+        "operations": message.inside, "hardware": hardware, "body": message.body, "processes": message.processes,
     }  # fmt: skip
     try:
-        for path in message["mounts"]:
-            mounts.append(supervisor.detached_mount(path, message["idmap"]))
+        for path in message.mounts:
+            mounts.append(supervisor.detached_mount(path, message.idmap))
         sent = [*mounts, *call.descriptors]
         # With one link, which is there already, the inside is configured while we do the node's side.
         early = slot.spare is not None and sum(isinstance(operation, ops.MakeVeth) for operation in operations) == 1
@@ -102,9 +101,9 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
         if _carries(record.fresh_links[0]):
             del record.fresh_links[0]
     slot.spare = None
-    record.links = message["links"]
-    if message["endpoints"]:
-        supervisor.services.name(record.name, message["endpoints"])
+    record.links = message.links
+    if message.endpoints:
+        supervisor.services.name(record.name, message.endpoints)
     if execute.argv and not execute.init and not execute.tty and not record.fresh_links:
         # The node's side is done and nothing else has to be asked: it may run as soon as it is ready itself.
         _collect(supervisor, record, slot)
@@ -153,10 +152,10 @@ def _with_quota(said: dict[str, Any]) -> dict[str, Any]:
 _CAPABILITIES = 1 + ops.Execute._fields.index("capabilities")
 
 
-def _make_slot(supervisor: Supervisor, message: dict[str, Any], record: Record, again: bool) -> Slot:
-    given = message["prepare"] or message["prepare_again"]
+def _make_slot(supervisor: Supervisor, message: messages.Start, record: Record, again: bool) -> Slot:
+    given = message.prepare or message.prepare_again
     operations = ops.decode(given) if given else supervisor.pool.operations
-    network = message["network"]
+    network = message.network
     joined = -1
     if network != "own":
         operations = pool.without_network(operations)
@@ -168,7 +167,7 @@ def _make_slot(supervisor: Supervisor, message: dict[str, Any], record: Record, 
     try:
         return supervisor.pool.make(
             operations,
-            capabilities.mask(message["inside"][-1][_CAPABILITIES]),
+            capabilities.mask(message.inside[-1][_CAPABILITIES]),
             record.filter,
             private=record.private if again else None,
             network_of=joined,
@@ -235,10 +234,11 @@ def _status(supervisor: Supervisor, record: Record) -> None:
     elif "error" in message:
         starter, record.starter = record.starter, None
         again = record.restarting
+        message = _with_quota(message)
         ends.kill_slot(supervisor, record)
         ends.unmake(supervisor, record, again)
         if starter is not None:
-            starter.reply(_with_quota(message))
+            starter.fail(message["error"], message["message"], message["errno"])
 
 
 _SAMPLE_AFTER_SECONDS = 0.005
@@ -301,12 +301,12 @@ def _running(supervisor: Supervisor, record: Record) -> None:
     record.mark("executed")
     assert record.slot is not None
     if starter is not None:
-        starter.reply({"id": record.id, "state": "running", "marks": record.marks}, process=record.slot.pid)
+        starter.reply(messages.Running(record.marks, 0), process=record.slot.pid)
     slot = record.slot
     # A program that is gone by then leaves no sample; nobody who starts many short ones pays for the sampler.
     supervisor.after(_SAMPLE_AFTER_SECONDS, lambda: _sample(supervisor, record, slot))
     supervisor.after(_SAMPLE_AFTER_SECONDS, lambda: ends.let_holder_go(supervisor, slot))
-    supervisor.tell({"event": "started", "id": record.id})
+    supervisor.tell(messages.Started(record.id))
 
 
 def _sample(supervisor: Supervisor, record: Record, slot: Slot) -> None:
@@ -321,45 +321,45 @@ def start_many(supervisor: Supervisor, call: Call) -> None:
         __slots__ = ()
 
         def reply(self, answer: Any, descriptors: Any = None, process: int | None = None) -> None:
-            batch.done(self, answer)
+            batch.done(answer)
 
     class Batch:
         def __init__(self) -> None:
-            self.waiting = len(call.message["starts"])
-            self.failed: dict[str, Any] | None = None
+            self.waiting = len(call.message.starts)
+            self.failed: messages.Failure | None = None
 
-        def done(self, part: Part, answer: dict[str, Any]) -> None:
+        def done(self, answer: tuple[Any, ...]) -> None:
             self.waiting -= 1
-            if "error" in answer and self.failed is None:
-                self.failed = {**answer, "name": part.message["name"]}
+            if isinstance(answer, messages.Failure) and self.failed is None:
+                self.failed = answer
             if not self.waiting:
                 self.finish()
 
         def finish(self) -> None:
             if self.failed is not None:
-                for one in call.message["starts"]:
-                    record = supervisor.records.get(one["id"])
+                for one in call.message.starts:
+                    record = supervisor.records.get(one.id)
                     if record is not None:
                         ends.kill_slot(supervisor, record)
                         supervisor.services.name(record.name, [])
                         ends.forget(supervisor, record)
                 call.reply(self.failed)
                 return
-            call.reply({"ok": True})
+            call.reply(messages.Ok())
 
     batch = Batch()
-    pooled = [one for one in call.message["starts"] if one["prepare"] is None and one["filter"] is None]
+    pooled = [one for one in call.message.starts if one.prepare is None and one.filter is None]
     supervisor.pool.expect(len(pooled))
     try:
-        for message in call.message["starts"]:
+        for message in call.message.starts:
             part = Part(call.connection, message, [])
             try:
                 start(supervisor, part)
             except Exception as error:
                 kind = getattr(error, "kind", "KernelError")
-                part.reply({"error": kind, "message": str(error), "errno": getattr(error, "errno", 0) or 0})
+                part.fail(kind, str(error), getattr(error, "errno", 0) or 0)
     finally:
         supervisor.pool.expect(0)
 
 
-VERBS = {"start": start, "start_many": start_many}
+VERBS = {messages.Start: start, messages.StartMany: start_many}

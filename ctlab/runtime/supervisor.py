@@ -18,7 +18,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..kernel import cgroup, launcher, netlink, syscalls
 from ..plan import ops
@@ -29,7 +29,9 @@ from . import (
     execution,
     executor,
     inspection,
+    messages,
     orders,
+    packets,
     pool,
     protocol,
     services,
@@ -42,6 +44,7 @@ from .calls import Call, Refused
 from .context import LAUNCHER, Context, Filter
 from .descriptors import Descriptors
 from .nursery import become_root
+from .packets import Surprise
 from .record import Record, Runner
 
 if TYPE_CHECKING:
@@ -54,7 +57,7 @@ _RENAME_AFTER_SECONDS = 0.004
 
 
 Verb = Callable[["Supervisor", Call], None]
-VERBS: dict[str, Verb] = {
+VERBS: dict[type, Verb] = {
     **starts.VERBS,
     **ends.VERBS,
     **changes.VERBS,
@@ -87,7 +90,7 @@ class Supervisor(Descriptors):
         self.inside: dict[int, int] = {}  # our own children in containers' PID namespaces: pid -> pidfd
         self.watching_orphans = False
         self.channel: Channel | None = None  # to an owner outside of this (virtual) machine
-        self._untold: deque[protocol.Message] = deque()  # events that the owner has no room for at present
+        self._untold: deque[bytes] = deque()  # events that the owner has no room for at present
 
     # -- the loop -------------------------------------------------------------------------------
     def _do(self, action: Callable[[], None]) -> None:
@@ -95,7 +98,7 @@ class Supervisor(Descriptors):
         try:
             action()
         except Exception as error:
-            self.tell({"event": "note", "text": f"supervisor: {type(error).__name__}: {error}"})
+            self.tell(messages.Note(f"supervisor: {type(error).__name__}: {error}"))
 
     def later(self, action: Callable[[], None]) -> None:
         """Do something when nobody has called for a moment: housekeeping that no caller should pay for.
@@ -145,51 +148,61 @@ class Supervisor(Descriptors):
 
     def _serve(self, connection: socket.socket) -> None:
         try:
-            message, descriptors, _ = protocol.receive(connection)
+            body, descriptors, _ = packets.receive(connection)
         except OSError:
-            message, descriptors = None, []
-        if message is None:
+            body, descriptors = b"", []
+        except Surprise as error:
+            Call(connection, None, []).fail("CtlabError", f"the supervisor was sent {error}")
+            return
+        if not body:
             self.off(connection.fileno())
             connection.close()
             return
-        self.dispatch(Call(connection, message, descriptors))
+        self.request(Call(connection, None, descriptors), body)
+
+    def request(self, call: Call, body: bytes) -> None:
+        """Serve a call that has come as these bytes; what is no request is refused."""
+        try:
+            call.message = protocol.unpack(body, messages.REQUESTS)
+        except Surprise as error:
+            call.fail("CtlabError", f"the supervisor was sent {error}")
+            call.close_descriptors()
+            return
+        self.dispatch(call)
 
     def dispatch(self, call: Call) -> None:
         """Serve a call."""
         self._quiet_at = time.monotonic() + _QUIET_SECONDS
-        message = call.message
         try:
-            verb = VERBS.get(message["do"]) or _OWN.get(message["do"])
-            if verb is None:
-                raise Refused("CtlabError", f"the supervisor has no verb {message['do']!r}")
-            verb(self, call)
+            (VERBS.get(type(call.message)) or _OWN[type(call.message)])(self, call)
         except Refused as error:
-            call.reply({"error": error.kind, "message": str(error), "errno": error.errno})
+            call.fail(error.kind, str(error), error.errno)
             call.close_descriptors()
         except executor.Failure as error:
-            call.reply({"error": "KernelError", "message": str(error), "errno": error.errno})
+            call.fail("KernelError", str(error), error.errno)
             call.close_descriptors()
         except (OSError, TimeoutError) as error:
             failure = {"error": "KernelError", "message": error.strerror or str(error), "errno": error.errno or 0}
-            call.reply(storage.named(failure))
+            call.fail("KernelError", storage.named(failure)["message"], error.errno or 0)
             call.close_descriptors()
         except Exception as error:  # a bug of ours must not end the lab
-            call.reply({"error": "CtlabError", "message": f"{type(error).__name__}: {error}", "errno": 0})
+            call.fail("CtlabError", f"{type(error).__name__}: {error}")
             call.close_descriptors()
 
-    def tell(self, event: protocol.Message) -> None:
-        """Send an event to the owner. One that doesn't listen (a busy notebook) hears it later and holds nobody up."""
+    def tell(self, event: tuple[Any, ...]) -> None:
+        """Send one of `messages.EVENTS` to the owner. One that doesn't listen (a busy notebook) holds nobody up."""
+        body = protocol.pack(event)
         if self.channel is not None:
-            self.channel.event(event)
+            self.channel.event(body)
             return
-        self._untold.append(event)
+        self._untold.append(body)
         if len(self._untold) == 1:
             self._tell()
 
     def _tell(self) -> None:
         while self._untold:
             try:
-                protocol.send(self.events, self._untold[0], flags=socket.MSG_DONTWAIT)
+                packets.send(self.events, self._untold[0], flags=socket.MSG_DONTWAIT)
             except BlockingIOError:
                 self.after(_TELL_AGAIN_SECONDS, self._tell)
                 return
@@ -214,7 +227,7 @@ class Supervisor(Descriptors):
                 raise OSError((answer or {}).get("errno", 0), (answer or {}).get("message", "the keeper is gone"))
             if idmap and not answer["idmapped"]:
                 text = f"{path}: its file system has no id-mapped mounts, so inside its files belong to nobody"
-                self.tell({"event": "note", "text": text})
+                self.tell(messages.Note(text))
             return descriptors[0]
         return self.tree.detached(path)
 
@@ -270,9 +283,9 @@ class Supervisor(Descriptors):
         ours, self.events = protocol.pair()
 
         def said() -> None:
-            message, _, _ = protocol.receive(ours)
-            if message is not None:
-                channel.event(message)
+            body, _, _ = packets.receive(ours)
+            if body:
+                channel.event(body)
 
         self.on(ours.fileno(), said)
 
@@ -312,21 +325,21 @@ _TELL_AGAIN_SECONDS = 0.01
 
 def _configure(supervisor: Supervisor, call: Call) -> None:
     """What a slot is: operations, limits, the lab's filter of system calls (in base64); how many to keep ready."""
-    message = call.message
-    early, late = (base64.b64decode(part) for part in message["filter"])
-    supervisor.pool.configure(message["operations"], message["limits"], message["slots"], Filter(early, late))
-    call.reply({"ok": True})
+    message: messages.Configure = call.message
+    early, late = map(base64.b64decode, message.filter)
+    supervisor.pool.configure(message.operations, message.limits, message.slots, Filter(early, late))
+    call.reply(messages.Ok())
 
 
 def _perform(supervisor: Supervisor, call: Call) -> None:
     """Node operations: networks made and removed."""
-    supervisor.node.perform(ops.decode(call.message["operations"]))
-    for address in call.message.get("deaf", ()):
+    supervisor.node.perform(ops.decode(call.message.operations))
+    for address in call.message.deaf:
         supervisor.services.deaf(address)
-    call.reply({"ok": True})
+    call.reply(messages.Ok())
 
 
-_OWN: dict[str, Verb] = {"configure": _configure, "perform": _perform}
+_OWN: dict[type, Verb] = {messages.Configure: _configure, messages.Perform: _perform}
 
 
 def main(start: Start, folders: cgroup.LabFolders | None, nursery: tuple[_socket.socket, int, int]) -> NoReturn:

@@ -12,12 +12,13 @@ import errno
 import os
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..metrics.ring import Ring
-from ..runtime import packets, protocol
+from ..runtime import messages, packets, protocol
 from ..runtime.calls import Call
 from ..runtime.log_ring import LogRing
+from ..runtime.packets import Surprise
 from . import calls, frames
 from .streams import Reader, Writer
 from .wire import Wire
@@ -74,7 +75,7 @@ class Channel:
         try:
             self._take(kind, number, body)
         except Exception as error:  # a bug of ours must not end the lab
-            self.event({"event": "note", "text": f"channel: {type(error).__name__}: {error}"})
+            self.event(protocol.pack(messages.Note(f"channel: {type(error).__name__}: {error}")))
 
     def _take(self, kind: int, number: int, body: bytes) -> None:
         if kind == frames.CALL:
@@ -112,12 +113,16 @@ class Channel:
             self._try_held(number)
 
     def _call(self, connection: int, body: bytes) -> None:
-        message, described, _ = calls.unpack(body)
-        decoded = protocol.decode(message)
-        if decoded["do"] == "unfollow":
-            self._unfollow(decoded["follower"])
-        call = ChannelCall(self, connection, decoded)
+        message, described = calls.unpack(body)
+        call = ChannelCall(self, connection)
         self._serving[connection] = self._serving.get(connection, 0) + 1
+        try:
+            call.message = protocol.unpack(message, messages.REQUESTS)
+        except Surprise as error:
+            call.fail("CtlabError", f"the supervisor was sent {error}")
+            return
+        if isinstance(call.message, messages.Unfollow):
+            self._unfollow(call.message.follower)
         files: list[_File] = []
         try:
             for kind, number in described:
@@ -213,16 +218,16 @@ class Channel:
         self.wire.send(frames.END, number)
 
     # -- answers ----------------------------------------------------------------------------------
-    def answer(self, call: ChannelCall, message: bytes, described: calls.Described, process: int) -> None:
+    def answer(self, call: ChannelCall, message: bytes, described: calls.Described) -> None:
         """Answer a call, unless its connection is over."""
         connection = call.number
         left = self._serving[connection] = self._serving.get(connection, 1) - 1
         if connection not in self._closed:
-            body = calls.pack(message, described, process)
+            body = calls.pack(message, described)
             try:
                 frames.fits(body)
             except OSError as error:
-                body = calls.pack(protocol.encode(calls.refusal(error)), [])
+                body = calls.pack(protocol.pack(calls.refusal(error)), [])
             self.wire.send(frames.ANSWER, connection, body)
         if left <= 0:
             del self._serving[connection]
@@ -232,9 +237,9 @@ class Channel:
         """Whether nobody waits on that connection any more."""
         return connection in self._closed
 
-    def event(self, message: protocol.Message) -> None:
-        """Tell the owner of something."""
-        self.wire.send(frames.EVENT, 0, calls.pack(protocol.encode(message), []))
+    def event(self, body: bytes) -> None:
+        """Tell the owner of something: one of `messages.EVENTS`, as it travels."""
+        self.wire.send(frames.EVENT, 0, calls.pack(body, []))
 
     def hand_over(self, call: ChannelCall) -> _socket.socket:
         """A socket for whoever answers a call himself; what is written to its other end is passed on."""
@@ -255,7 +260,7 @@ class Channel:
             if described:  # not the last answer
                 self.wire.send(frames.ANSWER, call.number, calls.pack(message, described))
                 return
-            self._hold(call.streams, lambda: self.answer(call, message, [], 0))
+            self._hold(call.streams, lambda: self.answer(call, message, []))
 
         self.supervisor.on(ours.fileno(), said)
         return theirs
@@ -281,9 +286,9 @@ class Channel:
             self.wire.send(frames.LOG, key)
 
     def _follow(self, call: ChannelCall, number: int) -> int:
-        record = self.supervisor.records.get(call.message["id"])
+        record = self.supervisor.records.get(call.message.id)
         event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        follower = call.message["follower"]
+        follower = call.message.follower
         if record is None:  # the answer says so
             self.wire.send(frames.TOLD, number, b"end")
             return event
@@ -390,29 +395,29 @@ class ChannelCall(Call):
 
     __slots__ = ("_handed", "channel", "number", "streams")
 
-    def __init__(self, channel: Channel, number: int, message: protocol.Message) -> None:
-        super().__init__(None, message, [])
+    def __init__(self, channel: Channel, number: int) -> None:
+        super().__init__(None, None, [])
         self.channel = channel
         self.number = number
         self.streams: list[Reader] = []  # what the program writes
         self._handed: _socket.socket | None = None
 
-    def reply(self, answer: protocol.Message, descriptors: list[int] | None = None, process: int | None = None) -> None:
-        """Answer. What `descriptors` are is told by the verb."""
+    def reply(self, answer: tuple[Any, ...], descriptors: list[int] | None = None, process: int | None = None) -> None:
+        """Answer. What `descriptors` are is told by its kind."""
         described: calls.Described = []
-        verb, channel = self.message["do"], self.channel
-        if "error" in answer:
-            pass
-        elif verb in ("logs", "follow") and descriptors:
-            record = channel.supervisor.records.get(self.message["id"])
+        channel = self.channel
+        if isinstance(answer, messages.Output | messages.Followed) and descriptors:
+            record = channel.supervisor.records.get(self.message.id)
             if record is not None:
                 channel.send_log(record.key, record.ring)
                 described = [["l", record.key]]
-        elif verb == "rings":
+        elif isinstance(answer, messages.Counters):
             described = channel.send_rings()
-        elif verb == "pidfds":
-            answer = answer | {"pids": dict(zip(answer["ids"], map(_pid, descriptors or ()), strict=True))}
-        channel.answer(self, protocol.encode(answer), described, process or 0)
+        elif isinstance(answer, messages.Firsts):
+            answer = answer._replace(pids=[_pid(pidfd) for pidfd in descriptors or ()])
+        elif isinstance(answer, messages.Running):
+            answer = answer._replace(pid=process or 0)
+        channel.answer(self, protocol.pack(answer), described)
 
     def given_up(self) -> bool:
         """Whether nobody waits for the answer any more."""

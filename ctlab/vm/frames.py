@@ -31,7 +31,8 @@ DATA = 20  # bytes
 # No more will come (from the sender of DATA; 4 bytes, little-endian: the errno that ended it, if one did), or nobody
 # reads any more (from its receiver).
 END = 21
-CREDIT = 22  # 8 bytes, little-endian: so many more may be sent
+CREDIT = 22  # CREDIT_BYTES, little-endian: so many more may be sent
+CREDIT_BYTES = 8
 # Mirrors of rings
 LOG = 30  # guest: a log ring's changes, see `LogRing.changes`; `id` is the ring's key
 TOLD = 31  # guest: a follower has been told; `id` is its number

@@ -1,7 +1,8 @@
 """The keeper of a lab in a VM: one thread outside, which boots the VM, passes on what is said, and clears up.
 
 Started as the native keeper is (descriptors 3 = control, 4 = calls, 5 = events), watches the same things, and besides
-them QEMU and virtiofsd, who die with it. The guest has a keeper of its own, which minds the guest's cgroups.
+them QEMU and virtiofsd, who die with it. The guest has a keeper of its own, which minds the guest's cgroups. What the
+guest says is checked: a `Surprise` ends the lab.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import sys
 import time
 from typing import Any
 
-from ..errors import BadInput, CtlabError, describe, describe_bug
+from ..errors import BadInput, CtlabError, describe, describe_bug, one_line
 from ..kernel import syscalls, title
 from ..runtime import protocol, runtime_folder, seed
+from ..runtime.packets import Surprise
 from . import frames, preparing
 from .guest_setup import HOST
 from .loop import Loop
@@ -30,6 +32,7 @@ from .wire import Wire
 
 BOOT_SECONDS = 120.0  # on a busy machine, emulated; a boot takes a few
 BOOT_VARIABLE = "CTLAB_VM_BOOT_SECONDS"  # for a machine that is busier still
+_MOST_EARLY = 100  # frames of the guest's supervisor before it is listened to; a lab that does nothing says little
 _UNREAD_BYTES = 16 << 10  # by the guest: calls wait with the owner, who waits for them, and not in between
 
 
@@ -83,7 +86,7 @@ class Keeper:
         assert self.facts is not None
         self.relay = Relay(self.loop, wire, socket.socket(fileno=seed.CALLS), socket.socket(fileno=seed.EVENTS))
         for frame in self._early:
-            self.relay.hear(*frame)
+            self._hear(*frame)
         vm = {**machine.facts, "boot_seconds": self._boot_seconds()}
         mine = {"keeper": os.getpid(), "runtime_folder": self.folder.path, "cgroup_paths": [], "vm": vm}
         protocol.send(self.control, self.facts | mine)
@@ -109,25 +112,36 @@ class Keeper:
 
     # -- what happens -------------------------------------------------------------------------------
     def _hear(self, kind: int, number: int, body: bytes) -> None:
-        if self.relay is not None:
-            if kind == frames.FATAL:
-                self._guest_failed(json.loads(body))
-            else:
-                self.relay.hear(kind, number, body)
-        elif kind == frames.BOOT:
-            said = json.loads(body)
-            assert self.machine is not None
-            late = said.get("now", said["uptime_seconds"]) - said["uptime_seconds"]
-            self.boot.setdefault(said["at"], time.monotonic() - late - self.machine.started)
-            if said["at"] == "ready":
-                self.facts = said["facts"]
-        elif kind == frames.FATAL:
-            self._guest_failed(json.loads(body))
-        else:
-            self._early.append((kind, number, body))
+        if self.died:
+            return
+        try:
+            self._heard(kind, number, body)
+        except Surprise as error:
+            self.died = f"the VM sent {one_line(str(error))}, so it was ended"
 
-    def _guest_failed(self, said: dict[str, Any]) -> None:
-        self.died = self.died or f"the VM's lab failed: {said['message']}{self._tail()}"
+    def _heard(self, kind: int, number: int, body: bytes) -> None:
+        if kind == frames.FATAL:
+            message = _text(protocol.decode(body, protocol.MOST_VALUES), "message")
+            self.died = f"the VM's lab failed: {one_line(message)}{self._tail()}"
+        elif self.relay is not None:
+            self.relay.hear(kind, number, body)
+        elif kind == frames.BOOT:
+            self._booted(protocol.decode(body, protocol.MOST_VALUES))
+        elif len(self._early) < _MOST_EARLY:
+            self._early.append((kind, number, body))
+        else:
+            raise Surprise(f"{_MOST_EARLY} frames before it was ready")
+
+    def _booted(self, said: dict[str, Any]) -> None:
+        """How far it is; with the last word come the facts of its own keeper."""
+        assert self.machine is not None
+        at, uptime = _text(said, "at"), said.get("uptime_seconds", -1)
+        now = said.get("now", uptime)
+        if at not in _STAGES or not all(type(one) in (int, float) and 0 <= one < 1e9 for one in (uptime, now)):
+            raise Surprise("a frame of its boot that makes no sense")
+        self.boot.setdefault(at, time.monotonic() - (now - uptime) - self.machine.started)
+        if at == "ready":
+            self.facts = _facts(said.get("facts"))
 
     def _process_ended(self) -> None:
         """One has ended, and the other follows: virtiofsd at once, or QEMU not at all."""
@@ -187,6 +201,36 @@ class Keeper:
         if self.machine is not None:
             self.machine.kill()
         self.folder.remove()
+
+
+_STAGES = ("init", "python", "ready")
+_FACTS = {  # of the guest's keeper that are told to the owner; the others are ours
+    "ready": bool, "supervisor": int, "mapping": str, "single_id": bool, "cgroup": str, "controllers": list,
+    "pids_by": str, "cgroup_reason": str, "cgroup_remedy": str,
+}  # fmt: skip
+
+_WORDS = {"cgroup": ("v1", "v2", "none"), "pids_by": ("cgroup", "rlimit", "none")}
+
+
+def _text(said: dict[str, Any], name: str) -> str:
+    text = said.get(name)
+    if type(text) is not str:
+        raise Surprise(f"no text as {name}")
+    return text
+
+
+def _facts(said: Any) -> dict[str, Any]:
+    """What the guest says of its lab, if it has the types that it must have, and nothing more. Raises Surprise."""
+    if type(said) is not dict:
+        raise Surprise("no facts")
+    for name, kind in _FACTS.items():
+        value = said.get(name)
+        if type(value) is not kind or (type(value) is list and not all(type(one) is str for one in value)):
+            raise Surprise(f"facts without {name}")
+    for name, words in _WORDS.items():
+        if said[name] not in words:
+            raise Surprise(f"facts whose {name} is {said[name][:20]!a}")
+    return {name: one_line(said[name]) if kind is str else said[name] for name, kind in _FACTS.items()}
 
 
 def _boot_limit() -> float:

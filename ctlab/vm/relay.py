@@ -2,6 +2,9 @@
 
 The owner's `Client` sees what it sees natively: SEQPACKET sockets, pipes, memfds. Pipes become streams, rings are
 copies that the guest's changes are applied to, an eventfd is written when the guest says that there is news.
+
+Who has broken out of a container may hold the guest's end: what can't come from one of ours is a `Surprise`, which ends
+the lab. Messages pass as they are: the owner checks them itself.
 """
 
 from __future__ import annotations
@@ -17,11 +20,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..errors import CtlabError
 from ..metrics import columns as metric_columns
 from ..metrics.ring import Ring
 from ..runtime import packets, protocol
 from ..runtime.log_ring import LogRing
+from ..runtime.packets import Surprise
 from ..runtime.services import RING_ROWS
 from . import calls, frames
 from .loop import Loop
@@ -87,7 +90,7 @@ class Relay:
         except ConnectionError:
             body, descriptors = b"", []
         except OSError as error:  # too many open
-            peer.send(protocol.encode(calls.refusal(error)))
+            peer.send(protocol.pack(calls.refusal(error)))
             return
         if not body:
             del self._connections[number]
@@ -106,9 +109,10 @@ class Relay:
                 os.close(descriptor)
             for _, given in described:
                 self._forget(given)
-            peer.send(protocol.encode(calls.refusal(error)))
+            peer.send(protocol.pack(calls.refusal(error)))
             return
         self._ahead += 1
+        peer.unanswered += 1
         self._wire.send(frames.CALL, number, call)
         for reader in readers:  # behind the call that says what they are
             reader.begin()
@@ -146,7 +150,7 @@ class Relay:
     def _write_to(self, number: int, descriptor: int) -> None:
         if number in self._writers:
             os.close(descriptor)
-            raise CtlabError(f"the VM has used stream {number} twice")
+            raise Surprise(f"stream {number} twice")
         self._writers[number] = Writer(self._wire, self._loop, number, descriptor, self._forget_writer)
 
     def _forget_reader(self, number: int) -> None:
@@ -157,11 +161,13 @@ class Relay:
 
     # -- from the guest -----------------------------------------------------------------------------
     def hear(self, kind: int, number: int, body: bytes) -> None:
-        """One frame of the guest's supervisor."""
+        """One frame of the guest's supervisor. Raises Surprise."""
         if kind == frames.ANSWER:
             self._answered(number, body)
         elif kind == frames.TAKEN:
             self._ahead -= frames.CALLS_STEP
+            if self._ahead < 0:
+                raise Surprise("word that it has taken calls which weren't sent")
         elif kind == frames.DATA:
             writer = self._writers.get(number)
             if writer is not None:
@@ -169,19 +175,23 @@ class Relay:
         elif kind == frames.END:
             self._ended(number)
         elif kind == frames.CREDIT:
+            if len(body) != frames.CREDIT_BYTES:
+                raise Surprise(f"a credit in {len(body)} bytes")
             reader = self._readers.get(number)
             if reader is not None:
                 reader.more(int.from_bytes(body, "little"))
         elif kind == frames.EVENT:
-            self._events.send(calls.unpack(body)[0])
+            if len(body) > packets.INLINE_LIMIT:
+                raise Surprise(f"an event of {len(body)} bytes")
+            self._events.send(calls.unpack(body, most=0)[0])
         elif kind == frames.LOG:
             self._log(number, body)
         elif kind == frames.TOLD:
             self._told(number, over=bool(body))
         elif kind == frames.ROWS:
-            self._rings[number].apply(body)
+            self._apply(self._mirror(number), body)
         else:
-            raise CtlabError(f"the VM has sent a frame of unknown kind {kind}")
+            raise Surprise(f"a frame of unknown kind {kind}")
 
     def _ended(self, number: int) -> None:
         writer = self._writers.pop(number, None)
@@ -192,44 +202,69 @@ class Relay:
             reader.close()
 
     def _answered(self, number: int, body: bytes) -> None:
-        message, described, process = calls.unpack(body)
+        message, described = calls.unpack(body, kinds="lmr", most=_MOST_DESCRIBED)
+        peer = self._connections.get(number)
+        if peer is None:  # it is over, and nobody reads those streams
+            for kind, which in described:
+                if kind == "r":
+                    self._wire.send(frames.END, which)
+            return
+        # One with streams (of terminals that were made inside) comes before the answer itself, once.
+        before = bool(described) and described[0][0] == "r"
+        if not peer.unanswered or (before and peer.begun):
+            raise Surprise("an answer that nobody waits for")
         descriptors: list[int] = []
         try:
             for kind, which in described:
                 descriptors.append(self._descriptor(kind, which))
         except OSError as error:  # too many open
-            message, process = protocol.encode(calls.refusal(error)), 0
+            message = protocol.pack(calls.refusal(error))
             while descriptors:
                 os.close(descriptors.pop())
-        peer = self._connections.get(number)
-        if peer is None:
-            for descriptor in descriptors:
-                os.close(descriptor)
-            return
-        if process:
-            message = message[:-1] + f',"process":{process}}}'.encode()
+        peer.begun = before
+        if not before:
+            peer.unanswered -= 1
         peer.send(message, descriptors)
 
     def _descriptor(self, kind: str, number: int) -> int:
         """For the owner: what the guest has described."""
         if kind == "l":
+            if number not in self._logs:
+                raise Surprise(f"log ring {number}, which it hasn't told of")
             return os.dup(self._logs[number][1])
         if kind == "m":
-            return os.dup(self._rings[number].fd)
+            return os.dup(self._mirror(number).fd)
+        if not number % 2:
+            raise Surprise(f"stream {number}, which isn't one of its own")
         reading, writing = os.pipe2(os.O_CLOEXEC)
         self._write_to(number, writing)
         return reading
 
+    def _mirror(self, number: int) -> Ring:
+        if number >= len(self._rings):
+            raise Surprise(f"rows for ring {number} of {len(self._rings)}")
+        return self._rings[number]
+
     def _log(self, key: int, changes: bytes) -> None:
         if not changes:
-            ring, descriptor = self._logs.pop(key)
-            ring.close()
-            os.close(descriptor)
+            ring, descriptor = self._logs.pop(key, (None, -1))
+            if ring is not None:
+                ring.close()
+                os.close(descriptor)
             return
         if key not in self._logs:
+            if len(self._logs) >= _MOST_LOGS:
+                raise Surprise(f"the output of more than {_MOST_LOGS} containers")
             descriptor = LogRing.create()
             self._logs[key] = LogRing(descriptor, writable=True), descriptor
-        self._logs[key][0].apply(changes)
+        self._apply(self._logs[key][0], changes)
+
+    @staticmethod
+    def _apply(ring: LogRing | Ring, changes: bytes) -> None:
+        try:
+            ring.apply(changes)
+        except ValueError as error:
+            raise Surprise(str(error)) from None
 
     def _told(self, number: int, *, over: bool) -> None:
         if over:
@@ -242,6 +277,9 @@ class Relay:
 
 
 _MOST_KEPT_BYTES = 2 * frames.LARGEST_BODY_BYTES  # for one socket: only a guest gone wrong sends more
+_COST_BYTES = 512  # of keeping a message, whatever is in it
+_MOST_DESCRIBED = 2  # with an answer: both rings of counters, or the streams of both terminals
+_MOST_LOGS = 4096  # mirrored, 1 MiB each at most
 _NULL = os.stat(os.devnull).st_rdev
 
 
@@ -256,6 +294,8 @@ class _Peer:
         self._kept_bytes = 0
         self._paused = False
         self._armed = 0
+        self.unanswered = 0  # calls
+        self.begun = False  # what comes before an answer has come
         self._arm()
 
     def _arm(self) -> None:
@@ -272,9 +312,9 @@ class _Peer:
 
     def send(self, body: bytes, descriptors: Sequence[int] = ()) -> None:
         """Send now or when there is room; the descriptors are closed here afterwards."""
-        self._kept_bytes += len(body)
+        self._kept_bytes += len(body) + _COST_BYTES
         if self._kept_bytes > _MOST_KEPT_BYTES:
-            raise CtlabError(f"more than {_MOST_KEPT_BYTES >> 20} MiB came from the VM that nobody has read")
+            raise Surprise(f"more than {_MOST_KEPT_BYTES >> 20} MiB that nobody has read")
         self._kept.append((body, list(descriptors)))
         if len(self._kept) == 1:
             self._send()
@@ -291,11 +331,11 @@ class _Peer:
             except OSError as error:  # descriptors used up: that has to be said at least, or somebody waits for ever
                 with contextlib.suppress(OSError):
                     said = OSError(error.errno, f"the answer couldn't be sent: {error.strerror}")
-                    packets.send(self.socket, protocol.encode(calls.refusal(said)), flags=socket.MSG_DONTWAIT)
+                    packets.send(self.socket, protocol.pack(calls.refusal(said)), flags=socket.MSG_DONTWAIT)
             for descriptor in descriptors:
                 os.close(descriptor)
             self._kept.popleft()
-            self._kept_bytes -= len(body)
+            self._kept_bytes -= len(body) + _COST_BYTES
         self._arm()
 
     def _ready(self) -> None:

@@ -15,7 +15,7 @@ import termios
 from collections import deque
 from collections.abc import Callable
 
-from ..errors import CtlabError
+from ..runtime.packets import Surprise
 from . import frames
 from .wire import WRITABLE, Loop, Wire
 
@@ -87,10 +87,12 @@ class Reader:
         self.close()
 
     def more(self, credit_bytes: int) -> None:
-        """The other side has taken so much."""
+        """The other side has taken so much. Raises Surprise if that is more than was sent."""
         if not self.open:
             return
-        self._credit = min(self._credit + credit_bytes, WINDOW_BYTES)
+        if credit_bytes > WINDOW_BYTES - self._credit:
+            raise Surprise(f"room for more of a stream than {WINDOW_BYTES} bytes")
+        self._credit += credit_bytes
         if not self._waits:
             self.pump()
         elif not self._armed:
@@ -136,12 +138,12 @@ class Writer:
         os.set_blocking(descriptor, False)
 
     def give(self, data: bytes) -> None:
-        """Write, now or when there is room. Raises CtlabError if the other side has sent more than it may."""
+        """Write, now or when there is room. Raises Surprise if the other side has sent more than it may, or nothing."""
         if not self.open:
             return
         self._kept_bytes += len(data)
-        if self._kept_bytes > WINDOW_BYTES:
-            raise CtlabError(f"more than {WINDOW_BYTES} bytes of a stream came that weren't asked for")
+        if self._kept_bytes + self._taken > WINDOW_BYTES or not data:  # many times nothing would fill the memory, too
+            raise Surprise(f"more than {WINDOW_BYTES} bytes of a stream that weren't asked for, or none")
         self._kept.append(memoryview(data))
         if len(self._kept) == 1:
             self._write()

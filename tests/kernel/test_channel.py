@@ -19,6 +19,7 @@ from kernel_help import patient, wait_until
 
 import ctlab
 from ctlab.errors import CtlabError, KernelError, NotFound, ProgramNotFound
+from ctlab.runtime import messages
 
 pytestmark = pytest.mark.kernel
 MIB = 1 << 20
@@ -216,7 +217,7 @@ def test_counters_arrive(vm_lab: Any) -> None:
 
 
 def test_starts_and_ends_are_told(vm_lab: Any) -> None:
-    heard: list[dict[str, Any]] = []
+    heard: list[Any] = []
     vm_lab._client.listen(heard.append)
     container = vm_lab.run(["sh", "-c", "trap 'exit 5' USR1; echo up; while :; do sleep 0.01; done"])
     said(container, "up")
@@ -225,9 +226,9 @@ def test_starts_and_ends_are_told(vm_lab: Any) -> None:
     assert background.wait(patient(10)) == 6
     container.kill("SIGUSR1")
     assert wait_until(lambda: container.state == "exited") and container.returncode == 5
-    exited = [event for event in heard if event["event"] == "exited" and event["id"] == container.id]
-    assert [event["returncode"] for event in exited] == [5]
-    assert [event["returncode"] for event in heard if event["event"] == "execution-ended"] == [6]
+    exited = [event for event in heard if isinstance(event, messages.Exited) and event.id == container.id]
+    assert [event.returncode for event in exited] == [5]
+    assert [event.returncode for event in heard if isinstance(event, messages.ExecutionEnded)] == [6]
     vm_lab._client._listeners.remove(heard.append)
     removed = vm_lab.run(["true"], rm=True)
     assert wait_until(lambda: removed._gone)
@@ -237,9 +238,9 @@ def test_starts_and_ends_are_told(vm_lab: Any) -> None:
 def test_events_keep_their_order_in_a_burst(vm_lab: Any) -> None:
     heard: list[str] = []
 
-    def listener(event: dict[str, Any]) -> None:
-        if event["event"] == "exited":
-            heard.append(event["id"])
+    def listener(event: object) -> None:
+        if isinstance(event, messages.Exited):
+            heard.append(event.id)
 
     vm_lab._client.listen(listener)
     made = vm_lab.run(["sleep", "600"], count=12, name="burst{n}")
@@ -318,17 +319,17 @@ def _sleepers(container: Any) -> int:
 
 
 def test_a_call_that_is_too_large_is_one_error(vm_lab: Any) -> None:
-    with pytest.raises(KernelError, match=r"too large: 66 MiB, and a VM lab's have at most 64 MiB \(EMSGSIZE\)"):
-        vm_lab._call({"do": "top", "id": "x" * (66 * MIB)})
+    with pytest.raises(KernelError, match=r"too large: 66 MiB, and it may have 64 MiB at most \(EMSGSIZE\)"):
+        vm_lab._call(messages.Top("x" * (66 * MIB)), messages.Table)
     with pytest.raises(CtlabError, match="no container with id"):
-        vm_lab._call({"do": "top", "id": "y" * (5 * MIB)})
+        vm_lab._call(messages.Top("y" * (5 * MIB)), messages.Table)
 
 
 def test_what_cannot_pass_is_refused_by_name(vm_lab: Any, container: Any) -> None:
     end = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
     reading, writing = os.pipe2(os.O_CLOEXEC)
     with pytest.raises(KernelError, match="only files, pipes and terminals can be passed into a virtual machine"):
-        vm_lab._call({"do": "top", "id": container.id}, [writing, end])
+        vm_lab._call(messages.Top(container.id), messages.Table, [writing, end])
     os.close(writing)
     os.close(end)
     assert wait_until(lambda: os.read(reading, 1) == b"")  # the keeper doesn't hold the one before it

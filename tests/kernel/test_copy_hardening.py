@@ -14,6 +14,7 @@ import pytest
 from kernel_help import children_of, need_root, wait_until
 
 from ctlab.errors import BadInput
+from ctlab.runtime import messages
 
 pytestmark = pytest.mark.kernel
 FILE = "/srv/big"
@@ -26,7 +27,7 @@ def copying(container: Any) -> Iterator[None]:
     reading, writing = os.pipe2(os.O_CLOEXEC)
     connection = client.connection()
     try:
-        connection.send({"do": "copy_out", "id": container.id, "path": FILE}, [writing])
+        connection.send(messages.CopyOut(container.id, FILE), [writing])
         os.close(writing)
         assert os.read(reading, 512), "it has begun"
         yield

@@ -11,6 +11,7 @@ from kernel_help import held_beside_slots, wait_until
 
 from ctlab import asking
 from ctlab.errors import CtlabError, KernelError, StateError
+from ctlab.runtime import messages
 
 pytestmark = pytest.mark.kernel
 
@@ -43,7 +44,7 @@ def test_a_table_larger_than_a_packet_arrives_whole(lab: Any) -> None:
     found = {route["dst"] for route in web.routes()}
     assert {f"198.18.{n // 200}.{n % 200}/32" for n in range(3000)} <= found
     assert len(
-        lab._call({"do": "dump", "id": web.id, "request": request(RTM_GETROUTE, REQUEST | DUMP, 12)})["reply"]
+        lab._call(messages.Dump(web.id, request(RTM_GETROUTE, REQUEST | DUMP, 12)), messages.Dumped).message.reply
     ) > (200_000)
 
 
@@ -53,13 +54,13 @@ def test_a_table_larger_than_a_packet_arrives_whole(lab: Any) -> None:
 )
 def test_what_is_no_dump_is_refused_and_the_lab_goes_on(lab: Any, asked: str) -> None:
     with pytest.raises(CtlabError, match="only netlink dumps"):
-        lab._call({"do": "dump", "id": None, "request": asked})
+        lab._call(messages.Dump(None, asked), messages.Dumped)
     assert lab.nodes[0].links()
 
 
 def test_what_the_kernel_refuses_is_named(lab: Any) -> None:
     """A message type that there isn't: the kernel's own answer comes back, and is raised."""
-    answer = lab._call({"do": "dump", "id": None, "request": request(0x3FF, REQUEST | DUMP, 16)})["reply"]
+    answer = lab._call(messages.Dump(None, request(0x3FF, REQUEST | DUMP, 16)), messages.Dumped).message.reply
     with pytest.raises(KernelError, match="netlink dump of links: Operation not supported") as caught:
         asking.decode("links", bytes.fromhex(answer))
     assert caught.value.number == 95

@@ -11,6 +11,7 @@ from kernel_help import patient, tries
 from ctlab import measuring, sampled_names
 from ctlab.errors import LabGone
 from ctlab.lab import NOTES_KEPT
+from ctlab.runtime import messages
 
 pytestmark = pytest.mark.kernel
 
@@ -60,7 +61,7 @@ def test_notes_are_not_kept_for_ever(lab: Any) -> None:
 
 
 def test_a_failing_sampler_is_said_with_the_next_frame(lab: Any) -> None:
-    lab._call({"do": "sampler", "order": {"do": "no such order"}})
+    lab._call(messages.Sampler({"do": "no such order"}), messages.Ok)
     with pytest.warns(RuntimeWarning, match="sampler failed"):
         while not lab.notes or "sampler failed" not in lab.notes[-1]:
             pass

@@ -11,6 +11,7 @@ import pytest
 from kernel_help import held_beside_slots, need_root, run_owner, uses
 
 from ctlab.errors import CtlabError, KernelError
+from ctlab.runtime import messages
 
 pytestmark = pytest.mark.kernel
 
@@ -133,8 +134,8 @@ def test_the_inside_is_given_no_path_that_the_owner_has_not_asked_for(lab: Any, 
     """The keeper opens what only root can read; whoever has taken the supervisor over must not choose."""
     need_root("whose keeper opens host paths")
     (tmp_path / "file").write_text("readable")
-    order = {"do": "image", "key": "stolen", "kind": "folder", "path": str(tmp_path)}
+    order = messages.Image("stolen", "folder", str(tmp_path))
     with pytest.raises(KernelError, match=r"the owner of the lab hasn't asked for it \(EPERM\)"):
-        lab._call(order)
+        lab._call(order, messages.Ok)
     assert lab.run(["cat", "/there/file"], mounts=[f"{tmp_path}:/there:ro"]).wait() == 0
-    lab._call(order)  # now it was asked for
+    lab._call(order, messages.Ok)  # now it was asked for

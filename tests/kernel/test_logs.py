@@ -12,6 +12,7 @@ import pytest
 from kernel_help import need_freezer, patient, wait_until
 
 from ctlab.errors import StateError
+from ctlab.runtime import messages
 
 pytestmark = pytest.mark.kernel
 MEGABYTE = 1 << 20
@@ -193,3 +194,17 @@ def test_following_leaves_nothing_in_the_collector(lab: Any) -> None:
         once()
     container.logs()
     assert len(os.listdir(f"/proc/{collector}/fd")) <= count + 2
+
+
+def test_nobody_can_cut_off_what_an_owner_maps(lab: Any) -> None:
+    """What is read of a mapping behind the end of its file is SIGBUS, for the notebook."""
+    container = lab.run(["echo", "x"])
+    found = lab._call(messages.Logs(container.id), messages.Output).descriptors
+    found += lab._call(messages.Rings(), messages.Counters).descriptors
+    assert len(found) == 3
+    for descriptor in found:
+        for size in (0, 1 << 30):
+            with pytest.raises(PermissionError):
+                os.ftruncate(descriptor, size)
+        os.close(descriptor)
+    container.remove()

@@ -15,6 +15,7 @@ import pytest
 from kernel_help import patient, wait_until
 
 from ctlab.errors import CtlabError
+from ctlab.runtime import messages
 from ctlab.runtime.client import readable
 
 pytestmark = pytest.mark.kernel
@@ -25,24 +26,24 @@ _numbers = itertools.count(1_000_000)
 def leave(container: Any, order: random.Random) -> None:
     """Ask for something and close the connection before the answer comes, or while it comes."""
     client = container.lab._client
-    asked: list[dict[str, Any]] = [
-        {"do": "wait"},
-        {"do": "kind", "path": "/etc"},
-        {"do": "names", "path": "/usr/bin"},
-        {"do": "logs"},
-        {"do": "copy_out", "path": "/etc"},
-        {
-            "do": "exec", "execution": next(_numbers), "argv": ["sh", "-c", "echo nobody; exit 99"], "user": "0",
-            "environment": ["PATH=/usr/bin:/bin", "HOME="], "workdir": "/", "tty": False, "detached": False,
-            "capabilities": ["CHOWN"],
-        },
+    asked: list[Any] = [
+        messages.Wait(container.id),
+        messages.Kind(container.id, "/etc"),
+        messages.Names(container.id, "/usr/bin"),
+        messages.Logs(container.id),
+        messages.CopyOut(container.id, "/etc"),
+        messages.Exec(
+            container.id, next(_numbers), ["sh", "-c", "echo nobody; exit 99"], tty=False, detached=False, user="0",
+            environment=["PATH=/usr/bin:/bin", "HOME="], workdir="/", capabilities=["CHOWN"], processes=0,
+            script_descriptor=None,
+        ),
     ]  # fmt: skip
-    message = order.choice(asked) | {"id": container.id}
+    message = order.choice(asked)
     reading, writing = os.pipe2(os.O_CLOEXEC)
     connection = client.connection()
     try:
         with contextlib.suppress(OSError):
-            connection.send(message, [writing] * {"exec": 3, "copy_out": 1}.get(str(message["do"]), 0))
+            connection.send(message, [writing] * {messages.Exec: 3, messages.CopyOut: 1}.get(type(message), 0))
             if order.random() < 0.5:
                 readable(order.random() * 0.002, connection.socket.fileno())
     finally:

@@ -20,6 +20,7 @@ from ctlab.notebook.errors_view import render
 from ctlab.notebook.magic_run import PORT_SECONDS, port_seconds
 from ctlab.notebook.shell_line import shell_line
 from ctlab.request import mount
+from ctlab.runtime import messages
 from ctlab.runtime.client import Client
 from ctlab.vm.reader import reader
 
@@ -199,8 +200,8 @@ WHY = "the VM ended; the console's last lines:\n[  1.0] Kernel panic\n[  1.1] --
 def test_a_death_is_noted_in_one_line() -> None:
     notes: list[str] = []
     lab: Any = SimpleNamespace(name="deep", _note=notes.append, _executions={}, _changed=lambda: None)
-    hear(lab, {"event": "gone", "why": WHY})
-    hear(lab, {"event": "gone", "why": "its supervisor was killed"})
+    hear(lab, messages.Gone(True, WHY))
+    hear(lab, messages.Gone(True, "its supervisor was killed"))
     assert notes == [
         "lab 'deep' died: the VM ended; the console's last lines: [  1.0] Kernel panic | [  1.1] ---[ end ]---",
         "lab 'deep' died: its supervisor was killed",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from kernel_help import open_descriptors
 
-from ctlab.errors import CtlabError
+from ctlab.runtime.packets import Surprise
 from ctlab.vm import frames
 from ctlab.vm.loop import Loop
 from ctlab.vm.streams import WINDOW_BYTES, Reader, Writer
@@ -321,7 +321,7 @@ def test_more_than_the_window_is_not_kept() -> None:
     writer = Writer(Wire(loop, first.detach(), lambda *_: None, lambda: None), loop, 2, writing)
     for _ in range((WINDOW_BYTES + PIPE_BYTES) // 4096 - 1):
         writer.give(bytes(4096))  # the pipe takes its part, the window the rest
-    with pytest.raises(CtlabError, match="more than 262144 bytes of a stream came that weren't asked for"):
+    with pytest.raises(Surprise, match="more than 262144 bytes of a stream that weren't asked for"):
         for _ in range(2):
             writer.give(bytes(4096))
     writer.close()
@@ -329,8 +329,8 @@ def test_more_than_the_window_is_not_kept() -> None:
     second.close()
 
 
-def test_credit_beyond_the_window_counts_for_nothing() -> None:
-    """A file of any size, whose receiver grants more than there is: no more than the window is under way."""
+def test_credit_beyond_the_window_is_refused() -> None:
+    """A file of any size, whose receiver grants more than was sent: no more than the window is under way."""
     first, second = socket.socketpair()
     loop, sent = Loop(), []
     wire = Wire(loop, first.detach(), lambda *_: None, lambda: None)
@@ -338,7 +338,11 @@ def test_credit_beyond_the_window_counts_for_nothing() -> None:
     reader = Reader(wire, loop, 2, os.open("/dev/zero", os.O_RDONLY))
     reader.begin()
     assert sum(sent) == WINDOW_BYTES
-    reader.more(1 << 62)
+    for credit in (1 << 62, WINDOW_BYTES + 1):
+        with pytest.raises(Surprise, match="room for more of a stream than 262144 bytes"):
+            reader.more(credit)
+    assert sum(sent) == WINDOW_BYTES
+    reader.more(WINDOW_BYTES)
     assert sum(sent) == 2 * WINDOW_BYTES
     reader.close()
     second.close()
