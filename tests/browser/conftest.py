@@ -23,6 +23,7 @@ OpenNotebook = Callable[..., Notebook]
 FAILED = pytest.StashKey[bool]()
 
 
+@pytest.hookimpl(tryfirst=True)  # groups are read by a hook of the same name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Everything below this folder is a browser test."""
     here = Path(__file__).parent
