@@ -71,7 +71,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Any:
     """A kernel test that waits for ever fails after a minute, with the place where it waits."""
-    limited = "kernel" in item.path.parts and not item.get_closest_marker("user")
+    limited = bool({"kernel", "wall"} & set(item.path.parts)) and not item.get_closest_marker("user")
 
     def late(_: int, frame: Any) -> None:
         place = "".join(traceback.format_stack(frame)[-6:])
