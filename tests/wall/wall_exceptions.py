@@ -1,0 +1,42 @@
+"""Where ctlab may reach more than podman, and why. A row that no report needs fails the test; `*` stands for anything.
+
+The rows are shown in docs/security.md (`scripts/wall-table.py` writes them there).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """Facts (see `wall_table.py`) that may be, and why they do no harm."""
+
+    facts: str
+    reason: str
+
+
+EXCEPTIONS = (
+    Row(
+        "mount /dev/* allows: setuid",
+        "each is one device node of the machine, bound over a file; a device can't be executed",
+    ),
+    Row("mount /dev/* allows: execute", "the same"),
+    Row(
+        "mount /proc/keys allows: write",
+        "the machine's /dev/null lies over the file, and takes what is written; podman makes the same mount read-only",
+    ),
+    Row("mount /proc/timer_list allows: write", "the same"),
+    Row("mount /proc/interrupts allows: *", "the same; podman doesn't hide this file"),
+    Row(
+        "sees the process ctlab-init",
+        "the first process of a container without a command, which podman hasn't; it can't be looked into",
+    ),
+)
+
+# What the image `system` adds to a folder of the same machine.
+OF_THE_SYSTEM = (
+    Row(
+        "mounts overlay, in a user namespace of its own",
+        "its /tmp is a tmpfs, where a folder's lies on an overlay, on which no other can stand",
+    ),
+)
