@@ -33,6 +33,17 @@ EXCEPTIONS = (
     ),
 )
 
+# In a VM, beside podman on this machine as a user with a range of ids.
+OF_A_VM = (
+    Row("reads /proc/*", "of another kernel, which has more in it; nothing there is the machine's"),
+    Row("reads /sys/*", "the same: its devices are those that QEMU makes up"),
+    Row("becomes traceable by all", "that kernel has the security module Yama, whose question this is"),
+    Row(
+        "mount /proc/kcore allows: *",
+        "an empty device lies over it; the kernel here has no such file",
+    ),
+)
+
 # What the image `system` adds to a folder of the same machine.
 OF_THE_SYSTEM = (
     Row(

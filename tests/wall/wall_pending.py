@@ -34,6 +34,12 @@ _EFFECTS = (
     "watches files (fanotify)*",
 )
 
+# In a VM besides.
+PENDING_OF_A_VM = (
+    *(Row(f"call {name}", _FILTER) for name in ("ioperm", "iopl", "map_shadow_stack")),
+    Row("more of limit nofile", "to be shut by the limits that podman gives too"),
+)
+
 PENDING = (
     Row("no filter of system calls", _FILTER),
     *(Row(f"call {name}", _FILTER) for name in _CALLS),
