@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 
-_SECONDS = 2
+_SECONDS = 5
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
 ON_X86 = os.uname().machine == "x86_64"
@@ -57,5 +57,12 @@ def attempt(action: Callable[[], object]) -> str:
 
 
 def able(tries: Iterable[tuple[str, Callable[[], object]]]) -> set[str]:
-    """The names of those that succeed."""
-    return {name for name, action in tries if attempt(action) == "ok"}
+    """The names of those that succeed. Raises RuntimeError for one that isn't well made."""
+    found = set()
+    for name, action in tries:
+        how = attempt(action)
+        if how.endswith("Error"):
+            raise RuntimeError(f"{name}: {how}, which no kernel said")
+        if how == "ok":
+            found.add(name)
+    return found

@@ -11,7 +11,7 @@ from attempt import call
 
 _NOTHING = (-1,) * 6  # no descriptor, no address, no process, no flag combination is that
 _RECORD = struct.Struct("=ii")
-_SECONDS = 2
+_SECONDS = 5
 _REACHED_BY_SIGNAL = 1000  # stands for an answer: the call was entered and ended or stopped the process
 
 

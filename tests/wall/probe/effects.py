@@ -354,7 +354,10 @@ def _raise(which: int) -> bool:
     soft, hard = resource.getrlimit(which)
     if hard == resource.RLIM_INFINITY:
         return True
-    resource.setrlimit(which, (soft, hard + 1))
+    try:
+        resource.setrlimit(which, (soft, hard + 1))
+    except ValueError:  # Python's word for EPERM
+        return False
     return True
 
 

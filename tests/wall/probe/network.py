@@ -15,7 +15,7 @@ from attempt import able
 _FAMILIES = range(46)
 _TYPES = {"stream": 1, "datagram": 2, "raw": 3, "rdm": 4, "seqpacket": 5, "packet": 10}
 _NETLINK = range(23)
-_ALL_FRAMES = 3
+_ALL_FRAMES, _NETFILTER = 3, 12
 _IFREQ = struct.Struct("16sH22x")
 _SIOCSIFFLAGS, _SIOCBRADDBR = 0x8914, 0x89A0
 
@@ -43,7 +43,7 @@ def reach(order: dict[str, Any]) -> set[str]:
         ("takes its interface down", lambda: _interface(_SIOCSIFFLAGS, b"lo", 0)),
         ("makes a bridge", lambda: _interface(_SIOCBRADDBR, b"wall0", 0)),
         ("makes an interface by netlink", lambda: _netlink(socket.NETLINK_ROUTE, _NEW_LINK)),
-        ("changes the packet filter", lambda: _netlink(socket.NETLINK_NETFILTER, _NEW_TABLE)),
+        ("changes the packet filter", lambda: _netlink(_NETFILTER, _NEW_TABLE)),
         ("sets a mark on packets", lambda: socket.socket().setsockopt(socket.SOL_SOCKET, 36, 1)),
         ("forces the size of buffers", lambda: socket.socket().setsockopt(socket.SOL_SOCKET, 33, 1 << 20)),
         ("binds to an address that isn't its own", _transparent),
@@ -53,7 +53,9 @@ def reach(order: dict[str, Any]) -> set[str]:
 
 
 def _tcp(port: int) -> None:
-    socket.create_connection(("127.0.0.1", port), 1).close()
+    with socket.socket() as one:
+        one.settimeout(1)
+        one.connect(("127.0.0.1", port))
 
 
 def _unix(name: str) -> None:
@@ -106,7 +108,7 @@ _NEW_TABLE = (
 
 def _netlink(protocol: int, message: bytes) -> None:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as one:
-        one.settimeout(1)
+        one.settimeout(4)
         one.send(message)
         answer = one.recv(4096)
         code = struct.unpack_from("=i", answer, _HEADER.size)[0]
