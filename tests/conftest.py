@@ -23,7 +23,7 @@ import pytest
 from kernel_help import children, floor_ms, long_form, measure_slowness, patient, running, uses, wait_until
 
 measure_slowness()
-TEST_SECONDS = patient(60)
+TEST_SECONDS = patient(1800 if long_form() else 60)
 _LONG_FIXTURES = {"reports", "of_a_vm"}  # of tests/wall: many containers of three kinds, once a session
 hypothesis.settings.register_profile("ctlab", deadline=None)  # how long an example takes is the machine's affair
 hypothesis.settings.load_profile("ctlab")

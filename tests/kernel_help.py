@@ -58,11 +58,6 @@ def tries(short: int, long: int) -> int:
     return long if long_form() else short
 
 
-def long_form() -> bool:
-    """Whether every combination and thousands of tries are wanted, which an issue's end is tested with (by hand)."""
-    return os.environ.get("CTLAB_TEST_LONG") == "1"
-
-
 running: list[pytest.Item] = []  # the test that runs now
 
 

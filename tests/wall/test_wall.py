@@ -9,9 +9,9 @@ import wall_table
 from kernel_help import uses
 from wall_exceptions import EXCEPTIONS, OF_THE_SYSTEM
 from wall_pending import PENDING
-from wall_reports import LEGS, Reports, call_names
+from wall_reports import IN_GUEST, LEGS, Reports, call_names
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.xdist_group("wall")]  # the reports are made once
 WAYS = ("run", "exec", "bridge")
 KNOWN = [row.facts for row in (*EXCEPTIONS, *PENDING)]
 
@@ -33,6 +33,7 @@ def test_ctlab_reaches_no_more_than_podman(reports: Reports, leg: str) -> None:
     uses("beside podman")
 
 
+@pytest.mark.skipif(IN_GUEST, reason="the known differences are those of this machine's kernel")
 def test_every_known_difference_is_there(reports: Reports) -> None:
     """An exception that isn't needed is taken out, and what was shut doesn't come back unseen."""
     found = {fact for _, facts in pairs(reports, tuple(LEGS)) for fact in facts}
@@ -50,8 +51,9 @@ def test_what_the_system_image_adds(reports: Reports, leg: str) -> None:
 def test_the_probe_sees_what_is_there_to_be_seen(reports: Reports) -> None:
     """What it would say of a weak wall: the other sides are one, here and there."""
     facts, names = wall_table.facts, call_names()
-    rootful = facts(reports["root"]["podman"]["run"], names)
-    assert {"user ids are the machine's", "reads the notebook's secret by its serial"} <= rootful
+    if "root" in reports:
+        rootful = facts(reports["root"]["podman"]["run"], names)
+        assert {"user ids are the machine's", "reads the notebook's secret by its serial"} <= rootful
     rootless = facts(reports["ids"]["podman"]["run"], names)
     assert {"clone user", "mounts tmpfs, in a user namespace of its own", "joins a session of keys"} <= rootless
     bubblewrap = facts(reports["ids"]["bubblewrap"]["run"], names)

@@ -10,7 +10,7 @@ import wall_table
 from wall_exceptions import EXCEPTIONS, OF_A_VM
 from wall_pending import PENDING, PENDING_OF_A_VM
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("wall")]  # the reports are made once
 
 
 @pytest.fixture(scope="module")
