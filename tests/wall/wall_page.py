@@ -17,6 +17,7 @@ from wall_pending import PENDING, PENDING_OF_A_VM
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/security.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+KNOWN = "Where ctlab may reach more than podman, and why that does no harm:"
 SIDES = ("ctlab", "podman", "bubblewrap")
 LEG_NAMES = {"root": "root", "ids": "user, range of ids", "one-id": "user, one id"}
 # A fact belongs to the first group that one of whose patterns is meant for it.
@@ -86,7 +87,7 @@ def _differences(reports: Mapping[str, Any], names: Mapping[int, str]) -> str:
 
 def known() -> str:
     """The exceptions, which need no measuring."""
-    parts = ["Where ctlab may reach more than podman, and why that does no harm:", _rows(EXCEPTIONS)]
+    parts = [KNOWN, _rows(EXCEPTIONS)]
     parts += ["In a VM, beside podman on this machine as a user with a range of ids, besides:", _rows(OF_A_VM)]
     parts += ["What the image `system` adds to a folder of the same machine:", _rows(OF_THE_SYSTEM)]
     if left := (*PENDING, *PENDING_OF_A_VM):

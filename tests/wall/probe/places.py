@@ -27,7 +27,7 @@ def reach(order: dict[str, Any]) -> set[str]:
 
 
 def _opened(top: str, depth: int) -> set[str]:
-    """What opens below a folder of the kernel's: "reads PATH", where a byte comes, and "writes PATH"."""
+    """What opens below a folder of the kernel's: "reads PATH" and "writes PATH"."""
     found: set[str] = set()
     base = top.count("/")
     for folder, names, files in os.walk(top):
@@ -46,7 +46,8 @@ def _opened(top: str, depth: int) -> set[str]:
                 if not stat.S_ISREG(os.lstat(path).st_mode) and top == "/sys":
                     continue
                 with open(os.open(path, os.O_RDONLY | _QUIET), "rb", buffering=0) as file:
-                    if file.read(1):
+                    # An empty file may be full in a moment; a device that lies over it stays empty.
+                    if file.read(1) or stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                         found.add(f"reads {path}")
             except OSError:
                 pass
