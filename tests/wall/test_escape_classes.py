@@ -99,6 +99,33 @@ def test_a_place_of_an_image_that_is_a_link(lab: Any, victim: Victim, place: str
     victim.check()
 
 
+@pytest.mark.parametrize("kind", ["absolute", "upwards", "magic"])
+def test_links_of_an_image_do_not_lead_to_another_container(lab: Any, victim: Victim, kind: str) -> None:
+    """Before a container is in its own root, the lab's folders are in reach, with what others have written."""
+    other = lab.run(["/usr/bin/sleep", "60"], image=str(victim.image))
+    other.exec(["/usr/bin/sh", "-c", "echo mine > /data/mine"]).check()
+    place = f"/work/{other._number}/image.upper/data"
+    target = {"absolute": place, "upwards": f".{UP}{place}", "magic": f"/proc/self/cwd{UP}{place}"}[kind]
+    (victim.folder / "kept").mkdir()
+    victim.before = victim._state()
+    image = victim.image.parent / "trap"
+    shutil.copytree(victim.image, image, symlinks=True)
+    for name in ("etc", "tmp", "run"):
+        shutil.rmtree(image / name, ignore_errors=True)
+        (image / name).symlink_to(target)
+    (image / "data/link").symlink_to(target)
+    mounts = [f"{victim.folder}:/data/link/made", f"{victim.secret}:/data/link/mine"]
+    for options in ({}, {"mounts": mounts}, {"workdir": "/data/link"}, {"read_only": True}):
+        made = tried(lambda: lab.run(["/usr/bin/sleep", "60"], image=str(image), **options))  # noqa: B023
+        if made is not None:
+            shown = made.exec(["/usr/bin/cat", "/data/link/mine", "/tmp/mine"]).stdout
+            assert "mine" not in shown
+            tried(lambda: made.write("/data/link/written", "x"))  # noqa: B023
+            made.remove()
+        assert other.exec(["/usr/bin/ls", "-A", "/data"]).check().stdout == "mine\n"
+        assert other.exec(["/usr/bin/cat", "/data/mine"]).check().stdout == "mine\n"
+
+
 @pytest.mark.parametrize("name", ["null", "console", "pts", "ptmx", "pts/0", "shm", "tty", "stdin"])
 def test_devices_of_an_image_that_are_links(lab: Any, victim: Victim, name: str) -> None:
     """What is bound over masked files, and over the console, is the image's link (CVE-2025-31133, 2025-52565)."""
