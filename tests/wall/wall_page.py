@@ -97,7 +97,7 @@ def known() -> str:
 
 
 def _rows(rows: Sequence[Row]) -> str:
-    return table(["what", "why"], [[f"`{row.facts}`", row.reason] for row in rows])
+    return table(["what", "why"], [[f"`{row.facts}`", row.reason] for row in rows]) if rows else "Nothing."
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
