@@ -51,6 +51,9 @@ test)
     /sbin/ldconfig -p | grep -q 'libseccomp\.so\.2 ' || missing="$missing libseccomp2"
     [ -f /usr/include/asm-generic/unistd.h ] || missing="$missing linux-libc-dev"
     [ -f /usr/share/containers/seccomp.json ] || missing="$missing golang-github-containers-common"
+    want podman podman # what a container of ours reaches is compared with what one of theirs does
+    want crun crun
+    want bwrap bubblewrap
     [ -d /usr/share/fonts/truetype/dejavu ] || missing="$missing fonts-dejavu-core"
     ;;
 bench)

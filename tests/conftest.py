@@ -23,7 +23,8 @@ import pytest
 from kernel_help import children, floor_ms, long_form, measure_slowness, patient, running, uses, wait_until
 
 measure_slowness()
-TEST_SECONDS = patient(60)
+TEST_SECONDS = patient(1800 if long_form() else 60)
+_LONG_FIXTURES = {"reports", "of_a_vm"}  # of tests/wall: many containers of three kinds, once a session
 hypothesis.settings.register_profile("ctlab", deadline=None)  # how long an example takes is the machine's affair
 hypothesis.settings.load_profile("ctlab")
 
@@ -71,7 +72,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Any:
     """A kernel test that waits for ever fails after a minute, with the place where it waits."""
-    limited = "kernel" in item.path.parts and not item.get_closest_marker("user")
+    limited = bool({"kernel", "wall"} & set(item.path.parts)) and not item.get_closest_marker("user")
+    limited &= not _LONG_FIXTURES & set(getattr(item, "fixturenames", ()))
 
     def late(_: int, frame: Any) -> None:
         place = "".join(traceback.format_stack(frame)[-6:])
