@@ -87,8 +87,10 @@ def _live(birth: Birth) -> None:
     resources.bound()
     root = inside.Root(f"/work/{birth.number}")
     unshare, *mounts = birth.operations
+    settings = -1
     if "net" in unshare.kinds:
-        allow_ping()
+        set_up_network()
+        settings = _interface_settings()
     os.umask(0)  # modes are what they say
     inside.perform(root, mounts)
     os.umask(0o022)
@@ -106,8 +108,12 @@ def _live(birth: Birth) -> None:
     if order is not None and "spare" in order:
         # Both ends are up long before they are used: a link that has just come up drops what is sent through it
         # until the kernel's link watch has run, and a program's first packet would be lost.
+        # It may have been made before this namespace said what interfaces begin with.
+        _believe_no_router("eth0", settings)
         inside.configure_network(link, [ops.LinkUp("eth0")])
         order, mounts_given = orders.receive(birth.status)
+    if settings >= 0:
+        os.close(settings)
     if order is None:
         os._exit(0)  # a spare that nobody needs any more
     marks = [("inside: orders", time.monotonic_ns())]
@@ -228,19 +234,43 @@ def _wait_for_go(status: _socket.socket, message: dict[str, Any]) -> None:
         os._exit(0)
 
 
-def allow_ping() -> None:
-    """Let everyone in this network open ICMP sockets: `ping` then needs no NET_RAW, which can forge packets.
+def set_up_network() -> None:
+    """What holds in every network namespace of a lab, before it has an interface.
 
-    The groups must be mapped; with one id only, 0 is.
+    Everyone may open ICMP sockets: `ping` then needs no NET_RAW, which can forge packets. (The groups must be mapped;
+    with one id only, 0 is.) And no router is believed that announces itself: a neighbour with NET_RAW could.
     """
-    for groups in ("0 65535", "0 0"):
-        with suppress(OSError):
-            descriptor = os.open("/proc/sys/net/ipv4/ping_group_range", os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.write(descriptor, groups.encode())
-                return
-            finally:
-                os.close(descriptor)
+    if not _write("net/ipv4/ping_group_range", "0 65535"):
+        _write("net/ipv4/ping_group_range", "0 0")
+    _write("net/ipv6/conf/default/accept_ra", "0")
+
+
+def _interface_settings() -> int:
+    """The folder of what each interface has been told, before /proc/sys becomes read-only; -1 without IPv6."""
+    try:
+        return os.open("/proc/sys/net/ipv6/conf", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
+def _believe_no_router(interface: str, settings: int) -> None:
+    """As `set_up_network` does for interfaces that are made later."""
+    if settings >= 0:
+        descriptor = os.open(f"{interface}/accept_ra", os.O_WRONLY | os.O_CLOEXEC, dir_fd=settings)
+        os.write(descriptor, b"0")
+        os.close(descriptor)
+
+
+def _write(name: str, value: str) -> bool:
+    """Write below /proc/sys; whether the kernel took it."""
+    with suppress(OSError):
+        descriptor = os.open(f"/proc/sys/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, value.encode())
+            return True
+        finally:
+            os.close(descriptor)
+    return False
 
 
 _TIOCSPTLCK = 0x40045431

@@ -261,7 +261,7 @@ class Supervisor(Descriptors):
         self.own_pidfd = os.pidfd_open(os.getpid())
         self.own_network = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self.node_link.run([netlink.set_link(1, up=True)])
-        slot.allow_ping()
+        slot.set_up_network()
         gc.collect()
         gc.freeze()  # what was imported is never looked at again, so its pages stay shared with the children
         if self.start.port >= 0:

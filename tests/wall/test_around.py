@@ -196,3 +196,32 @@ def test_forged_frames_stay_on_their_network(lab: Any) -> None:
     assert "10.61.0.1" not in arp and "10.62.0.1" not in arp
     assert not [route for route in same.routes() if "fe80" in str(route.get("gateway", ""))], "no router was believed"
     assert routes[0].count("\n") >= Path("/proc/net/ipv6_route").read_text().count("\n")
+
+
+ADVERTISE = """
+import socket, struct
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.bind(("eth0", 0x86DD))
+mine = s.getsockname()[4]
+source = socket.inet_pton(socket.AF_INET6, "fe80::bad"); all_nodes = socket.inet_pton(socket.AF_INET6, "ff02::1")
+def advert(check):
+    return struct.pack("!BBHBBHII", 134, 0, check, 64, 0, 1800, 0, 0) + b"\\x01\\x01" + mine
+data = source + all_nodes + struct.pack("!IHBB", len(advert(0)), 0, 0, 58) + advert(0)
+total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+while total >> 16:
+    total = (total & 0xFFFF) + (total >> 16)
+packet = struct.pack("!IHBB", 6 << 28, len(advert(0)), 58, 255) + source + all_nodes + advert(~total & 0xFFFF)
+for _ in range(5):
+    s.send(b"\\x33\\x33\\x00\\x00\\x00\\x01" + mine + b"\\x86\\xdd" + packet)
+print("sent")
+"""
+
+
+def test_a_router_that_announces_itself_is_not_believed(lab: Any) -> None:
+    lab.network("six", subnet="10.63.0.0/24", ipv6=True)
+    victims = [lab.run(name="slot", networks=["six"]), lab.run(name="made", networks=["six"], cap_add="NET_ADMIN")]
+    attacker = lab.run(name="attacker", networks=["six"], cap_add=["NET_RAW"])
+    before = [victim.exec(["ip", "-6", "route"]).check().stdout for victim in victims]
+    assert attacker.exec(["python3", "-c", ADVERTISE]).check().stdout == "sent\n"
+    time.sleep(0.3)  # nothing announces that nothing comes of it
+    assert [victim.exec(["ip", "-6", "route"]).check().stdout for victim in victims] == before
+    assert not any("fe80::bad" in text for text in before)
