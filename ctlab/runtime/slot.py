@@ -108,18 +108,20 @@ def _live(birth: Birth) -> None:
     if order is not None and "spare" in order:
         # Both ends are up long before they are used: a link that has just come up drops what is sent through it
         # until the kernel's link watch has run, and a program's first packet would be lost.
-        # It may have been made before this namespace said what interfaces begin with.
         _believe_no_router("eth0", settings)
         inside.configure_network(link, [ops.LinkUp("eth0")])
         order, mounts_given = orders.receive(birth.status)
-    if settings >= 0:
-        os.close(settings)
     if order is None:
         os._exit(0)  # a spare that nobody needs any more
     marks = [("inside: orders", time.monotonic_ns())]
     operations = ops.decode(order["operations"])
     hardware = {name: (mac, mtu) for name, mac, mtu in order["hardware"]}
     network = [o for o in operations if isinstance(o, ops.LinkUp | ops.AddAddress | ops.AddRoute)]
+    for operation in network:
+        if isinstance(operation, ops.LinkUp):
+            _believe_no_router(operation.name, settings)
+    if settings >= 0:
+        os.close(settings)
     if network or hardware:
         inside.configure_network(link, network, hardware)
     link.close()
@@ -254,7 +256,7 @@ def _interface_settings() -> int:
 
 
 def _believe_no_router(interface: str, settings: int) -> None:
-    """As `set_up_network` does for interfaces that are made later."""
+    """As `set_up_network` does, for an interface that may have been made before, and isn't up yet."""
     if settings >= 0:
         descriptor = os.open(f"{interface}/accept_ra", os.O_WRONLY | os.O_CLOEXEC, dir_fd=settings)
         os.write(descriptor, b"0")
