@@ -117,9 +117,9 @@ def _live(birth: Birth) -> None:
     operations = ops.decode(order["operations"])
     hardware = {name: (mac, mtu) for name, mac, mtu in order["hardware"]}
     network = [o for o in operations if isinstance(o, ops.LinkUp | ops.AddAddress | ops.AddRoute)]
-    for operation in network:
-        if isinstance(operation, ops.LinkUp):
-            _believe_no_router(operation.name, settings)
+    for each in network:
+        if isinstance(each, ops.LinkUp):
+            _believe_no_router(each.name, settings)
     if settings >= 0:
         os.close(settings)
     if network or hardware:
