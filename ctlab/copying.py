@@ -33,21 +33,18 @@ def _exchange(
 ) -> tuple[Any, messages.Copied]:
     """Send `request` with one end of a pipe while `work(file)` uses the other; what `work` returned, and the answer."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
-    read = isinstance(request, messages.CopyOut)
     try:
         fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     except OSError:
         pass  # the user has too many large ones: it works with a small one too
+    read = isinstance(request, messages.CopyOut)
     ours, theirs, mode = (reading, writing, "rb") if read else (writing, reading, "wb")
     answers: list[messages.Copied] = []
     failed: list[BaseException] = []
 
     def ask() -> None:
         try:
-            if isinstance(request, messages.CopyOut):
-                answers.append(container.lab._call(request, messages.Copied, [theirs]).message)
-            else:
-                container.lab._call(request, messages.Ok, [theirs])
+            answers.append(container.lab._call(request, messages.Copied, [theirs]).message)
         except BaseException as error:
             failed.append(error)
         finally:
@@ -71,7 +68,7 @@ def _exchange(
         raise KernelError(f"cp: {describe(trouble)}", trouble.errno or 0) from trouble
     if trouble is not None:
         raise trouble
-    return result, answers[0] if answers else messages.Copied([], 0)
+    return result, answers[0]
 
 
 def copy_out(container: Container, source: str, destination: str | os.PathLike[str]) -> Path:
@@ -91,18 +88,18 @@ def copy_out(container: Container, source: str, destination: str | os.PathLike[s
         (place, left_out), answer = _exchange(container, messages.CopyOut(container.id, source), unpack)
     except KernelError as error:
         raise _explained(error, f"{container.name}:{source}") from None
-    _say_left_out(container, f"{container.name}:{source}", answer, left_out)
+    _say_left_out(container, f"{container.name}:{source}", answer.skipped, answer.skipped_count, left_out)
     found: Path = place
     return found
 
 
-def _say_left_out(container: Container, source: str, answer: messages.Copied, here: list[str]) -> None:
+def _say_left_out(container: Container, source: str, told: list[list[str]], count: int, here: list[str]) -> None:
     """Name what isn't in the copy. The answer may come from a stranger, like the files."""
-    names = [f"{_plain(pair[0])} ({_plain(pair[1])})" for pair in answer.skipped if len(pair) == 2]
+    names = [f"{_plain(name)} ({_plain(why)})" for name, why in (pair for pair in told if len(pair) == 2)]
     names += [_plain(name) for name in here]
     if not names:
         return
-    more = answer.skipped_count + len(here) - len(names[:8])
+    more = count + len(here) - len(names[:8])
     container.lab.say(f"cp: left out of {source}: {', '.join(names[:8])}{f' and {more} more' if more > 0 else ''}")
 
 
@@ -150,7 +147,7 @@ def copy_in(container: Container, source: str | os.PathLike[str], destination: s
         return Packer(file.write, as_root=True).pack(top, os.fsencode(name) or b"root")
 
     packed = _put(container, folder, pack)
-    _say_left_out(container, str(path), messages.Copied(packed["skipped"], packed["skipped_count"]), [])
+    _say_left_out(container, str(path), packed["skipped"], packed["skipped_count"], [])
     return f"{container.name}:{os.path.join(folder, name)}"
 
 

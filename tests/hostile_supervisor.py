@@ -91,6 +91,8 @@ class Supervisor:
             messages.Costs: messages.Used({"supervisor": {"resident_bytes": 1, "cpu_seconds": 0.5}}, {"bytes": 5}),
             messages.Names: messages.Named(["a", "b/"]),
             messages.Kind: messages.Lies("file"),
+            messages.CopyOut: messages.Copied([["x", "a device"]], 1),
+            messages.CopyIn: messages.Copied([], 0),
             messages.Listening: messages.Ports([80]),
             messages.Dump: messages.Dumped(DONE.hex()),
             messages.Logs: messages.Output(),

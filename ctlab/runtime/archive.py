@@ -47,7 +47,8 @@ def copy_in(supervisor: Supervisor, call: Call) -> None:
         root, base = Root(), os.fsencode(call.message.path)
         os.close(root.make_folders(base))
         with open(call.descriptors[0], "rb", _BUFFER_BYTES) as stream:
-            return {"entries": Unpacker(root, base, owned=False).unpack(tar.Reader(stream), of_the_archive=False)}
+            count = Unpacker(root, base, owned=False).unpack(tar.Reader(stream), of_the_archive=False)
+            return {"entries": count, "skipped": [], "skipped_count": 0}
 
     _in_child(supervisor, call, work, record)
 

@@ -249,7 +249,7 @@ class CopyOut(NamedTuple):
 
 
 class CopyIn(NamedTuple):
-    """Unpack the tar stream on the descriptor that comes along into a folder of a container: `Ok`."""
+    """Unpack the tar stream on the descriptor that comes along into a folder of a container: `Copied`."""
 
     id: str
     path: str
@@ -380,17 +380,17 @@ class Used(NamedTuple):
     storage: dict[str, int]
 
 
-class Copied(NamedTuple):
-    """What a copy leaves out."""
-
-    skipped: list[list[str]]  # of the first of them: name, why
-    skipped_count: int
-
-
 class Lies(NamedTuple):
     """folder, file or nothing."""
 
     kind: str
+
+
+class Copied(NamedTuple):
+    """What was left out of a copy: the first ones, each its name and why, and how many."""
+
+    skipped: list[list[str]]
+    skipped_count: int
 
 
 class Named(NamedTuple):
@@ -468,7 +468,7 @@ ANSWERS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
         Ok, Failure, LimitRefusal, Running, Firsts, Begun, Ended, Output, Followed, Exit, Seen, State, Table, Known,
-        Ports, Dumped, Counters, Used, Copied, Lies, Named,
+        Ports, Dumped, Counters, Used, Lies, Copied, Named,
     )
 }  # fmt: skip
 EVENTS: dict[str, Any] = {

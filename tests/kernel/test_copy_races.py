@@ -59,6 +59,7 @@ import hashlib, json, os, sys, tarfile, time
 from pathlib import Path
 import ctlab
 from ctlab.errors import CtlabError
+from ctlab.runtime import messages
 
 way, kind, seconds, folder, swapper = sys.argv[1], sys.argv[2], float(sys.argv[3]), Path(sys.argv[4]), sys.argv[5]
 program = Path(sys.executable)
@@ -73,7 +74,7 @@ def foreign(container):
     # Files of a copy out whose content isn't the container's: the stream itself is looked at.
     reading, writing = os.pipe2(os.O_CLOEXEC)
     connection = container.lab._client.connection()
-    connection.send({"do": "copy_out", "id": container.id, "path": "/srv/d"}, [writing])
+    connection.send(messages.CopyOut(container.id, "/srv/d"), [writing])
     os.close(writing)
     found = []
     with open(reading, "rb") as stream, tarfile.open(fileobj=stream, mode="r|") as archive:

@@ -17,6 +17,7 @@ import pytest
 from kernel_help import patient
 
 from ctlab.errors import BadInput, CtlabError, KernelError
+from ctlab.runtime import messages
 
 pytestmark = pytest.mark.kernel
 LINKS = (
@@ -77,14 +78,14 @@ def stream_in(container: Any, data: bytes, path: str) -> str:
     reading, writing = os.pipe2(os.O_CLOEXEC)
     connection = container.lab._client.connection()
     try:
-        connection.send({"do": "copy_in", "id": container.id, "path": path}, [reading])
+        connection.send(messages.CopyIn(container.id, path), [reading])
         os.close(reading)
         try:
             with open(writing, "wb") as file:
                 file.write(data)
         except BrokenPipeError:
             pass
-        connection.receive()
+        connection.receive(messages.Copied)
     except (BadInput, KernelError) as error:
         return str(error)
     finally:

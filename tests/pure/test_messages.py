@@ -82,9 +82,7 @@ WRONG = {
     "a Seen whose seen is no bool": (["Seen", 1], ["Seen", None]),
     "a Note whose text is no str": (["Note", 1], ["Note", ["x"]]),
     "a Named whose names is no list": (["Named", "abc"], ["Named", [1]], ["Named", {}]),
-    "a Used whose processes is no dict": (
-        ["Used", [1], {}], ["Used", {"a": {"b": "c"}}, {}], ["Used", {"a": {"b": 1e305}}, 1],
-    ),
+    "a Used whose processes is no dict": (["Used", {"a": {"b": ""}}, 1], ["Used", {"a": {"b": 1e305}}, 1]),
     "a Table whose processes is no list": (["Table", [1]], ["Table", {}]),
     "a Process of 2 fields": (["Table", [[1, 2]]],),
     "a Process whose state is no str": (["Table", [[1, 2, 3, 4, 5, 6, "x"]]],),

@@ -22,6 +22,7 @@ from kernel_help import long_form, open_descriptors
 
 from ctlab import copying, receiving
 from ctlab.errors import BadInput, CtlabError, KernelError
+from ctlab.runtime import messages
 
 FUZZ_SECONDS = 600.0 if long_form() else 1.5
 WRONG_ALONE = {  # what is all right for the one folder into which it comes
@@ -34,12 +35,12 @@ class Stranger:
 
     name, id = "web", "0"
 
-    def __init__(self, data: bytes | Iterator[bytes], answer: Any = None) -> None:
-        self.data, self.answer, self.said = data, answer or {}, list[str]()
+    def __init__(self, data: bytes | Iterator[bytes], answer: messages.Copied | None = None) -> None:
+        self.data, self.answer, self.said = data, answer or messages.Copied([], 0), list[str]()
         self.lab = self
         self.say = self.said.append
 
-    def _call(self, message: dict[str, Any], descriptors: list[int]) -> Any:
+    def _call(self, request: Any, kind: Any, descriptors: list[int]) -> Any:
         try:
             for piece in [self.data] if isinstance(self.data, bytes) else self.data:
                 rest = memoryview(piece)
@@ -51,7 +52,7 @@ class Stranger:
 
 
 def copy(
-    data: bytes | Iterator[bytes], destination: Path, answer: Any = None, source: str = "/srv/d"
+    data: bytes | Iterator[bytes], destination: Path, answer: messages.Copied | None = None, source: str = "/srv/d"
 ) -> tuple[Path | str, list[str]]:
     """Where the copy lies, or the refusal; and what was said."""
     stranger = Stranger(data, answer)
@@ -249,19 +250,18 @@ def test_a_second_copy_replaces_the_first(world: Path) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        {"skipped": 5},
-        {"skipped": [1, [2], ["a", "b", "c"]]},
-        {"skipped": {"a": 1}, "skipped_count": "x"},
-        {"skipped": None},
+        messages.Copied([[], ["a"], ["a", "b", "c"]], 2),
+        messages.Copied([["a", "b"]], -(1 << 62)),
+        messages.Copied([], 1 << 62),
     ],
 )
-def test_any_answer_is_taken(world: Path, answer: Any) -> None:
+def test_any_answer_is_taken(world: Path, answer: messages.Copied) -> None:
     found, _ = copy(TOP + END, world / "here", answer)
     assert found == world / "here/d"
 
 
 def test_what_was_left_out_is_said_on_one_line(world: Path) -> None:
-    answer = {"skipped": [["d/so\x1b[2Jck\n", "a socket"]], "skipped_count": 9}
+    answer = messages.Copied([["d/so\x1b[2Jck\n", "a socket"]], 9)
     found, said = copy(TOP + entry(b"d/p", kind=b"6") + END, world / "here", answer)
     assert found == world / "here/d" and os.listdir(found) == []
     assert said == ["cp: left out of web:/srv/d: d/so?[2Jck? (a socket), p (a pipe) and 8 more"]
