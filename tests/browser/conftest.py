@@ -1,7 +1,8 @@
 """Fixtures: one JupyterLab and one Chromium for all browser tests, and a notebook for each.
 
 A test fails if its page logged an error or asked another machine for anything. A failed test leaves a screenshot in
-the folder that ``CTLAB_SHOTS`` names (by default pytest's temporary one).
+the folder that ``CTLAB_SHOTS`` names (by default pytest's temporary one). The files are of one group (`xdist_group`),
+since there is one server and one browser.
 """
 
 from __future__ import annotations
@@ -21,16 +22,6 @@ from jupyter_browser import CHROMIUM, CHROMIUM_FLAGS, Notebook, Server  # noqa: 
 
 OpenNotebook = Callable[..., Notebook]
 FAILED = pytest.StashKey[bool]()
-
-
-@pytest.hookimpl(tryfirst=True)  # groups are read by a hook of the same name
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything below this folder is a browser test."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.browser)
-            item.add_marker(pytest.mark.xdist_group("browser"))  # one server and one browser for all
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("usable")]
+pytestmark = [
+    pytest.mark.kernel, pytest.mark.browser, pytest.mark.xdist_group("browser"), pytest.mark.usefixtures("usable"),
+]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[2]
 MAP = ".ctlab-topology[data-ready=true]"

@@ -13,7 +13,9 @@ from typing import Any
 import nbformat
 import pytest
 
-pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("usable")]
+pytestmark = [
+    pytest.mark.kernel, pytest.mark.browser, pytest.mark.xdist_group("browser"), pytest.mark.usefixtures("usable"),
+]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "notebooks" / "01-quickstart.ipynb"
