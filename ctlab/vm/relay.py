@@ -217,6 +217,9 @@ class Relay:
         try:
             for kind, which in described:
                 descriptors.append(self._descriptor(kind, which))
+        except Surprise:
+            packets.discard(descriptors)
+            raise
         except OSError as error:  # too many open
             message = protocol.pack(calls.refusal(error))
             while descriptors:

@@ -213,8 +213,12 @@ def test_a_header_that_is_anything_is_mapped_or_refused() -> None:
                 os.pwrite(descriptor, word(order).to_bytes(8, "little"), 8 * order.randrange(12))
         if order.random() < 0.3:
             os.pwrite(ring.fd, order.randbytes(30), 4096 + order.randrange(60))
-        with contextlib.suppress(ValueError):
-            made = Ring.attach(os.dup(ring.fd))
+        descriptor = os.dup(ring.fd)
+        try:
+            made = Ring.attach(descriptor)
+        except ValueError:
+            os.close(descriptor)
+        else:
             made.snapshot()
             made.close()
             mapped += 1

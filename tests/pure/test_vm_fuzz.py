@@ -94,6 +94,9 @@ class World:
     def close(self) -> None:
         """All of it: a keeper ends."""
         relay = self.relay
+        for descriptor in self.ours:
+            os.close(descriptor)
+        self.turn()  # streams that had ended, and waited for who reads them, are over now
         for stream in (*relay._readers.values(), *relay._writers.values()):
             stream.close()
         for ring, descriptor in relay._logs.values():
@@ -101,7 +104,7 @@ class World:
             os.close(descriptor)
         for one in relay._rings:
             one.close()
-        for descriptor in (*self.ours, *relay._followers.values(), self.wire._descriptor):
+        for descriptor in (*relay._followers.values(), self.wire._descriptor):
             os.close(descriptor)
         for peer in (relay._events, *relay._connections.values()):
             peer.close()
