@@ -24,7 +24,9 @@ FOR_EACH = (
 )  # fmt: skip
 # What depends on it less: as one of them, in the long form as each.
 FOR_ONE = {
-    "range-and-folders": ("test_container_life.py", "test_host_mounts.py", "test_logs.py", "test_many_callers.py"),
+    "range-and-folders": (
+        "test_container_life.py", "test_host_mounts.py", "test_logs.py", "test_many_callers.py", "test_shell.py",
+    ),
     "range": ("test_exec.py", "test_images.py", "test_copy.py", "test_bad_input_python.py", "test_runtime_folders.py"),
     "one-id": (
         "test_labs.py", "test_packets_stay.py", "test_container_names.py", "test_interrupted_changes.py",
