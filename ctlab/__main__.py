@@ -1,4 +1,4 @@
-"""``python -m ctlab doctor|prune|version|vm``: what can be done without a notebook."""
+"""``python -m ctlab doctor|prune|shell|version|vm``: what can be done without a notebook, or beside one."""
 
 from __future__ import annotations
 
@@ -35,6 +35,12 @@ def _vm(arguments: argparse.Namespace) -> int:
     return command.do_prepare() if arguments.what == "prepare" else command.do_status()
 
 
+def _shell(arguments: argparse.Namespace) -> int:
+    from . import terminal
+
+    return terminal.main(arguments.lab, arguments.container, arguments.command)
+
+
 def _version(arguments: argparse.Namespace) -> int:
     from importlib import metadata
 
@@ -53,11 +59,25 @@ def main(words: list[str] | None = None) -> int:
     verb.add_argument("--json", action="store_true", help="as JSON")
     verb.set_defaults(do=_doctor)
     verbs.add_parser("prune", help="remove what labs that died have left").set_defaults(do=_prune)
+    verb = verbs.add_parser(
+        "shell",
+        help="a shell in a container, or what stands behind --, in this terminal; %%container shell prints the line",
+    )
+    verb.add_argument("lab", metavar="LAB", help="the lab's name, id or runtime folder")
+    verb.add_argument("container", metavar="CONTAINER")
+    verb.add_argument("command", metavar="-- COMMAND", nargs="*")
+    verb.set_defaults(do=_shell)
     verbs.add_parser("version", help="print the version").set_defaults(do=_version)
     verb = verbs.add_parser("vm", help="what a lab on a kernel of its own boots from")
     verb.add_argument("what", choices=("prepare", "status"), help="make it ready now, or show what there is")
     verb.set_defaults(do=_vm)
-    arguments = parser.parse_args(words)
+    words = sys.argv[1:] if words is None else words
+    end = words.index("--") if "--" in words else len(words)  # argparse takes a second one away in some versions
+    arguments = parser.parse_args(words[:end])
+    if words[end + 1 :]:
+        if arguments.verb != "shell":
+            parser.error(f"nothing can follow -- here: {words[end + 1]}")
+        arguments.command = [*arguments.command, *words[end + 1 :]]
     status: int = arguments.do(arguments)
     return status
 

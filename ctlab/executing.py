@@ -93,6 +93,12 @@ def processes(container: Container) -> int:
     return limits_plan.PIDS_DEFAULT if stands_in and container.lab._client.facts["pids_by"] == "rlimit" else 0
 
 
+def settings_in_terminal(container: Container) -> dict[str, Any]:
+    """The same for a person's terminal, which understands more than a cell does; nothing is taken from it."""
+    settings = _settings(container, env=None if "TERM" in dict(container.spec.env) else {"TERM": "xterm"})
+    return settings | {"script_descriptor": None}
+
+
 def default_environment(spec: ContainerSpec, *, tty: bool = False) -> tuple[tuple[str, str], ...]:
     """What every program in a container gets: nothing of the notebook's own environment."""
     terminal = "dumb" if spec.tty or tty else "xterm"

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import itertools
 import os
 import select
-import stat
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .completed import Completed
 from .errors import CtlabError, LabGone, TimedOut
 from .interrupts import Interrupts
 from .names import parse_signal
-from .runtime import messages, packets
+from .runtime import answers, messages, packets
 from .runtime.client import Connection
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ class Execution:
         self._ended = threading.Event()
         self._answered = False  # nothing is to come any more on the connection
 
-    def _message(self, *, tty: bool, detached: bool) -> messages.Exec:
+    def _message(self, *, tty: bool, detached: bool, window: Sequence[int] | None = None) -> messages.Exec:
         return messages.Exec(
             id=self._container.id, execution=self.number, argv=list(self.command), tty=tty, detached=detached,
-            **self._options,
+            window=None if window is None else list(window), **self._options,
         )  # fmt: skip
 
     def run(self, stdin: bytes | None, *, tty: bool, sink: Sink | None, extra: Sequence[int] = ()) -> Completed:
@@ -135,10 +135,32 @@ class Execution:
 
         The inside has them too: whatever it reads or sets meanwhile, nobody here waits for it in a read.
         """
-        if len(descriptors) != 2 or not all(map(_is_stream, descriptors)):
+        if len(descriptors) != 2 or not all(map(answers.is_stream, descriptors)):
             packets.discard(descriptors)
             raise self._container.lab._client.end_for("as terminals what are none")
         return descriptors
+
+    @contextlib.contextmanager
+    def for_another(self, window: Sequence[int] | None) -> Iterator[list[int]]:
+        """Begin it for another process of this user, to which the descriptors go; ours are closed at the end.
+
+        The connection on which it is answered, and but for a terminal (of size `window`: rows, columns; its master
+        comes with the first answer) our ends of its stdin, stdout and stderr.
+        """
+        connection = self._container.lab._client.connection()
+        pipes = None if window is not None else _Pipes(b"", False)
+        try:
+            message = self._message(tty=False, detached=False, window=window)
+            connection.send(message, [] if pipes is None else pipes.theirs)
+            if pipes is None:
+                yield [connection.socket.fileno()]
+            else:
+                pipes.close_theirs()
+                yield [connection.socket.fileno(), pipes.writable, *pipes.readable]
+        finally:
+            connection.close()
+            if pipes is not None:
+                pipes.close()
 
     def start(self, descriptors: Sequence[int] = ()) -> None:
         """Start it and go on; its output is dropped. `descriptors`: its stdin (/dev/null without), and what else."""
@@ -170,15 +192,6 @@ class Execution:
     def signal(self, signal: str | int) -> None:
         """Send it a signal."""
         self._container.lab._call(messages.SignalExecution(self.number, parse_signal(signal)), messages.Ok)
-
-
-def _is_stream(descriptor: int) -> bool:
-    """Whether it is a terminal or a pipe, of which no read waits from now on."""
-    try:
-        os.set_blocking(descriptor, False)
-        return stat.S_ISFIFO(os.fstat(descriptor).st_mode) or os.isatty(descriptor)
-    except OSError:
-        return False
 
 
 class Kept:

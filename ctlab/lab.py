@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from .execution import Execution
     from .notebook.topology import Topology
+    from .shells import Door
 
 SLOTS = 6
 NOTES_KEPT = 1000
@@ -82,6 +83,7 @@ class Lab:
         self.changes = 0  # how often something has changed
         self.views: list[Any] = []  # live maps, charts and tables: made static before anything is taken down
         self._rings: Any = None
+        self._door: Door | None = None  # where terminals come, once one was asked for
         self._stopped = False
         self.notes: list[str] = []
         self._doubts: list[str] = []  # of the counters, to be said when they are asked for

@@ -66,6 +66,7 @@ class Program:
             id=container.id, execution=self.number, argv=list(argv), user="0",
             environment=["PATH=/usr/bin:/bin", "HOME="], workdir="/", tty=False, detached=False,
             capabilities=["CHOWN"], processes=0, script_descriptor=None,
+            window=None,
         )  # fmt: skip
         self.connection = self.client.connection()
         self.connection.send(message, [stdin, stdout, stderr])

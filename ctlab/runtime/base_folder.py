@@ -144,6 +144,11 @@ def existing() -> Iterator[Base]:
         yield base
 
 
+def is_always_found(path: str) -> bool:
+    """Whether `existing` finds that base folder whatever the environment says: in a place of custom."""
+    return os.path.dirname(path) in (os.path.join(_LOGIN, str(os.geteuid())), _SHARED)
+
+
 def refusals() -> list[str]:
     """What lies in the place of a base folder and isn't ours, a line for each."""
     lines: list[str] = []

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic, NoReturn, TypeVar
 
 from ..errors import KINDS, CtlabError, KernelError, LabGone, StateError, describe, one_line
-from . import messages, packets, protocol, prune
+from . import answers, messages, packets, protocol, prune
 from .packets import Surprise
 
 _BOOTSTRAP = "import sys;sys.path.insert(0,{parent!r});from ctlab.{module} import main;main()"
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Request = tuple[Any, ...]  # one of `messages.REQUESTS`
 Event = tuple[Any, ...]  # one of `messages.EVENTS`, or `Gone`
-_LARGEST_ERRNO = 4095  # the kernel's own bound
 
 
 class Reply(Generic[T]):
@@ -103,7 +102,7 @@ class Connection:
             body, descriptors, process = packets.receive(self.socket)
             if not body:
                 raise client._gone_error()
-            message = self._read(body, descriptors, kinds)
+            message = answers.read(body, descriptors, kinds)
         except Surprise as error:
             raise client.end_for(f"as an answer {error}") from None
         except OSError as error:
@@ -118,29 +117,9 @@ class Connection:
             process = message.pid if type(message) is messages.Running else 0
         return Reply(message, descriptors, process)
 
-    @staticmethod
-    def _read(body: bytes, descriptors: list[int], kinds: tuple[type[T], ...]) -> Any:
-        """The message, if it is what may come with these descriptors. Raises Surprise, with the descriptors closed."""
-        try:
-            message = protocol.unpack(body, _taken(kinds), protocol.MOST_VALUES)
-            if len(descriptors) not in messages.BRINGS.get(type(message), messages.NOTHING):
-                raise Surprise(f"a {type(message).__name__} with {len(descriptors)} descriptors")
-            if type(message) is messages.Failure and not 0 <= message.errno <= _LARGEST_ERRNO:
-                raise Surprise(f"a failure of errno {message.errno}")
-        except Surprise:
-            packets.discard(descriptors)
-            raise
-        return message
-
     def close(self) -> None:
         """Close the socket."""
         self.socket.close()
-
-
-@functools.cache
-def _taken(kinds: tuple[Any, ...]) -> dict[str, Any]:
-    """The answers of these kinds, or a failure, by name."""
-    return {kind.__name__: kind for kind in (*kinds, messages.Failure)}
 
 
 class Client:

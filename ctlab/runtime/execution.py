@@ -9,7 +9,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from ..kernel import syscalls
-from . import messages, orders, orphans
+from . import messages, orders, orphans, terminals
 from .calls import Call, Refused
 from .record import Record, Runner
 
@@ -91,9 +91,11 @@ def execute(supervisor: Supervisor, call: Call) -> None:
     message: messages.Exec = call.message
     record = running(supervisor, message.id, "exec")
     assert record.slot is not None
+    window = None if message.window is None else _possible(message.window)
     identity = (message.user, tuple(message.capabilities), message.processes)
     runner = record.runners.pop(identity, None)
     order: dict[str, Any] = {**dict(zip(message._fields, message, strict=True)), "again": runner is not None}
+    order["window"] = window
     handed = [call.hand_over().fileno()]
     folder = record.slot.cgroup
     if runner is None:
@@ -199,6 +201,23 @@ def signal_execution(supervisor: Supervisor, call: Call) -> None:
     call.reply(messages.Ok())
 
 
+def resize_execution(supervisor: Supervisor, call: Call) -> None:
+    """Give the terminal of an exec'ed program another size."""
+    runner = supervisor.executions.get(call.message.execution)
+    window = _possible(call.message.window)
+    if runner is not None:
+        with contextlib.suppress(OSError):
+            orders.send(runner.control, {"window": window})
+    call.reply(messages.Ok())
+
+
+def _possible(window: list[int]) -> list[int]:
+    """The size of a terminal, [rows, columns], that a message asks for, as one can have it. Raises Refused."""
+    if len(window) != 2:
+        raise Refused("BadInput", "the size of a terminal is rows and columns")
+    return [min(max(side, 0), terminals.LARGEST_SIDE) for side in window]
+
+
 def logs(supervisor: Supervisor, call: Call) -> None:
     """The ring of a container's output, once all that was written by now is in it."""
     record = supervisor.record(call.message.id)
@@ -222,6 +241,7 @@ def unfollow(supervisor: Supervisor, call: Call) -> None:
 VERBS = {
     messages.Exec: execute,
     messages.SignalExecution: signal_execution,
+    messages.ResizeExecution: resize_execution,
     messages.Logs: logs,
     messages.Follow: follow,
     messages.Unfollow: unfollow,

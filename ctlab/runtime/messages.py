@@ -77,6 +77,7 @@ class Exec(NamedTuple):
     capabilities: list[str]
     processes: int  # as of `Start`
     script_descriptor: int | None
+    window: list[int] | None  # rows and columns of one terminal of a person that it gets instead of its streams
 
 
 class SignalExecution(NamedTuple):
@@ -84,6 +85,13 @@ class SignalExecution(NamedTuple):
 
     execution: int
     signal: int
+
+
+class ResizeExecution(NamedTuple):
+    """Another size for the terminal of such a program, as of `Exec`: `Ok`."""
+
+    execution: int
+    window: list[int]
 
 
 class Logs(NamedTuple):
@@ -291,7 +299,10 @@ class Firsts(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """A detached program runs; or, before `Ended`, one on terminals, whose masters (stdout, stderr) come along."""
+    """A detached program runs; or, before `Ended`, one on terminals.
+
+    Their masters come along: of stdout and stderr; of a person's the one, out of a VM a pipe from it and one to it.
+    """
 
 
 class Ended(NamedTuple):
@@ -459,9 +470,9 @@ class Gone(NamedTuple):
 REQUESTS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
-        Start, StartMany, FirstProcesses, Image, Exec, SignalExecution, Logs, Follow, Unfollow, Wait, Signal, Remove,
-        Pause, Limits, Attach, Detach, Rename, Configure, Perform, Top, Facts, Listening, Dump, Rings, Sampler, Costs,
-        Kind, Names, CopyOut, CopyIn,
+        Start, StartMany, FirstProcesses, Image, Exec, SignalExecution, ResizeExecution, Logs, Follow, Unfollow, Wait,
+        Signal, Remove, Pause, Limits, Attach, Detach, Rename, Configure, Perform, Top, Facts, Listening, Dump,
+        Rings, Sampler, Costs, Kind, Names, CopyOut, CopyIn,
     )
 }  # fmt: skip
 ANSWERS: dict[str, Any] = {
@@ -478,6 +489,6 @@ PARTS: dict[str, Any] = {kind.__name__: kind for kind in (Start, Process)}  # th
 
 # How many descriptors may come with an answer; with all others none, nor with an event.
 BRINGS: Mapping[type, Container[int]] = {
-    Begun: (0, 2), Output: (0, 1), Followed: (1,), Counters: (2,), Firsts: range(MOST_DESCRIPTORS + 1),
+    Begun: (0, 1, 2), Output: (0, 1), Followed: (1,), Counters: (2,), Firsts: range(MOST_DESCRIPTORS + 1),
 }  # fmt: skip
 NOTHING: Container[int] = (0,)

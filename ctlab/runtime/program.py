@@ -66,14 +66,14 @@ def find(name: str, path: str, workdir: str = "") -> str:
     raise ProgramError("ProgramNotFound", f"no program {name!r} in {path}", errno.ENOENT)
 
 
-def _open(path: str, flags: int) -> int:
+def open_path(path: str, flags: int) -> int:
     """Open a path of the container while we may still hold what lies outside: no link through /proc is followed."""
     return syscalls.openat2(syscalls.AT_FDCWD, path, flags | os.O_CLOEXEC, syscalls.RESOLVE_NO_MAGICLINKS)
 
 
 def _look(path: str) -> tuple[int, bool]:
     """(Mode, whether we may execute it) of a file."""
-    descriptor = _open(path, os.O_PATH)
+    descriptor = open_path(path, os.O_PATH)
     try:
         return os.fstat(descriptor).st_mode, syscalls.may_execute(descriptor)
     finally:
@@ -103,7 +103,7 @@ _ACCOUNTS_BYTES = 1 << 20  # of /etc/passwd and /etc/group are read
 def _lines(path: str) -> list[list[str]]:
     """The entries of a file that is the container's to write: no pipe is waited for, no endless file is read."""
     try:
-        descriptor = _open(path, os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = open_path(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return []
     try:

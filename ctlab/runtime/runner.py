@@ -16,7 +16,7 @@ import time
 
 from ..kernel import capabilities, launcher, seccomp, syscalls
 from ..kernel.lean import signal, suppress
-from . import orders, program, resources, slot
+from . import orders, program, resources, terminals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,12 +73,13 @@ def main(control: _socket.socket, context: Context, early: bytes) -> NoReturn:
         if order is None:
             os._exit(0)
         if "argv" not in order:
-            continue  # a signal that came when its program had ended
+            continue  # a signal or a size that came when its program had ended
         caller = _socket.socket(fileno=descriptors.pop(0))
         try:
             if not order["again"]:
                 descriptors = _enter(place, order, descriptors, context)
-            answer = _run(control, caller, order, descriptors, place, context.launcher)
+            run = _run_in_terminal if order["window"] else _run
+            answer = run(control, caller, order, descriptors, place, context.launcher)
         except (program.ProgramError, OSError) as error:
             answer = _failure(error, place)
         except BaseException as error:
@@ -178,7 +179,7 @@ def _enter(place: _Place, order: dict[str, Any], descriptors: list[int], context
     return descriptors
 
 
-def _run(
+def _run_in_terminal(
     control: _socket.socket,
     caller: _socket.socket,
     order: dict[str, Any],
@@ -186,14 +187,44 @@ def _run(
     place: _Place,
     last: launcher.Launcher,
 ) -> dict[str, Any]:
-    """Run one program to its end. `streams` holds its descriptors, and more that are opened here."""
+    """Run one program to its end, all of whose streams are a terminal of the container's that is the session's own.
+
+    The caller gets the master. What is kept here is the slave: it can be resized by that, and once the caller's end
+    is closed the terminal is hung up, as by a person who closes a window.
+    """
+    master, slave = terminals.persons_pair(*order["window"])
+    try:
+        try:
+            orders.answer(caller, {"started": True}, [master])
+        finally:
+            os.close(master)
+        return _run(control, caller, order, streams, place, last, slave)
+    finally:
+        os.close(slave)
+
+
+def _run(
+    control: _socket.socket,
+    caller: _socket.socket,
+    order: dict[str, Any],
+    streams: list[int],
+    place: _Place,
+    last: launcher.Launcher,
+    terminal: int = -1,
+) -> dict[str, Any]:
+    """Run one program to its end. `streams` holds its descriptors, and more that are opened here.
+
+    `terminal`: what it gets instead of them, -1 = none.
+    """
     if order["tty"]:
-        masters, (out, err) = slot.terminals()
+        masters, (out, err) = terminals.raw_pairs()
         orders.answer(caller, {"started": True}, masters)
         for master in (*masters, *streams[1:3]):
             os.close(master)
         streams[1:3] = [out, err]
     targets = dict.fromkeys(range(3), place.null) | dict(enumerate(streams[:3]))
+    if terminal >= 0:
+        targets = dict.fromkeys(range(3), terminal)
     if order.get("script_descriptor") is not None:
         targets[launcher.SCRIPT] = streams[3]
     variables = program.environment(order["environment"], place.home)
@@ -205,7 +236,8 @@ def _run(
         place.cgroup.join(cloned=True)
     try:
         child = last.spawn(
-            order["argv"], path, workdir, variables, targets, cgroup=place.folder, program=place.late
+            order["argv"], path, workdir, variables, targets, cgroup=place.folder, program=place.late,
+            terminal=terminal >= 0,
         )  # fmt: skip
     finally:
         if place.cgroup is not None:
@@ -218,7 +250,7 @@ def _run(
         if order["detached"] and failure is None:
             orders.send(control, {"started": True})
             orders.answer(caller, {"started": True})
-        returncode = _wait(control, child)
+        returncode = _wait(control, child, terminal)
         if returncode == launcher.FAILED_STATUS:
             failure = failure or child.failure()
         if failure is not None:
@@ -228,8 +260,8 @@ def _run(
         child.close()
 
 
-def _wait(control: _socket.socket, child: launcher.Child) -> int:
-    """Wait for the program; signals come over the control socket meanwhile."""
+def _wait(control: _socket.socket, child: launcher.Child, terminal: int) -> int:
+    """Wait for the program; signals and sizes of its terminal come over the control socket meanwhile."""
     pidfd = child.pidfd
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
@@ -243,6 +275,10 @@ def _wait(control: _socket.socket, child: launcher.Child) -> int:
             message, _ = orders.receive(control)
             if message is None:
                 os._exit(0)
+            if "window" in message:
+                with suppress(OSError):  # it is hung up, or there is none
+                    terminals.resize(terminal, *message["window"])
+                continue
             try:
                 signal.pidfd_send_signal(pidfd, message["signal"])
             except OSError as error:

@@ -25,6 +25,7 @@ from .note import Note
 
 _LAB_ID = re.compile(r"[0-9a-f]{12}")
 _VM_FOLDER = "vm"
+DOOR = "shell"  # the socket of `runtime.door`
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -137,7 +138,7 @@ def _delete(base: Base, lab_id: str) -> None:
         folder = os.open(lab_id, private_folder.FLAGS, dir_fd=base.descriptor)
         try:
             _delete_vm_folder(folder)
-            for name in ("note.new", "note", "lock"):
+            for name in ("note.new", "note", DOOR, "lock"):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=folder)
         finally:

@@ -8,16 +8,14 @@ The status socket is close-on-exec: its end of file is how the supervisor learns
 from __future__ import annotations
 
 import _socket
-import fcntl
 import marshal
 import os
-import termios
 import time
 
 from ..kernel import capabilities, launcher, netlink, seccomp, syscalls, title
 from ..kernel.lean import suppress
 from ..plan import ops
-from . import inside, orders, program, resources
+from . import inside, orders, program, resources, terminals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -181,7 +179,7 @@ def _become(
 ) -> None:
     out, err = birth.streams
     if execute.tty:
-        masters, (out, err) = terminals()
+        masters, (out, err) = terminals.raw_pairs()
         orders.send(birth.status, {"terminals": True}, masters)
         for master in masters:
             os.close(master)
@@ -273,26 +271,3 @@ def _write(name: str, value: str) -> bool:
         finally:
             os.close(descriptor)
     return False
-
-
-_TIOCSPTLCK = 0x40045431
-_TIOCGPTPEER = 0x5441
-
-
-def terminals() -> tuple[list[int], tuple[int, int]]:
-    """Two raw pseudo-terminals of the container's own devpts: (masters, (stdout, stderr)).
-
-    The slave is opened by its master (TIOCGPTPEER), so that no path that an image could have replaced is followed.
-    """
-    masters, slaves = [], []
-    for _ in range(2):
-        master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-        fcntl.ioctl(master, _TIOCSPTLCK, b"\0\0\0\0")
-        slave = int(fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
-        attributes = termios.tcgetattr(slave)
-        attributes[1] &= ~termios.OPOST
-        attributes[3] &= ~(termios.ECHO | termios.ICANON | termios.ISIG)
-        termios.tcsetattr(slave, termios.TCSANOW, attributes)
-        masters.append(master)
-        slaves.append(slave)
-    return masters, (slaves[0], slaves[1])

@@ -45,6 +45,7 @@ class Channel:
         self._incoming: dict[int, Writer | _File] = {}
         self._outgoing: dict[int, Reader] = {}
         self._held: dict[int, Callable[[], bool]] = {}  # stream -> tries to send an answer that waits for it
+        self._terminals: dict[int, tuple[Reader, Writer]] = {}  # connection -> a person's terminal on it
         self._numbers = 1  # of our streams: odd
         self._logs: dict[int, _Log] = {}
         self._followers: dict[int, tuple[int, int, int]] = {}  # the owner's number -> (the other end's, eventfd, key)
@@ -99,6 +100,7 @@ class Channel:
         elif kind == frames.CLOSE:
             if self._serving.get(number):
                 self._closed.add(number)
+            self._hang_up(number)
         else:
             raise ValueError(f"a frame of unknown kind {kind}")
 
@@ -252,11 +254,17 @@ class Channel:
                 ours.close()
                 return
             described: calls.Described = []
+            if descriptors and call.given_up():  # nobody takes terminals any more: they are hung up
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                return
             for descriptor in descriptors:  # terminals that were made inside
                 os.set_blocking(descriptor, False)
                 reader = self.send_from(descriptor)
                 call.streams.append(reader)
                 described.append(["r", reader.number])
+                if call.message.window is not None:  # a person's, who types into it
+                    described.append(["w", self._type_into(call.number, reader, descriptor)])
             if described:  # not the last answer
                 self.wire.send(frames.ANSWER, call.number, calls.pack(message, described))
                 return
@@ -264,6 +272,24 @@ class Channel:
 
         self.supervisor.on(ours.fileno(), said)
         return theirs
+
+    def _type_into(self, connection: int, reader: Reader, master: int) -> int:
+        """The stream of what is typed into a terminal that `reader` reads. Both go with the connection: a hang-up."""
+        self._numbers += 2
+        number = self._numbers
+        writer = Writer(self.wire, self.supervisor, number, os.dup(master), self._forget_incoming)
+        self._incoming[number] = writer
+        self._terminals[connection] = (reader, writer)
+        return number
+
+    def _hang_up(self, connection: int) -> None:
+        reader, writer = self._terminals.pop(connection, (None, None))
+        if reader is not None and writer is not None:
+            if reader.open:
+                self.wire.send(frames.END, reader.number)
+            reader.close()
+            writer.close()
+            self._try_held(reader.number)
 
     # -- rings ------------------------------------------------------------------------------------
     def send_log(self, key: int, ring: int) -> None:

@@ -202,11 +202,11 @@ class Relay:
             reader.close()
 
     def _answered(self, number: int, body: bytes) -> None:
-        message, described = calls.unpack(body, kinds="lmr", most=_MOST_DESCRIBED)
+        message, described = calls.unpack(body, kinds="lmrw", most=_MOST_DESCRIBED)
         peer = self._connections.get(number)
         if peer is None:  # it is over, and nobody reads those streams
             for kind, which in described:
-                if kind == "r":
+                if kind in "rw":
                     self._wire.send(frames.END, which)
             return
         # One with streams (of terminals that were made inside) comes before the answer itself, once.
@@ -239,7 +239,13 @@ class Relay:
             return os.dup(self._mirror(number).fd)
         if not number % 2:
             raise Surprise(f"stream {number}, which isn't one of its own")
+        if number in self._writers or number in self._readers:
+            raise Surprise(f"stream {number} twice")
         reading, writing = os.pipe2(os.O_CLOEXEC)
+        if kind == "w":
+            reader = self._readers[number] = Reader(self._wire, self._loop, number, reading, self._forget_reader)
+            reader.begin()
+            return writing
         self._write_to(number, writing)
         return reading
 
@@ -281,7 +287,7 @@ class Relay:
 
 _MOST_KEPT_BYTES = 2 * frames.LARGEST_BODY_BYTES  # for one socket: only a guest gone wrong sends more
 _COST_BYTES = 512  # of keeping a message, whatever is in it
-_MOST_DESCRIBED = 2  # with an answer: both rings of counters, or the streams of both terminals
+_MOST_DESCRIBED = 2  # with an answer: both rings of counters, the streams of both terminals or of a person's one
 _MOST_LOGS = 4096  # mirrored, 1 MiB each at most
 _NULL = os.stat(os.devnull).st_rdev
 

@@ -25,7 +25,7 @@ FOR_EACH = (
 # What depends on it less: as one of them, in the long form as each.
 FOR_ONE = {
     "range-and-folders": (
-        "test_container_life.py", "test_host_mounts.py", "test_logs.py", "test_many_callers.py",
+        "test_container_life.py", "test_host_mounts.py", "test_logs.py", "test_many_callers.py", "test_shell.py",
         "../wall/test_escapes.py",
     ),
     "range": (

@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,10 @@ import pytest
 from channel_help import Program, channel_lab, drained
 from container_help import said
 from kernel_help import patient, wait_until
+from terminal_help import CTRL_C, Person, environment, shell_words
 
 import ctlab
+from ctlab import shells
 from ctlab.errors import CtlabError, KernelError, NotFound, ProgramNotFound
 from ctlab.runtime import messages
 
@@ -37,6 +40,45 @@ def container(vm_lab: Any) -> Iterator[Any]:
     yield made
     if not made._gone:
         made.remove()
+
+
+# -- a person's terminal ----------------------------------------------------------------------------------------------
+def test_a_person_at_a_terminal(vm_lab: Any, container: Any) -> None:
+    shells.open_door(vm_lab)
+    with Person(shell_words(vm_lab.name, container.name, "bash"), rows=31, columns=79) as one:
+        one.until("# ")
+        one.type("stty size; tty\n")
+        one.until("31 79\n/dev/pts/0\n")
+        one.type("sh -c 'trap \"stty size\" WINCH; echo rea''dy; while :; do sleep 0.05; done'\n")
+        one.until("ready\n")
+        one.resize(12, 34)
+        one.until("12 34\n")
+        one.type(CTRL_C)
+        one.type("seq 9''9999; exit 6\n")
+        one.until("\n99999\n", 30)
+        assert one.ended() == 6 and one.now() == one.modes
+
+
+@pytest.mark.parametrize("how", ["killed", "hung up"])
+def test_a_terminal_that_goes_is_hung_up_inside(vm_lab: Any, container: Any, how: str) -> None:
+    shells.open_door(vm_lab)
+    before = [process["command"] for process in container.top()]
+    with Person(shell_words(vm_lab.name, container.name)) as one:
+        one.until("# ")
+        one.process.kill() if how == "killed" else one.hang_up()
+    assert wait_until(lambda: [process["command"] for process in container.top()] == before)
+
+
+def test_a_terminals_pipes_and_its_containers_end(vm_lab: Any, container: Any) -> None:
+    shells.open_door(vm_lab)
+    words = shell_words(vm_lab.name, container.name, "sh", "-c", "tr a-z A-Z; exit 5")
+    done = subprocess.run(words, input=b"line\n" * 100_000, capture_output=True, env=environment(), timeout=patient(30))
+    assert (done.returncode, done.stdout, done.stderr) == (5, b"LINE\n" * 100_000, b"")
+    with Person(shell_words(vm_lab.name, container.name)) as one:
+        one.until("# ")
+        container.remove()
+        assert one.ended() == 137
+        assert one.rest().endswith(f"ctlab: container {container.name} has ended\n")
 
 
 # -- programs ---------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def leave(container: Any, order: random.Random) -> None:
         messages.Exec(
             container.id, next(_numbers), ["sh", "-c", "echo nobody; exit 99"], tty=False, detached=False, user="0",
             environment=["PATH=/usr/bin:/bin", "HOME="], workdir="/", capabilities=["CHOWN"], processes=0,
-            script_descriptor=None,
+            script_descriptor=None, window=None,
         ),
     ]  # fmt: skip
     message = order.choice(asked)

@@ -18,7 +18,6 @@ from ctlab.hearing import hear
 from ctlab.imagined import PaperLab, explain_network, explain_run
 from ctlab.notebook.errors_view import render
 from ctlab.notebook.magic_run import PORT_SECONDS, port_seconds
-from ctlab.notebook.shell_line import shell_line
 from ctlab.request import mount
 from ctlab.runtime import messages
 from ctlab.runtime.client import Client
@@ -179,16 +178,6 @@ def test_a_plan_for_a_vm_takes_images_as_the_vm_has_them(shared: Path) -> None:
 
 
 # -- what isn't handed out --------------------------------------------------------------------------------------------
-def test_no_terminal_of_this_machine_is_sent_into_a_vm() -> None:
-    container: Any = SimpleNamespace(name="web", lab=IN_VM, state="running", _alive=lambda: None)
-    with pytest.raises(Unsupported) as caught:
-        shell_line(container)
-    assert str(caught.value) == (
-        "container web is in a VM, into whose namespaces no terminal of this machine leads: "
-        "%container exec web -- COMMAND, or %%container exec web with a script below"
-    )
-
-
 def test_a_pid_of_the_guest_is_called_so() -> None:
     assert (cards.pid_label(NATIVE), cards.pid_label(IN_VM)) == ("pid", "pid in the VM")
 

@@ -187,6 +187,26 @@ def test_frames_that_are_anything() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 1 << 20  # KiB
 
 
+STREAMS = {  # of a person's terminal -> why they can't be
+    "r3 w4": "stream 4, which isn't one of its own",
+    "r3 w3": "stream 3 twice",
+    "w3 w3": "stream 3 twice",
+    "r3 w5 r7": "descriptions of descriptors that nobody asked for",
+}
+
+
+@pytest.mark.parametrize("said", STREAMS)
+def test_streams_of_a_terminal_that_cannot_be(said: str) -> None:
+    world = World()
+    world.ask(random.Random(5))
+    world.turn()
+    with pytest.raises(Surprise) as error:
+        described = [[word[0], int(word[1])] for word in said.split()]
+        world.relay.hear(frames.ANSWER, 1, calls.pack(b'["Begun"]', described))
+    assert str(error.value) == STREAMS[said]
+    world.close()
+
+
 def test_a_guest_that_sends_for_ever_is_ended() -> None:
     """What nobody reads is kept up to a bound, whatever it is cut into."""
     order = random.Random(24)

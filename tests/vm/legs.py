@@ -33,6 +33,7 @@ LONG: Mapping[str, str] = {
     "test_interrupts.py": "as test_interrupted_changes.py",
     "test_many_callers.py": "threads of an owner",
     "test_pool.py": "the slots of a lab, whose times an emulated machine changes",
+    "test_shell.py": "terminals of a person; tests/vm has one in a machine",
 }
 # Again as an ordinary user of the guest: (range of ids, delegated folder) -> the files.
 AS_USER: tuple[tuple[bool, bool, tuple[str, ...]], ...] = (
@@ -56,7 +57,7 @@ SECONDS: Mapping[str, float] = {
     "test_owner_environment.py": 12, "test_packets_stay.py": 4, "test_pool.py": 20, "test_proc_stats.py": 1,
     "test_runtime_folders.py": 20, "test_sampler.py": 10,
     "test_script_descriptors.py": 13, "test_seccomp.py": 90, "test_security.py": 13, "test_security.py as user": 13,
-    "test_vm_shares.py": 10,
+    "test_shell.py": 90, "test_vm_shares.py": 10,
 }  # fmt: skip
 _UNKNOWN_SECONDS = 10.0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,9 +21,11 @@ from typing import Any
 
 import pytest
 from kernel_help import children_of, patient, wait_until
+from terminal_help import CTRL_C, Person
 
 import ctlab
 from ctlab.errors import BadInput, LabGone, Unsupported
+from ctlab.notebook.shell_line import shell_line
 from ctlab.vm import programs
 
 VM_KEYS = {"acceleration", "machine", "kernel_release", "memory_bytes", "cpus", "boot_seconds", "shares"}
@@ -56,6 +59,26 @@ def test_it_says_what_it_runs_on(vm_lab: Any) -> None:
     inside = vm_lab.run().exec(["sh", "-c", "uname -r; nproc; grep MemTotal /proc/meminfo"]).check().stdout.split()
     assert inside[0] == vm["kernel_release"] != os.uname().release
     assert inside[1] == "1" and 0.7 * vm["memory_bytes"] < int(inside[3]) * 1024 <= vm["memory_bytes"]
+
+
+def test_a_person_at_a_terminal(vm_lab: Any) -> None:
+    web = vm_lab.run(name="web", hostname="inner")
+    line = shell_line(web)
+    with Person([*shlex.split(line), "--", "sh"], rows=31, columns=79) as one:
+        one.until("# ", 30)
+        one.type("echo $(hostname) $(stty size) $(tty)\n")
+        one.until("inner 31 79 /dev/pts/0\n", 30)
+        one.type("sh -c 'trap \"stty size\" WINCH; echo rea''dy; while :; do sleep 0.1; done'\n")
+        one.until("ready\n", 30)
+        one.resize(12, 34)
+        one.until("12 34\n", 30)
+        one.type(CTRL_C)
+        one.until("# ", 30)
+        one.type("exit 6\n")
+        assert one.ended(30) == 6 and one.now() == one.modes
+    done = subprocess.run([*shlex.split(line), "--", "wc", "-c"], input=b"x" * 300_000, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"300000\n", b"")
+    web.remove()
 
 
 def test_containers_meet_on_a_network_and_its_tables_can_be_read(vm_lab: Any) -> None:
