@@ -1,8 +1,7 @@
 """Fixtures: one JupyterLab and one Chromium for all browser tests, and a notebook for each.
 
 A test fails if its page logged an error or asked another machine for anything. A failed test leaves a screenshot in
-the folder that ``CTLAB_SHOTS`` names (by default pytest's temporary one). The files are of one group (`xdist_group`),
-since there is one server and one browser.
+the folder that ``CTLAB_SHOTS`` names (by default pytest's temporary one).
 """
 
 from __future__ import annotations

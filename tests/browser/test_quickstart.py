@@ -14,7 +14,7 @@ import nbformat
 import pytest
 
 pytestmark = [
-    pytest.mark.kernel, pytest.mark.browser, pytest.mark.xdist_group("browser"), pytest.mark.usefixtures("usable"),
+    pytest.mark.kernel, pytest.mark.browser, pytest.mark.usefixtures("usable"),
 ]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parents[2]
 SETUP = f"""
 import sys; sys.path[:0] = [{str(ROOT / "tests/pure")!r}]

@@ -14,10 +14,8 @@ NAMES = [scenario.__name__ for scenario in faults_scenarios.SCENARIOS]
 
 
 def _who(name: str, *, long: bool = False) -> Any:
-    """One world, whose scenarios are judged in one process; the user's further worlds in the long form."""
-    return pytest.param(
-        name, marks=[pytest.mark.xdist_group(f"scenarios {name}"), *([pytest.mark.long] if long else [])]
-    )
+    """A world; the user's further ones in the long form."""
+    return pytest.param(name, marks=[pytest.mark.long] if long else [])
 
 
 WHO = [_who("root"), _who("user-v1"), _who("user", long=True), _who("user-none", long=True)]

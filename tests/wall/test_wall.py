@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import wall_table
 from kernel_help import uses
-from wall_exceptions import EXCEPTIONS, OF_THE_SYSTEM
-from wall_pending import PENDING
-from wall_reports import IN_GUEST, LEGS, Reports, call_names
+from wall_exceptions import EXCEPTIONS, OF_A_VM, OF_THE_SYSTEM
+from wall_reports import IN_GUEST, LEGS, Reports, call_names, in_a_vm
 
-pytestmark = [pytest.mark.kernel, pytest.mark.xdist_group("wall")]  # the reports are made once
+pytestmark = pytest.mark.kernel
 WAYS = ("run", "exec", "bridge")
-KNOWN = [row.facts for row in (*EXCEPTIONS, *PENDING)]
+KNOWN = [row.facts for row in EXCEPTIONS]
 
 
 def pairs(reports: Reports, legs: tuple[str, ...]) -> Iterator[tuple[str, set[str]]]:
@@ -80,3 +80,36 @@ def test_a_wall_that_is_lower_is_noticed() -> None:
     assert wall_table.unexplained(more, ["mount * allows: execute", "call *"]) == ["a", "more of x"]
     assert wall_table.unused(more, ["call *", "call three", "a"]) == ["call three"]
     assert wall_table.matches("reads [x] (y)", "reads [x] (*") and not wall_table.matches("reads x", "reads [x]")
+
+
+# -- in a VM: another kernel, and the VM's wall behind the container's -------------------------------------------------
+@pytest.fixture(scope="module")
+def of_a_vm() -> dict[str, Any]:
+    """Made once: a machine is booted for it."""
+    from ctlab.errors import CtlabError
+    from ctlab.vm import prepare, programs
+
+    try:
+        programs.find()
+    except CtlabError as error:
+        pytest.skip(str(error))
+    prepare.prepare()
+    return in_a_vm()
+
+
+@pytest.mark.vm
+def test_in_a_vm_it_reaches_no_more(reports: Reports, of_a_vm: dict[str, Any]) -> None:
+    more = wall_table.excess(of_a_vm, reports["ids"]["podman"]["run"], call_names())
+    own = [row.facts for row in OF_A_VM]
+    assert wall_table.unexplained(more, [*own, *KNOWN]) == []
+    assert wall_table.unused(more, own) == []
+
+
+@pytest.mark.vm
+def test_what_is_the_machines_is_out_of_its_sight(of_a_vm: dict[str, Any]) -> None:
+    """Neither its namespaces nor its sockets, files and the port through which the VM is spoken to."""
+    reached = [fact for fact in of_a_vm["reach"] if "the machine's" in fact or fact.endswith("of the machine")]
+    assert [fact for fact in reached if "namespace time" not in fact] == []
+    assert "talks to the host of a virtual machine" not in of_a_vm["reach"]
+    devices = {fact.split()[-1].partition(":")[0] for fact in of_a_vm["reach"] if " device " in fact}
+    assert devices <= {"c1", "c5"}, "memory's harmless ones and terminals, no port"

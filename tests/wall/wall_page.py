@@ -13,7 +13,6 @@ from typing import Any
 
 import wall_table
 from wall_exceptions import EXCEPTIONS, OF_A_VM, OF_THE_SYSTEM, Row
-from wall_pending import PENDING, PENDING_OF_A_VM
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/security.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -90,9 +89,6 @@ def known() -> str:
     parts = [KNOWN, _rows(EXCEPTIONS)]
     parts += ["In a VM, beside podman on this machine as a user with a range of ids, besides:", _rows(OF_A_VM)]
     parts += ["What the image `system` adds to a folder of the same machine:", _rows(OF_THE_SYSTEM)]
-    if left := (*PENDING, *PENDING_OF_A_VM):
-        reasons = sorted({row.reason for row in left})
-        parts.append(f"Still open: {len(left)} differences, {', '.join(reasons)} (`tests/wall/wall_pending.py`).")
     return "\n\n".join(parts)
 
 

@@ -1,7 +1,7 @@
 """Reports compared: what one side reaches and another doesn't. Pure.
 
 A *fact* is one line of what can be reached. Facts are plain texts, so that a difference of two sides is a difference of
-two sets, and an exception (`wall_exceptions.py`, `wall_pending.py`) is a pattern of such texts.
+two sets, and an exception (`wall_exceptions.py`) is a pattern of such texts.
 """
 
 from __future__ import annotations
