@@ -1,5 +1,5 @@
 #!/bin/sh
-# All tests on this machine's kernel, on two processes: a file at a time, in their order (the long ones come first).
+# All tests on this machine's kernel, on three processes, since many wait more than they work: a file at a time, in their order (the long ones come first).
 # Usage: test-native.sh PYTHON [OPTION ...] (of pytest)
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -9,4 +9,4 @@ shift
 export CTLAB_TEST_LEG=native
 rm -rf out/legs
 CTLAB_LEG_REPORT=out/legs/native.json exec "$python" -m pytest \
-    --numprocesses=2 --dist=loadfile --no-loadscope-reorder "$@"
+    --numprocesses=3 --dist=loadfile --no-loadscope-reorder "$@"

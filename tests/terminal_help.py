@@ -6,7 +6,6 @@ import fcntl
 import os
 import pty
 import re
-import select
 import struct
 import subprocess
 import sys
@@ -16,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kernel_help import ROOT, patient
+
+from ctlab.runtime.client import readable
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 CTRL_C, CTRL_D = "\x03", "\x04"
@@ -62,7 +63,7 @@ class Person:
         until = time.monotonic() + patient(timeout)
         while text not in self.seen:
             left = until - time.monotonic()
-            assert left > 0 and select.select([self.master], [], [], left)[0], f"{text!r} isn't in {self.seen!r}"
+            assert left > 0 and readable(left, self.master), f"{text!r} isn't in {self.seen!r}"
             self._take()
         before, _, self.seen = self.seen.partition(text)
         return before
@@ -74,7 +75,7 @@ class Person:
 
     def rest(self) -> str:
         """All that is on the screen and wasn't read yet."""
-        while select.select([self.master], [], [], 0)[0]:
+        while readable(0, self.master):
             self._take()
         rest, self.seen = self.seen, ""
         return rest

@@ -36,6 +36,10 @@ class Root:
     def __init__(self, place: str = "/") -> None:
         self._descriptor = os.open(place, _FOLDER | os.O_CLOEXEC)
 
+    def close(self) -> None:
+        """Close its descriptor; who ends anyway need not."""
+        os.close(self._descriptor)
+
     def open(self, path: bytes, flags: int) -> int:
         """Open what exists at a path. Raises OSError."""
         for _ in range(_TRIES):

@@ -18,31 +18,30 @@ pytestmark = [
 ]
 
 # What depends on who one is: run as each kind of user.
-FOR_EACH = (
-    "test_containers.py", "test_container_limits.py", "test_networks.py", "test_security.py", "test_copy_hardening.py",
-    "test_hostile_files.py", "test_script_descriptors.py", "test_copy_races.py", "test_floods.py",
-)  # fmt: skip
+FOR_EACH = ("test_containers.py", "test_container_limits.py", "test_security.py", "test_hostile_files.py")
 # What depends on it less: as one of them, in the long form as each.
 FOR_ONE = {
     "range-and-folders": (
         "test_container_life.py", "test_host_mounts.py", "test_logs.py", "test_many_callers.py", "test_shell.py",
-        "../wall/test_escapes.py",
+        "test_floods.py", "../wall/test_escapes.py",
     ),
     "range": (
         "test_exec.py", "test_images.py", "test_copy.py", "test_bad_input_python.py", "test_runtime_folders.py",
-        "../wall/test_escape_classes.py",
+        "test_networks.py", "test_copy_hardening.py", "../wall/test_escape_classes.py",
     ),
     "one-id": (
-        "test_labs.py", "test_packets_stay.py", "test_container_names.py", "test_interrupted_changes.py",
-        "test_hostile_archives.py", "../wall/test_around.py",
+        "test_labs.py", "test_packets_stay.py", "test_container_names.py", "test_hostile_archives.py",
+        "test_script_descriptors.py", "../wall/test_around.py",
     ),
 }  # fmt: skip
+LONG = ("test_interrupted_changes.py",)  # in the long form alone, as each
 KINDS = {"range-and-folders": (True, True), "range": (True, False), "one-id": (False, False)}
 
 
 def files_for(kind: str) -> list[str]:
     """Paths of the files that are run as this kind of user."""
-    more = [name for names in FOR_ONE.values() for name in names] if long_form() else FOR_ONE[kind]
+    every = (*(name for names in FOR_ONE.values() for name in names), *LONG)
+    more = every if long_form() else FOR_ONE[kind]
     return [str(ROOT / "tests/kernel" / name) for name in (*FOR_EACH, *more)]
 
 

@@ -127,11 +127,13 @@ def test_large_numbers_are_written() -> None:
 # -- hostile streams --------------------------------------------------------------------------------------------------
 def unpacked(place: Path, data: bytes) -> str:
     """What an archive did below `place`, as root of it: "" or the refusal."""
-    owner = os.geteuid() == 0
+    owner, root = os.geteuid() == 0, Root(str(place))
     try:
-        Unpacker(Root(str(place)), b"/", owned=not owner).unpack(tar.Reader(io.BytesIO(data)), of_the_archive=True)
+        Unpacker(root, b"/", owned=not owner).unpack(tar.Reader(io.BytesIO(data)), of_the_archive=True)
     except (tar.ArchiveError, PermissionError) as error:
         return str(error) or "refused"
+    finally:
+        root.close()
     return ""
 
 

@@ -59,7 +59,7 @@ def run(times: int, rounds: int) -> Any:
             copied["id"] = f"{turn}-{cell['id']}"
             whole.cells.append(copied)
     NotebookClient(
-        whole, timeout=patient(180), kernel_name="python3", store_widget_state=False,
+        whole, timeout=int(patient(180)), kernel_name="python3", store_widget_state=False,
         resources={"metadata": {"path": str(PATH.parent)}},
     ).execute()  # fmt: skip
     return whole
