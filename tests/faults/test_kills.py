@@ -12,7 +12,7 @@ from kernel_help import long_form
 pytestmark = pytest.mark.faults
 
 SEED = int(os.environ.get("CTLAB_FAULTS_SEED", "1"))
-TIMES = float(os.environ.get("CTLAB_FAULTS_TIMES", "10" if long_form() else "0.25"))  # 10: about 2,000 kills
+TIMES = float(os.environ.get("CTLAB_FAULTS_TIMES", "10" if long_form() else "0.2"))  # 10: about 2,000 kills
 COUNTS = {
     "root": {"owner": 32, "keeper": 24, "supervisor": 20, "collector": 4, "sampler": 4, "resolver": 4, "nursery": 4},
     "user-v1": {"owner": 28, "keeper": 24, "supervisor": 18, "collector": 3, "sampler": 3, "resolver": 3, "nursery": 3},

@@ -23,7 +23,7 @@ FOR_EACH = ("test_containers.py", "test_container_limits.py", "test_security.py"
 FOR_ONE = {
     "range-and-folders": (
         "test_container_life.py", "test_host_mounts.py", "test_logs.py", "test_many_callers.py", "test_shell.py",
-        "test_floods.py", "../wall/test_escapes.py",
+        "../wall/test_escapes.py",
     ),
     "range": (
         "test_exec.py", "test_images.py", "test_copy.py", "test_bad_input_python.py", "test_runtime_folders.py",
@@ -34,7 +34,7 @@ FOR_ONE = {
         "test_script_descriptors.py", "../wall/test_around.py",
     ),
 }  # fmt: skip
-LONG = ("test_interrupted_changes.py",)  # in the long form alone, as each
+LONG = ("test_interrupted_changes.py", "test_floods.py")  # in the long form alone, as each
 KINDS = {"range-and-folders": (True, True), "range": (True, False), "one-id": (False, False)}
 
 

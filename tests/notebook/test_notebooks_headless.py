@@ -30,8 +30,10 @@ pytestmark = [pytest.mark.kernel, pytest.mark.user, pytest.mark.usefixtures("usa
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 COMPARISON = "vm-vs-container"  # here where no VM can be had, since a user's would have to be prepared; see tests/vm
-CASES = [(path, "delegated") for path in NOTEBOOKS if path.stem != COMPARISON]
-CASES += [pytest.param(path, "none", marks=pytest.mark.long) for path in NOTEBOOKS]
+LONG = [(path, "delegated") for path in NOTEBOOKS if path.stem != COMPARISON]
+CASES = [(path, "none") for path in NOTEBOOKS if path.stem != COMPARISON]
+LONG += [(path, "none") for path in NOTEBOOKS if path.stem == COMPARISON]
+CASES += [pytest.param(*case, marks=pytest.mark.long) for case in LONG]
 DELEGATED = ("cpu", "cpuacct", "memory", "pids", "freezer", "blkio", "cpuset")
 RUN_SECONDS = 150
 GONE_SECONDS = 10.0
@@ -260,7 +262,7 @@ def test_twice_in_one_kernel_as_an_ordinary_user(path: Path, limits: str, make_u
     assert wait_for(lambda: not user.left()), user.left()
 
 
-@pytest.mark.parametrize("limits", [pytest.param("delegated", marks=pytest.mark.long), "none"])
+@pytest.mark.parametrize("limits", ["delegated", pytest.param("none", marks=pytest.mark.long)])
 def test_nothing_is_left_of_a_kernel_that_was_killed(limits: str, make_user: Callable[[str], User]) -> None:
     user = make_user(limits)
     runner = user.start(HALF, ROOT / "notebooks" / "01-quickstart.ipynb")

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import patient, tries
+from kernel_help import patient
 from nbclient import NotebookClient
 
 pytestmark = pytest.mark.kernel
 
 PATH = Path(__file__).parents[2] / "notebooks" / "vm-vs-container.ipynb"
-ROUNDS, TIMES = tries(1, 2), tries(1, 2)  # of the measurements; of the whole notebook in one kernel
+ROUNDS = TIMES = 2  # of the measurements; of the whole notebook in one kernel
 WORLD = """
 import json as _json, ctlab.labs as _running
 print(_json.dumps({
@@ -86,6 +86,7 @@ def prepared(usable: None, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatc
     return monkeypatch
 
 
+@pytest.mark.long
 def test_both_are_measured_and_a_second_time_leaves_the_same_world(
     prepared: pytest.MonkeyPatch, machine_programs: None
 ) -> None:

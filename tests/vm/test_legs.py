@@ -136,6 +136,7 @@ def test_a_program_in_a_machine(machine_programs: None, held_input: None, capfd:
     assert status == 3 and "0 ctlab-vm" in said
 
 
+@pytest.mark.long
 def test_a_machine_that_panics_fails_the_leg(
     machine_programs: None, held_input: None, capfd: pytest.CaptureFixture[str]
 ) -> None:

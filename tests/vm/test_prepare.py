@@ -238,6 +238,7 @@ with ctlab.Lab("seen", engine="vm") as lab:
 """
 
 
+@pytest.mark.long
 def test_root_of_an_ordinary_users_namespace_has_a_lab_from_a_cache_that_may_only_be_read(user: Any) -> None:
     """`unshare -r`: root by name, with no other user to become; what it reads is what that user may."""
     assert user.run([*VM, "prepare"]).returncode == 0
