@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from as_user import ordinary_user
@@ -81,6 +82,19 @@ def test_nor_one_of_an_ordinary_users(ids: bool) -> None:
         _check(done.stdout)
 
 
+def of_user(uid: int) -> list[str]:
+    """The processes of a user that haven't ended."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            status = dict(
+                line.split(":\t", 1) for line in (folder / "status").read_text().splitlines() if ":\t" in line
+            )
+            if int(status["Uid"].split()[0]) == uid and not status["State"].startswith("Z"):
+                found.append(f"{folder.name} {status['Name']}")
+    return found
+
+
 FULL = (
     KEYS
     + """
@@ -107,4 +121,5 @@ def test_where_no_keyring_can_be_had_no_lab_starts() -> None:
             pytest.skip("this kernel has no keys (CONFIG_KEYS), or a filter forbids them here")
         assert "the lab can't start: keyctl: join an empty session keyring: EDQUOT" in done.stdout, done.stdout
         assert "/proc/key-users" in done.stdout and len(done.stdout.splitlines()) == 1
-        assert wait_until(lambda: subprocess.run(["pgrep", "-u", str(user.uid)], check=False).returncode == 1)
+        wait_until(lambda: not of_user(user.uid))
+        assert of_user(user.uid) == []
