@@ -72,6 +72,7 @@ def test_no_container_reads_a_key_of_the_notebooks() -> None:
     _check(run_owner(OWNER, INSIDE))
 
 
+@pytest.mark.long_in_guest
 @pytest.mark.user
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make an ordinary user")
 @pytest.mark.parametrize("ids", [True, False])
@@ -112,6 +113,7 @@ except ctlab.CtlabError as error:
 )
 
 
+@pytest.mark.long_in_guest
 @pytest.mark.user
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make an ordinary user")
 def test_where_no_keyring_can_be_had_no_lab_starts() -> None:

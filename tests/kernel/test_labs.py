@@ -86,6 +86,7 @@ def test_a_lab_that_dies_is_noticed_by_whoever_waits() -> None:
     ctlab.Lab("after").stop()  # the next start clears what a dead keeper has left
 
 
+@pytest.mark.long_in_guest
 def test_one_name_in_one_process_and_in_two() -> None:
     with ctlab.Lab("same") as lab:
         lab.network("blue", subnet="10.60.0.0/24")
@@ -231,6 +232,7 @@ with ctlab.Lab("quota") as lab:
 )
 
 
+@pytest.mark.long_in_guest
 @pytest.mark.parametrize("kind", ["net", "mnt", "pid"])
 def test_a_namespace_quota_that_is_used_up_is_named(kind: str) -> None:
     """The quota is written in a user namespace of the test's own: the machine's is not touched."""
@@ -287,6 +289,7 @@ def test_what_a_lab_costs(fresh_lab: Any) -> None:
     assert found["processes"]
 
 
+@pytest.mark.long_in_guest
 def test_twenty_starts_and_stops_leak_no_descriptor() -> None:
     ctlab.Lab("first").stop()
     before = open_descriptors()
