@@ -295,6 +295,7 @@ def test_a_filter_that_kills_names_the_step() -> None:
     assert report["why_not"].startswith("mount-namespace: ")
 
 
+@pytest.mark.long_in_guest
 def test_a_step_that_hangs_is_named_and_everything_is_ended() -> None:
     before = machine()["children"]
     duration = f"60.{os.getpid()}"  # tells this test's process from anyone else's

@@ -101,6 +101,7 @@ def test_nothing_that_is_mounted_passes_between_machine_and_container(who: str) 
     assert said == ["[]", "[]"], "a copy was still a peer or a slave of the machine's mount"
 
 
+@pytest.mark.long_in_guest
 def test_descriptors_of_mounts_are_closed(lab: Any, tmp_path: Path) -> None:
     """Of containers that start, of those whose mount fails inside, and of those whose second mount isn't to be had."""
     need_root("to look at what the supervisor has open")

@@ -257,6 +257,7 @@ def test_none_host_and_anothers_network(lab: Any) -> None:
         lab.run(networks=["host", "blue"])
 
 
+@pytest.mark.long_in_guest
 def test_the_first_packet_of_a_program_is_not_lost(lab: Any) -> None:
     lab.network("blue", subnet="10.51.0.0/24")
     web = listen(lab, name="web", networks=["blue"])
@@ -268,6 +269,7 @@ def test_the_first_packet_of_a_program_is_not_lost(lab: Any) -> None:
         container.remove()
 
 
+@pytest.mark.long_in_guest
 def test_the_first_packet_is_not_lost_where_slots_are_just_being_made(fresh_lab: Any) -> None:
     """More at once than are ready, right after the lab's start: their links have only just been made."""
     fresh_lab.network("blue", subnet="10.51.0.0/24")

@@ -16,6 +16,7 @@ LEAST = "6M"  # reached within milliseconds
 EAT = ["tail", "/dev/zero"]  # keeps it all, since it looks for the last lines
 
 
+@pytest.mark.long_in_guest
 def test_a_kill_within_milliseconds_is_counted(lab: Any) -> None:
     need_controller(lab, "memory")
     for _ in range(20):
