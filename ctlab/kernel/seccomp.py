@@ -22,6 +22,8 @@ _MODE_FILTER = 2
 _SET_MODE_FILTER = 1
 _SPEC_ALLOW = 1 << 2
 _INSTRUCTION_BYTES = 8
+NONE = bytes(_INSTRUCTION_BYTES)
+"""A program that the kernel refuses, since it doesn't end: to go through the motions with."""
 
 
 class _Program(ctypes.Structure):  # struct sock_fprog

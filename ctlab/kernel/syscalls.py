@@ -178,13 +178,6 @@ def close_all_but(keep: Iterable[int]) -> None:
     close_range(previous + 1)
 
 
-def may_execute(descriptor: int) -> bool:
-    """faccessat2(2), Linux 5.8: whether this process may execute the file that is open (by O_PATH) there."""
-    flags = AT_EMPTY_PATH | _AT_EACCESS
-    number = ctypes.c_long(_SYS_FACCESSAT2)
-    return bool(_libc.syscall(number, ctypes.c_int(descriptor), b"", ctypes.c_int(os.X_OK), ctypes.c_int(flags)) == 0)
-
-
 class CloneArgs(ctypes.Structure):
     _fields_ = tuple(
         (name, ctypes.c_uint64)
@@ -252,6 +245,29 @@ def openat2(directory: int, path: str | bytes, flags: int, resolve: int, mode: i
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
     result: int = _openat2(_SYS_OPENAT2, directory, _path(path), ctypes.byref(how), ctypes.sizeof(how))
     return result if result >= 0 else _check(result, f"open {os.fsdecode(path)}")
+
+
+_LOOK = _OpenHow(os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_NO_MAGICLINKS)
+_LOOK_AT, _LOOK_BYTES = ctypes.addressof(_LOOK), ctypes.sizeof(_LOOK)
+_faccessat2 = ctypes.CDLL(None, use_errno=True).syscall
+_faccessat2.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_int)
+_faccessat2.restype = ctypes.c_int
+
+
+def look(path: str) -> tuple[int, bool, int]:
+    """(errno, whether we may execute it, its mode) of a file, to which no link of /proc is followed.
+
+    Raises nothing: a search along PATH misses three times for one hit, before every program. openat2(2) and
+    faccessat2(2), Linux 5.8.
+    """
+    descriptor = _openat2(_SYS_OPENAT2, AT_FDCWD, os.fsencode(path), _LOOK_AT, _LOOK_BYTES)
+    if descriptor < 0:
+        return ctypes.get_errno(), False, 0
+    try:
+        denied = _faccessat2(_SYS_FACCESSAT2, descriptor, b"", os.X_OK, AT_EMPTY_PATH | _AT_EACCESS)
+        return 0, denied == 0, os.fstat(descriptor).st_mode
+    finally:
+        os.close(descriptor)
 
 
 def open_tree(directory: int, path: str, flags: int) -> int:

@@ -53,10 +53,7 @@ def find(name: str, path: str, workdir: str = "") -> str:
     forbidden = ""
     for folder in path.split(":"):
         candidate = os.path.join(workdir, folder or ".", name)
-        try:
-            mode, executable = _look(candidate)
-        except OSError:
-            continue
+        _, executable, mode = syscalls.look(candidate)
         if stat.S_ISREG(mode):
             if executable:
                 return candidate
@@ -71,26 +68,14 @@ def open_path(path: str, flags: int) -> int:
     return syscalls.openat2(syscalls.AT_FDCWD, path, flags | os.O_CLOEXEC, syscalls.RESOLVE_NO_MAGICLINKS)
 
 
-def _look(path: str) -> tuple[int, bool]:
-    """(Mode, whether we may execute it) of a file."""
-    descriptor = open_path(path, os.O_PATH)
-    try:
-        return os.fstat(descriptor).st_mode, syscalls.may_execute(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _check_executable(path: str, shown: str) -> None:
-    try:
-        mode, executable = _look(path)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            return  # through a link of /proc: what it leads to, the launcher will see, which holds nothing of ours
+    number, executable, mode = syscalls.look(path)
+    if number == errno.ELOOP:
+        return  # through a link of /proc: what it leads to, the launcher will see, which holds nothing of ours
+    if number:
         raise ProgramError(
-            "ProgramNotFound",
-            f"no program {shown!r} in the container ({errno.errorcode[error.errno or 2]})",
-            error.errno or 2,
-        ) from None
+            "ProgramNotFound", f"no program {shown!r} in the container ({errno.errorcode[number]})", number
+        )  # fmt: skip
     if stat.S_ISDIR(mode):
         raise ProgramError("ProgramNotFound", f"{shown} is a folder, not a program (EISDIR)", errno.EISDIR)
     if not executable:

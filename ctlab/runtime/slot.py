@@ -107,6 +107,9 @@ def _live(birth: Birth) -> None:
         # Both ends are up long before they are used: a link that has just come up drops what is sent through it
         # until the kernel's link watch has run, and a program's first packet would be lost.
         _believe_no_router("eth0", settings)
+        if settings >= 0:
+            os.close(settings)
+            settings = -1
         inside.configure_network(link, [ops.LinkUp("eth0")])
         order, mounts_given = orders.receive(birth.status)
     if order is None:
@@ -164,6 +167,8 @@ def _rehearse(root: inside.Root) -> None:
     program.resolve_user("0")
     with suppress(program.ProgramError):
         program.find("/", "/")
+    with suppress(OSError):
+        seccomp.install(seccomp.NONE)
     for path in program.LOADED_BY_ALL:  # an overlay is slow at the first look only
         with suppress(OSError), open(path, "rb") as opened:
             opened.read(1)
