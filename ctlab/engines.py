@@ -67,17 +67,24 @@ def _options(memory: str | int | None = None, cpus: int | None = None) -> VmOpti
 
 
 def start(
-    name: str, interval_seconds: float, engine: Engine, say: Callable[[str], None], storage_bytes: int | None = None
+    name: str,
+    interval_seconds: float,
+    engine: Engine,
+    say: Callable[[str], None],
+    storage_bytes: int | None,
+    born: list[Client],
 ) -> Client:
     """The client of a lab that has been started. `say` takes a line for the person.
+
+    Each client is in `born` before anything of it is, so that an interrupt between two instructions loses none.
 
     Raises Unsupported where this machine's kernel can't, with an offer where a VM could; what the start itself raised
     where the doctor finds nothing missing.
     """
     if engine.name == "vm":
-        return _start_vm(name, interval_seconds, engine, say, storage_bytes)
+        return _start_vm(name, interval_seconds, engine, say, storage_bytes, born)
     try:
-        return Client(name, interval_seconds, storage_bytes=storage_bytes)
+        return Client(name, interval_seconds, storage_bytes=storage_bytes, born=born)
     except CtlabError as error:
         report = opening.examine(error)
         if report is None or report.usable:
@@ -90,7 +97,7 @@ def start(
         vm = f"{report.vm.detail}; {report.vm.remedy}" if report.vm else "not on this system"
         raise Unsupported(f"{report.why_not}; and no VM can be had: {vm}{report.instead}")
     say(f"lab '{name}' gets a kernel of its own, in a VM, since this machine's can't: {report.why_not}")
-    return _start_vm(name, interval_seconds, engine, say, storage_bytes)
+    return _start_vm(name, interval_seconds, engine, say, storage_bytes, born)
 
 
 def vm_memory_bytes(engine: Engine) -> int | None:
@@ -99,7 +106,12 @@ def vm_memory_bytes(engine: Engine) -> int | None:
 
 
 def _start_vm(
-    name: str, interval_seconds: float, engine: Engine, say: Callable[[str], None], storage_bytes: int | None
+    name: str,
+    interval_seconds: float,
+    engine: Engine,
+    say: Callable[[str], None],
+    storage_bytes: int | None,
+    born: list[Client],
 ) -> Client:
     from .vm import prepare, programs
 
@@ -108,7 +120,7 @@ def _start_vm(
     with contextlib.suppress(CtlabError):  # the start will say it better
         if not prepare.status().release and programs.find():
             say(f"lab '{name}': a kernel for VMs is fetched and unpacked, once; the next start has it")
-    client = Client(name, interval_seconds, vm=options, storage_bytes=storage_bytes)
+    client = Client(name, interval_seconds, vm=options, storage_bytes=storage_bytes, born=born)
     if why_not := client.facts["vm"].get("shares", {}).get("why_not"):
         say(
             f"lab '{name}': who becomes root of its VM can read all that you can read here, /proc and your home "

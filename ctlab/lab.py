@@ -22,7 +22,7 @@ from .plan import network as network_plan
 from .plan import ops, rootfs
 from .request import KEYWORDS, check_body, unknown_keyword
 from .runtime import messages
-from .runtime.client import Reply, Request, T
+from .runtime.client import Client, Reply, Request, T
 from .words_of_command import split_command
 
 if TYPE_CHECKING:
@@ -92,8 +92,9 @@ class Lab:
         opening.replace_earlier(self, exists)
         opening.check_platform()
         opening.prune(self)
-        self._client = engines.start(name, seconds, chosen, self.say, storage_bytes)
+        born: list[Client] = []
         try:
+            self._client = engines.start(name, seconds, chosen, self.say, storage_bytes, born)
             self._top = rootfs_top()
             self._client.listen(lambda event: hear(self, event))
             operations = [*network_plan.node()]
@@ -103,7 +104,8 @@ class Lab:
             self._call(messages.Configure(slot, limits, SLOTS, filters.of_lab()), messages.Ok)
             labs.add(self)
         except BaseException:  # interrupted: nobody has a handle of it yet, so nobody else could stop it
-            self._client.stop()
+            for client in born:
+                client.abandon()
             raise
 
     # -- listings -----------------------------------------------------------------------------------

@@ -126,8 +126,15 @@ class Client:
     """One running lab, as its owner sees it."""
 
     def __init__(
-        self, name: str, interval_seconds: float, vm: VmOptions | None = None, *, storage_bytes: int | None = None
+        self,
+        name: str,
+        interval_seconds: float,
+        vm: VmOptions | None = None,
+        *,
+        storage_bytes: int | None = None,
+        born: list[Client] | None = None,
     ) -> None:
+        """`born`: a list that it is added to before anything is started, for who has to end it if interrupted."""
         self.id = secrets.token_hex(6)
         self.name = name
         self.facts: protocol.Message = {}
@@ -149,17 +156,29 @@ class Client:
         self._spawned: list[int] = []  # the keeper's pid, until it was waited for
         self._keeper_pidfd = -1
         self._keeper_lock = threading.Lock()
+        self._undo = contextlib.ExitStack()
+        if born is not None:
+            born.append(self)
         self._start(interval_seconds)
 
     # -- start and stop -------------------------------------------------------------------------
     def _start(self, interval_seconds: float) -> None:
         try:
-            with contextlib.ExitStack() as undo, _memfile() as errors:
-                self._start_keeper(interval_seconds, errors, undo)
-                undo.pop_all()
+            with _memfile() as errors:
+                self._start_keeper(interval_seconds, errors, self._undo)
         except OSError as error:
+            self.abandon()
             text = f"the lab can't start: {describe(error)}{_limit() if error.errno == errno.EMFILE else ''}"
             raise KernelError(text, error.errno or 0) from None
+        except BaseException:
+            self.abandon()
+            raise
+
+    def abandon(self) -> None:
+        """End what was begun, whether it has come to be a lab or not; twice is no error."""
+        self._undo.close()
+        self._gone.set()
+        self._ended.set()
 
     def _start_keeper(self, interval_seconds: float, errors: BinaryIO, undo: contextlib.ExitStack) -> None:
         """Spawn it and wait until it is ready; `undo` ends what was begun, whatever interrupts us."""
