@@ -11,6 +11,7 @@ every call added after Linux 5.0) and from asm/unistd_64.h where the two differ.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 
 TYPE_CHECKING = False
@@ -238,13 +239,23 @@ class _OpenHow(ctypes.Structure):
 _openat2 = ctypes.CDLL(None, use_errno=True).syscall
 _openat2.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
 _openat2.restype = ctypes.c_int
+_OPENAT2_TRIES = 1000
 
 
 def openat2(directory: int, path: str | bytes, flags: int, resolve: int, mode: int = 0) -> int:
-    """openat2(2), Linux 5.6. Returns a close-on-exec descriptor."""
+    """openat2(2), Linux 5.6. Returns a close-on-exec descriptor.
+
+    Within a root "..", also one of a link, is EAGAIN if anybody on the machine renames or mounts something meanwhile:
+    it is tried again.
+    """
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
-    result: int = _openat2(_SYS_OPENAT2, directory, _path(path), ctypes.byref(how), ctypes.sizeof(how))
-    return result if result >= 0 else _check(result, f"open {os.fsdecode(path)}")
+    for _ in range(_OPENAT2_TRIES):
+        result: int = _openat2(_SYS_OPENAT2, directory, _path(path), ctypes.byref(how), ctypes.sizeof(how))
+        if result >= 0:
+            return result
+        if ctypes.get_errno() != errno.EAGAIN:
+            break
+    return _check(result, f"open {os.fsdecode(path)}")
 
 
 _LOOK = _OpenHow(os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_NO_MAGICLINKS)

@@ -94,6 +94,7 @@ SECONDS: Mapping[str, float] = {
     "test_netlink_decoded.py": 15,
     "test_networks.py": 36,
     "test_oom_quick.py": 19,
+    "test_openat2.py": 2,
     "test_owner_environment.py": 17,
     "test_packets_stay.py": 10,
     "test_pool.py": 20,
