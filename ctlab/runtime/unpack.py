@@ -18,7 +18,7 @@ from . import tar
 
 ENTRIES_MOST = 1_000_000
 DEPTH_MOST = 512  # folders in one another
-_TRIES = 64  # against somebody who puts a name there as soon as it is free, or renames folders all the time
+_TRIES = 64  # against somebody who puts a name there as soon as it is free
 _IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 _FOLDER = os.O_PATH | os.O_DIRECTORY
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
@@ -42,10 +42,7 @@ class Root:
 
     def open(self, path: bytes, flags: int) -> int:
         """Open what exists at a path. Raises OSError."""
-        for _ in range(_TRIES):
-            with contextlib.suppress(BlockingIOError):  # somebody renames folders while "..", of a link, is resolved
-                return syscalls.openat2(self._descriptor, path.lstrip(b"/") or b".", flags, _IN_ROOT)
-        raise OSError(errno.EAGAIN, "folders are renamed all the time", os.fsdecode(path))
+        return syscalls.openat2(self._descriptor, path.lstrip(b"/") or b".", flags, _IN_ROOT)
 
     def make_folders(self, path: bytes) -> int:
         """A folder, made with those above it where there is none: its descriptor."""
