@@ -77,6 +77,33 @@ class LabFolders:
         return adopted
 
 
+class Ways:
+    """Into a container's version 1 folders and back, all opened once: for a runner and its children.
+
+    Whether there may be one more process is asked where a process is born, so a runner itself goes to where they are
+    counted, for the birth. All else its child joins, which has not to come back. So nothing of a runner is counted.
+    """
+
+    def __init__(self, container_id: str, groups: dict[str, int], counted: int | None) -> None:
+        self._in = self._out = -1
+        self.of_child: list[int] = []  # opened ``tasks``, each of which it writes 0 into
+        for fd in groups.values():
+            if counted is not None and os.path.sameopenfile(fd, counted):
+                self._in, self._out = v1.task_file(fd, container_id), v1.task_file(fd, ".")
+            else:
+                self.of_child.append(v1.task_file(fd, container_id))
+
+    def join(self) -> None:
+        """Called by the single-threaded runner, before a birth."""
+        if self._in >= 0:
+            v1.enter(self._in)
+
+    def leave(self) -> None:
+        """And after it."""
+        if self._out >= 0:
+            v1.enter(self._out)
+
+
 class ContainerCgroup:
     """One container's folder in every hierarchy it is in. Made by `LabFolders.make`."""
 
@@ -124,10 +151,9 @@ class ContainerCgroup:
         if self.in_unified and not cloned:
             v2.join(self._unified(), self.id)
 
-    def leave(self) -> None:
-        """Called by the single-threaded process itself: back to the lab's own version 1 folders."""
-        for fd in self._groups.values():
-            v1.join(fd, ".")
+    def ways(self) -> Ways:
+        """For who has children born inside, one after the other."""
+        return Ways(self.id, self._groups, self.controllers.get("pids"))
 
     def pids(self) -> list[int]:
         """The processes inside, as numbered in the caller's PID namespace."""

@@ -40,6 +40,7 @@ _STACK_BYTES = 32 << 10  # of the child until it executes the launcher; a signal
 _PROT_READ, _PROT_WRITE, _PROT_EXEC, _MAP_PRIVATE, _MAP_ANONYMOUS = 1, 2, 4, 2, 0x20
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _X86 = os.uname().machine in ("x86_64", "AMD64")
+_SYS_WRITE = 1 if _X86 else 64
 _SYS_DUP3 = 292 if _X86 else 24
 _SYS_SECCOMP = 317 if _X86 else 277
 _SYS_EXECVEAT = 322 if _X86 else 281
@@ -150,12 +151,14 @@ class Launcher:
         streams: Mapping[int, int],
         *,
         cgroup: int = -1,
+        tasks: Sequence[int] = (),
         program: bytes = b"",
         terminal: bool = False,
     ) -> Child:
         """Start a program in a session of its own. `streams`: descriptor there (0-2, `SCRIPT`) → descriptor here.
 
-        `cgroup`: a version 2 directory to be born in, -1 = where we are. `program`: a filter of system calls that is
+        `cgroup`: a version 2 directory to be born in, -1 = where we are. `tasks`: opened files of version 1 folders
+        that the child joins. `program`: a filter of system calls that is
         loaded in the child (no_new_privs must be set here). `terminal`: descriptor 0 is its controlling terminal.
         All signals should be blocked here; the launcher unblocks them. Raises OSError with what didn't work.
         """
@@ -163,7 +166,11 @@ class Launcher:
         report, far = os.pipe2(os.O_CLOEXEC)
         moved: list[int] = []
         try:
-            calls: list[tuple[str, tuple[int, ...]]] = []
+            zero = ctypes.c_char_p(b"0")
+            itself = ctypes.cast(zero, ctypes.c_void_p).value or 0
+            calls: list[tuple[str, tuple[int, ...]]] = [
+                ("join a cgroup of the container", (_SYS_WRITE, here, itself, 1)) for here in tasks
+            ]
             for there, here in (*streams.items(), (REPORT, far)):
                 if here < HIGH:  # a number that is about to be given away
                     here = fcntl.fcntl(here, fcntl.F_DUPFD_CLOEXEC, HIGH)

@@ -45,7 +45,7 @@ class _Place:
     def __init__(self) -> None:
         self.entered = False
         self.folder = -1  # the version 2 folder that programs are born in
-        self.cgroup: cgroup.ContainerCgroup | None = None
+        self.ways: cgroup.Ways | None = None  # into its version 1 folders
         self.home = "/"
         self.root = False
         self.late = b""  # what is loaded last of the programs' filter of system calls
@@ -152,14 +152,18 @@ def _enter(place: _Place, order: dict[str, Any], descriptors: list[int], context
     place.root = order["user"] in ("0", "root", "")
     place.late = order["late"]
     place.folder = descriptors.pop(0) if order["unified"] else -1
+    joined = None
     if context.folders is not None:
-        place.cgroup = context.folders.adopt(order["cgroup"], order["controllers"])
-        if place.folder >= 0 and not place.root:
+        joined = context.folders.adopt(order["cgroup"], order["controllers"])
+        if place.root:
+            place.ways = joined.ways()
+            joined = None
+        elif place.folder >= 0:
             # Only root may have a program be born in the folder: who isn't is moved before, which takes milliseconds.
-            place.cgroup.join(cloned=False)
+            joined.join(cloned=False)
             os.close(place.folder)
             place.folder = -1
-            place.cgroup = None
+            joined = None
     if order["namespaces"]:
         for kind in order["namespaces"]:
             namespace = descriptors.pop(0)
@@ -169,9 +173,8 @@ def _enter(place: _Place, order: dict[str, Any], descriptors: list[int], context
         pidfd = descriptors.pop(0)
         syscalls.setns(pidfd, _ALL)
         os.close(pidfd)
-    if place.cgroup is not None and not place.root:
-        place.cgroup.join(cloned=True)  # while we are still who may
-        place.cgroup = None
+    if joined is not None:
+        joined.join(cloned=True)  # while we are still who may
     keep = capabilities.mask(order["capabilities"])
     place.home = program.become(order["user"], keep, single_id=context.single_id)
     resources.bound_processes(order["processes"], by_exec=True)
@@ -230,18 +233,17 @@ def _run(
     variables = program.environment(order["environment"], place.home)
     workdir = order["workdir"]
     path = program.find(order["argv"][0], variables.get("PATH", program.DEFAULT_PATH), workdir)
-    if place.cgroup is not None:
-        # Version 1 is joined by this single thread, inherited by the program, and left again; version 2 the program
-        # is born in. So the runner is never counted in the container.
-        place.cgroup.join(cloned=True)
+    ways = place.ways
+    if ways is not None:
+        ways.join()
     try:
         child = last.spawn(
-            order["argv"], path, workdir, variables, targets, cgroup=place.folder, program=place.late,
-            terminal=terminal >= 0,
+            order["argv"], path, workdir, variables, targets, cgroup=place.folder,
+            tasks=() if ways is None else ways.of_child, program=place.late, terminal=terminal >= 0,
         )  # fmt: skip
     finally:
-        if place.cgroup is not None:
-            place.cgroup.leave()
+        if ways is not None:
+            ways.leave()
     while streams:
         os.close(streams.pop())
     try:
