@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -93,16 +94,15 @@ def limits_of(keywords: Mapping[str, Any], base: Limits | None = None) -> Limits
         "pids_limit": base.pids_limit if base else PIDS_DEFAULT,
         "pids_default": base.pids_default if base else True,
     }
-    none = (0, "0", "none", "-1", -1)
     cpus, memory = keywords.get("cpus"), keywords.get("memory")
     if cpus is not None:
-        values["cpus"] = None if cpus in none else units.parse_cpus(cpus)
+        values["cpus"] = None if _lifts(cpus) else units.parse_cpus(cpus)
     if memory is not None:
-        values["memory_bytes"] = None if memory in none else units.parse_size(memory)
+        values["memory_bytes"] = None if _lifts(memory) else units.parse_size(memory)
     for name in ("cpu_shares", "pids_limit"):
         value = keywords.get(name)
         if value is not None:
-            values[name] = None if value in none else _whole(name, value)
+            values[name] = None if _lifts(value) else _whole(name, value)
     if keywords.get("pids_limit") is not None:
         values["pids_default"] = False
     cpuset = keywords.get("cpuset_cpus")
@@ -111,11 +111,20 @@ def limits_of(keywords: Mapping[str, Any], base: Limits | None = None) -> Limits
     return Limits(**values)
 
 
+def _lifts(value: Any) -> bool:
+    """Whether a limit's value says that there is to be none."""
+    return not isinstance(value, bool) and value in (0, -1, "0", "-1", "none")
+
+
 def _whole(name: str, value: Any) -> int:
     try:
-        return int(value)
+        if isinstance(value, str):
+            return int(value)
+        if not isinstance(value, bool):
+            return operator.index(value)
     except (TypeError, ValueError):
-        raise BadInput(f"--{name.replace('_', '-')} {value!r} isn't a whole number") from None
+        pass
+    raise BadInput(f"--{name.replace('_', '-')} {value!r} isn't a whole number")
 
 
 def environment(
@@ -202,11 +211,14 @@ def capabilities(add: Iterable[str], drop: Iterable[str]) -> tuple[str, ...]:
             raise BadInput(f"--cap-drop {word}: no such capability{did_you_mean(name, NUMBER)}")
     for word in add:
         name = word.upper().removeprefix("CAP_")
+        if name == "ALL":
+            raise Unsupported(f"--cap-add ALL isn't in ctlab; name what is needed, of {', '.join(sorted(GRANTABLE))}")
         if name not in NUMBER:
             raise BadInput(f"--cap-add {word}: no such capability{did_you_mean(name, NUMBER)}")
         if name not in GRANTABLE:
             raise Unsupported(
-                f"--cap-add {name} needs --privileged, which isn't in ctlab: it would reach the whole lab"
+                f"--cap-add {name} isn't in ctlab: containers share the lab's user namespace, "
+                "so it would reach the whole lab"
             )
         chosen.add(name)
     return tuple(sorted(chosen, key=lambda name: NUMBER[name]))

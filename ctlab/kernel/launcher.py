@@ -41,6 +41,7 @@ _PROT_READ, _PROT_WRITE, _PROT_EXEC, _MAP_PRIVATE, _MAP_ANONYMOUS = 1, 2, 4, 2, 
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _X86 = os.uname().machine in ("x86_64", "AMD64")
 _SYS_WRITE = 1 if _X86 else 64
+_SYS_SETSID = 112 if _X86 else 157
 _SYS_DUP3 = 292 if _X86 else 24
 _SYS_SECCOMP = 317 if _X86 else 277
 _SYS_EXECVEAT = 322 if _X86 else 281
@@ -168,7 +169,10 @@ class Launcher:
         try:
             zero = ctypes.c_char_p(b"0")
             itself = ctypes.cast(zero, ctypes.c_void_p).value or 0
-            calls: list[tuple[str, tuple[int, ...]]] = [
+            # The session first: who is in ours could, once it can be traced (as soon as it is the launcher), signal
+            # all of us by its process group, which reaches across PID namespaces.
+            calls: list[tuple[str, tuple[int, ...]]] = [("make a session", (_SYS_SETSID,))]
+            calls += [
                 ("join a cgroup of the container", (_SYS_WRITE, here, itself, 1)) for here in tasks
             ]
             for there, here in (*streams.items(), (REPORT, far)):

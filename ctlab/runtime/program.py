@@ -218,6 +218,18 @@ def launch_error(failure: tuple[int, int], path: str, workdir: str) -> ProgramEr
     return ProgramError("ProgramNotFound", f"can't execute {path}: {name} ({text}){hint}", number)
 
 
+def birth_error(error: OSError) -> ProgramError | OSError:
+    """The error for a program that could not be born: EAGAIN is a limit of processes, others are what they are."""
+    if error.errno != errno.EAGAIN:
+        return error
+    return ProgramError(
+        "KernelError",
+        "no further process can be made in the container: EAGAIN (it is at its limit of processes; "
+        "update --pids-limit raises it, kill ends who uses it up)",
+        errno.EAGAIN,
+    )
+
+
 def reap_until(child: int) -> int:
     """Be the init of a PID namespace: reap everything, pass signals on, return the status of `child` (-1: never)."""
 

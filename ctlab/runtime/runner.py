@@ -58,6 +58,7 @@ def main(control: _socket.socket, context: Context, early: bytes) -> NoReturn:
 
     `early`: the first part of the filter of system calls that its programs are to have.
     """
+    os.setsid()  # no process group with the lab's other processes
     capabilities.drop_bounding(capabilities.mask(capabilities.GRANTABLE))
     resources.bound()
     program.default_signals()
@@ -241,6 +242,8 @@ def _run(
             order["argv"], path, workdir, variables, targets, cgroup=place.folder,
             tasks=() if ways is None else ways.of_child, program=place.late, terminal=terminal >= 0,
         )  # fmt: skip
+    except OSError as error:
+        raise program.birth_error(error) from None
     finally:
         if ways is not None:
             ways.leave()

@@ -209,7 +209,10 @@ def _become(
     if init:
         # The program is a child; this process stays as the init that reaps, and that nobody inside may look into.
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-        child = os.fork() if execute.argv else -1
+        try:
+            child = os.fork() if execute.argv else -1
+        except OSError as error:
+            raise program.birth_error(error) from None
         if child:
             _be_init(birth, keep, child)
     program.become(execute.user, keep, single_id=birth.context.single_id, bounded=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from kernel_help import need_controller, patient, run_owner, wait_until
 
-from ctlab.errors import BadInput, LimitRefused
+from ctlab.errors import BadInput, KernelError, LimitRefused
 
 pytestmark = pytest.mark.kernel
 EAT = "b = bytearray(%d << 20); print('ate', flush=True); import time; time.sleep(60)"
@@ -210,6 +210,21 @@ def test_limits_hold_again_after_a_restart(lab: Any) -> None:
     container.update(pids_limit=12)
     container.start()
     assert setting(container, "pids", "pids.max") == "12"
+
+
+def test_who_comes_when_no_process_is_left_is_told_what_to_do(lab: Any) -> None:
+    need_controller(lab, "pids")
+    container = lab.run(["sleep", "60"])
+    container.update(pids_limit=1)
+    said = r"no further process .*EAGAIN.*--pids-limit"
+    for options in ({}, {"detach": True}, {"tty": True}, {"stdin": "x"}):
+        with pytest.raises(KernelError, match=said):
+            container.exec(["cat"], **options)
+    with pytest.raises(KernelError, match=said):
+        lab.run(["true"], name="born", init=True, pids_limit=1)
+    assert [c.name for c in lab.containers] == [container.name]
+    container.update(pids_limit="none")
+    assert container.exec(["true"]).returncode == 0
 
 
 def test_more_cpus_than_there_are_is_allowed_and_said(lab: Any) -> None:

@@ -22,7 +22,7 @@ LIMITS = (
     Option("cpus", "", "NUMBER", "cpus", help="CPU quota: 0.5 is half a CPU"),
     Option("cpu-shares", "", "WEIGHT", "shares", help="share of the CPU when it is scarce (1024)"),
     Option("cpuset-cpus", "", "LIST", "cpuset", help="the CPUs it may run on: 0-2,4"),
-    Option("pids-limit", "", "NUMBER", "pids", help="most processes and threads (2048)"),
+    Option("pids-limit", "", "NUMBER", "pids", help="most processes and threads (2048); none lifts it"),
 )
 
 PROCESS = (

@@ -51,9 +51,9 @@ def _size(text: str) -> str:
     return text
 
 
-def _or_none(reader: Callable[[str], object]) -> Callable[[str], object]:
+def _or_none(reader: Callable[[str], object], *also: str) -> Callable[[str], object]:
     """A limit's reader that lets `none` pass: no limit, said and not left to a number's meaning."""
-    return lambda text: "none" if text in ("none", "-1") else reader(text)
+    return lambda text: "none" if text in ("none", "-1", *also) else reader(text)
 
 
 def _network(text: str) -> str:
@@ -207,7 +207,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "cpus": _or_none(units.parse_cpus),
     "cpuset": _or_none(lambda text: units.format_cpuset(units.parse_cpuset(text))),
     "shares": _or_none(lambda text: _integer(text, "the weight", 2, 262144)),
-    "pids": _or_none(lambda text: _integer(text, "a number of processes", 1, 4194304)),
+    "pids": _or_none(lambda text: _integer(text, "a number of processes", 1, 4194304), "0"),
     "count": lambda text: _integer(text, "a count", 1, 100_000),
     "mtu": lambda text: _integer(text, "an MTU", 68, 65535),
     "duration": _positive_duration,

@@ -1,0 +1,79 @@
+"""What a program that a runner makes is at the launcher's first instruction, from which on it can be traced."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kernel_help import wait_until
+
+from ctlab.kernel import launcher
+
+pytestmark = pytest.mark.kernel
+LOAD_ADDRESS = 0x400000
+FOR_EVER = {"x86_64": bytes.fromhex("ebfe"), "aarch64": bytes.fromhex("00000014")}  # a jump to itself
+
+
+@pytest.fixture
+def stays(tmp_path: Path) -> launcher.Launcher:
+    """A launcher that stays at its first instruction."""
+    file = bytearray(launcher.code())
+    entry = int.from_bytes(file[24:32], "little") - LOAD_ADDRESS
+    loop = FOR_EVER[os.uname().machine]
+    file[entry : entry + len(loop)] = loop
+    path = tmp_path / "launcher"
+    path.write_bytes(file)
+    path.chmod(0o555)
+    return launcher.Launcher(str(path))
+
+
+def is_inherited(pid: int, number: int) -> bool:
+    """Whether a program that this process executes would find that descriptor open."""
+    with contextlib.suppress(FileNotFoundError):
+        flags = next(
+            line for line in Path(f"/proc/{pid}/fdinfo/{number}").read_text().splitlines() if line.startswith("flags:")
+        )
+        return not int(flags.split()[1], 8) & os.O_CLOEXEC
+    return False
+
+
+def test_it_leads_a_session_and_holds_its_streams_only(stays: launcher.Launcher) -> None:
+    """Else a container that seizes it would signal all of the lab by its process group (`kill(0)`)."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    child = stays.spawn(["/bin/true"], "/bin/true", "/", {}, dict.fromkeys(range(3), null))
+    try:
+        here = Path(f"/proc/{child.pid}")
+        assert wait_until(lambda: os.readlink(here / "exe").endswith("/launcher"))
+        assert os.getsid(child.pid) == os.getpgid(child.pid) == child.pid != os.getpgid(0)
+        inherited = {number for number in range(1024) if is_inherited(os.getpid(), number)}  # the test's own
+        assert {int(entry.name) for entry in (here / "fd").iterdir()} == {0, 1, 2, launcher.REPORT} | inherited
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+        os.waitpid(child.pid, 0)
+        child.close()
+        os.close(null)
+
+
+def test_a_runner_is_in_no_process_group_but_its_own_and_leaves_nothing_open(lab: Any) -> None:
+    """A second wall: what a runner's child could signal or use is the runner's."""
+    container = lab.run(["sleep", "60"])
+    container.exec(["true"])
+    keeper = lab._client.facts["keeper"]
+    groups: dict[int, list[str]] = {}
+    opened: list[str] = []
+    below = [keeper]
+    for pid in below:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            below += [int(word) for word in (task / "children").read_text().split()]
+        title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        groups.setdefault(os.getpgid(pid), []).append(title)
+        if "runner" in title:
+            opened += [f"{pid}: {entry}" for entry in range(3, 256) if is_inherited(pid, entry)]
+    runners = [titles for titles in groups.values() if any("runner" in title for title in titles)]
+    assert len(below) > 4 and runners
+    assert all(len(titles) == 1 for titles in runners), groups
+    assert not opened
