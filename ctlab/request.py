@@ -187,7 +187,7 @@ def mount(text: str | MountSpec) -> MountSpec:
             if parts[2] not in ("ro", "rw"):
                 raise BadInput(f"mount '{text}': the last part is ro or rw, not '{parts[2]}'")
             read_only = parts[2] == "ro"
-    path = os.path.abspath(os.path.expanduser(source))
+    path = os.path.realpath(os.path.expanduser(source))  # what it is now; a link that comes later isn't followed
     if not target.startswith("/"):
         raise BadInput(f"mount '{text}': the place in the container is an absolute path, not '{target}'")
     place = os.path.normpath(target)

@@ -34,7 +34,7 @@ def parse(text: str, command: tuple[str, ...] = ()) -> Reference:
     if text in ("system", "scratch"):
         return Reference(text, "")
     if text.startswith(("/", "./", "../", "~")) or text in (".", "..") or text.endswith(_ARCHIVES):
-        path = os.path.abspath(os.path.expanduser(text))
+        path = os.path.realpath(os.path.expanduser(text))
         if not os.path.exists(path):
             raise NotFound(f"no image '{text}': {path} does not exist (ENOENT)")
         if os.path.isdir(path):

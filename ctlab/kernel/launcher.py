@@ -172,9 +172,7 @@ class Launcher:
             # The session first: who is in ours could, once it can be traced (as soon as it is the launcher), signal
             # all of us by its process group, which reaches across PID namespaces.
             calls: list[tuple[str, tuple[int, ...]]] = [("make a session", (_SYS_SETSID,))]
-            calls += [
-                ("join a cgroup of the container", (_SYS_WRITE, here, itself, 1)) for here in tasks
-            ]
+            calls += [("join a cgroup of the container", (_SYS_WRITE, here, itself, 1)) for here in tasks]
             for there, here in (*streams.items(), (REPORT, far)):
                 if here < HIGH:  # a number that is about to be given away
                     here = fcntl.fcntl(here, fcntl.F_DUPFD_CLOEXEC, HIGH)

@@ -294,6 +294,30 @@ def open_tree(directory: int, path: str, flags: int) -> int:
     )
 
 
+def copy_mount(path: str) -> int:
+    """A detached, private copy of the mount tree at a path that has no symbolic link in it, as a descriptor.
+
+    Whoever may write somewhere below could have put a link where there was a folder when the path was chosen.
+    """
+    try:
+        found = openat2(AT_FDCWD, path, os.O_PATH, RESOLVE_NO_SYMLINKS)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(error.errno, f"mount {path}: ELOOP (a link has taken its place since it was named)") from None
+        raise
+    try:
+        descriptor = open_tree(found, "", OPEN_TREE_CLONE | AT_RECURSIVE | AT_EMPTY_PATH)
+    finally:
+        os.close(found)
+    try:
+        # Shared with the machine's mount it would be unmounted there when it is unmounted here.
+        mount_setattr(descriptor, 0, recursive=True, propagation=MS_PRIVATE)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def move_mount(from_fd: int, to_fd: int, to_path: str = "", from_path: str = "") -> None:
     """move_mount(2): attach a detached mount at the place that `to_fd` (and `to_path`) names."""
     flags = (MOVE_MOUNT_F_EMPTY_PATH if not from_path else 0) | (MOVE_MOUNT_T_EMPTY_PATH if not to_path else 0)

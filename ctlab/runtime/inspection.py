@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 DUMP_LARGEST_BYTES = 16 << 20  # in hex it has to fit into one frame of a VM's port
+TOP_MOST = 10_000  # processes that one table shows
+COMMAND_BYTES = 4096  # of a process's command line; of all together as many as of these:
+_COMMANDS_FULL = 128
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _NLM_F_DUMP, _NLMSG_DONE = 0x300, 3
 _NAMESPACES = ("mnt", "pid", "net", "uts", "ipc", "cgroup", "user")
@@ -30,18 +33,24 @@ def _status(pid: int) -> dict[str, str]:
 
 
 def processes(record: Record) -> list[messages.Process]:
-    """The processes of a container, found by their PID namespace."""
+    """The processes of a container, found by their PID namespace. Refused where they are more than `TOP_MOST`.
+
+    What a command line says and how long it is, is up to the container: it is cut off.
+    """
     if record.slot is None:
         return []
     found: list[messages.Process] = []
     inside: dict[int, int] = {}  # a process's number here -> in the container
-    for entry in _members(record):
+    members = _members(record)
+    if len(members) > TOP_MOST:
+        raise Refused("StateError", f"container {record.name}: {len(members)} processes, top shows {TOP_MOST} at most")
+    most = min(COMMAND_BYTES, COMMAND_BYTES * _COMMANDS_FULL // max(len(members), 1))
+    for entry in members:
         try:
             status = _status(entry)
             with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as file:
                 fields = file.read().rpartition(")")[2].split()
-            with open(f"/proc/{entry}/cmdline", "rb") as command_file:
-                words = command_file.read().rstrip(b"\0").split(b"\0")
+            command = _command(entry, most)
         except OSError:
             continue  # it has just ended
         inside[entry] = int(status["NSpid"].split()[-1])
@@ -53,11 +62,22 @@ def processes(record: Record) -> list[messages.Process]:
                 state=fields[0],
                 cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICKS,
                 memory_bytes=int(fields[21]) * _PAGE,
-                command=b" ".join(words).decode(errors="replace") or f"[{status['Name']}]",
+                command=command or f"[{status['Name']}]",
             )
         )
     # 0: it is outside, as the first process's is, and a program's that was exec'ed into it
     return sorted(process._replace(parent=inside.get(process.parent, 0)) for process in found)
+
+
+def _command(pid: int, most: int) -> str:
+    """A process's command line, of at most so many bytes; one that goes on ends with ``…``."""
+    descriptor = os.open(f"/proc/{pid}/cmdline", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.read(descriptor, most + 1)
+    finally:
+        os.close(descriptor)
+    words = data[:most].rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
+    return f"{words}…" if len(data) > most else words
 
 
 def _members(record: Record) -> list[int]:

@@ -215,11 +215,8 @@ class Keeper:
         try:
             if not self._is_allowed(path):
                 raise OSError(errno.EPERM, f"mount {path}: the owner of the lab hasn't asked for it (EPERM)")
-            flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE
-            descriptor = syscalls.open_tree(syscalls.AT_FDCWD, path, flags)
+            descriptor = syscalls.copy_mount(path)
             try:
-                # Shared with the machine's mount it would be unmounted there when it is unmounted here.
-                syscalls.mount_setattr(descriptor, 0, recursive=True, propagation=syscalls.MS_PRIVATE)
                 if message.get("idmap"):
                     with contextlib.suppress(OSError):  # a file system without idmapped mounts
                         flag, namespace = syscalls.MOUNT_ATTR_IDMAP, self.user_namespace

@@ -90,9 +90,7 @@ class Tree:
         """A detached copy of the mount at a host path, fetched from our slave copy of the machine's mounts."""
         syscalls.setns(self.host_namespace, syscalls.CLONE_NEWNS)
         try:
-            descriptor = syscalls.open_tree(syscalls.AT_FDCWD, path, syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE)
-            syscalls.mount_setattr(descriptor, 0, recursive=True, propagation=syscalls.MS_PRIVATE)
-            return descriptor
+            return syscalls.copy_mount(path)
         finally:
             syscalls.setns(self._own_namespace, syscalls.CLONE_NEWNS)
 

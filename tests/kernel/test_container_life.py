@@ -179,6 +179,19 @@ def test_rm_loses_no_status(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         assert container.wait(patient(5)) == number
 
 
+def test_a_long_command_line_is_cut_off(lab: Any) -> None:
+    """It is the container's text: the supervisor would read gigabytes of it, and commas count as a message's values."""
+    commas = ["," * 125_000] * 9
+    container = lab.run(["sh", "-c", "sleep 60; :", *commas])
+    assert wait_until(lambda: len(container.top()) == 2)
+    long, short = sorted((process["command"] for process in container.top()), key=len, reverse=True)
+    assert long.startswith("sh -c sleep 60; : ,,,") and long.endswith(",…") and len(long) == 4097
+    assert short == "sleep 60"
+    many = lab.run(["sh", "-c", 'for i in $(seq 300); do sh -c "sleep 60; :" "$0" & done; wait', "," * 100_000])
+    assert wait_until(lambda: len(many.top()) > 300)
+    assert sum(len(process["command"]) for process in many.top()) < 600_000
+
+
 def test_top_numbers_processes_as_inside(lab: Any) -> None:
     web = lab.run(["sh", "-c", "sleep 600 & wait"], name="web")
     web.exec(["sleep", "601"], detach=True)

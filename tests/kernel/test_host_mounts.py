@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import held_beside_slots, need_root, run_owner, uses
+from kernel_help import held_beside_slots, need_root, patient, run_owner, uses
 
 from ctlab.errors import CtlabError, KernelError
 from ctlab.runtime import messages
@@ -110,25 +110,28 @@ def test_descriptors_of_mounts_are_closed(lab: Any, tmp_path: Path) -> None:
     folder.mkdir()
     (tmp_path / "file").touch()
     good = [f"{folder}:/a", f"{folder}:/b:ro", f"{tmp_path}/file:/c"]
-    here = os.open(folder, os.O_PATH)  # below, as a path that nobody else has
+    moved = tmp_path / "moved"
+    moved.mkdir()
 
     def once() -> None:
         lab.run(["true"], mounts=good).remove()
         with pytest.raises(CtlabError, match=r"mount .* on /etc/hostname"):
             lab.run(["true"], mounts=[*good, f"{folder}:/etc/hostname"])
-        with pytest.raises(KernelError, match="open_tree"):
-            lab.run(["true"], mounts=[*good, "/proc/self/fd/700:/d"])
+        again = lab.run(["true"], mounts=[*good, f"{moved}:/d"])
+        again.wait(patient(5))
+        moved.rmdir()
+        moved.symlink_to(folder)
+        with pytest.raises(KernelError, match="ELOOP"):
+            again.start()
+        again.remove()
+        moved.unlink()
+        moved.mkdir()
 
-    try:
-        os.dup2(here, 700)
+    once()
+    before = held_beside_slots(lab)
+    for _ in range(50):
         once()
-        before = held_beside_slots(lab)
-        for _ in range(50):
-            once()
-        assert held_beside_slots(lab) == before
-    finally:
-        os.close(here)
-        os.close(700)
+    assert held_beside_slots(lab) == before
 
 
 def test_the_inside_is_given_no_path_that_the_owner_has_not_asked_for(lab: Any, tmp_path: Path) -> None:
@@ -140,3 +143,38 @@ def test_the_inside_is_given_no_path_that_the_owner_has_not_asked_for(lab: Any, 
         lab._call(order, messages.Ok)
     assert lab.run(["cat", "/there/file"], mounts=[f"{tmp_path}:/there:ro"]).wait() == 0
     lab._call(order, messages.Ok)  # now it was asked for
+
+
+def test_a_link_that_a_container_puts_in_place_of_another_mount_is_not_followed(lab: Any, tmp_path: Path) -> None:
+    """A restart mounts its folders anew; who writes above one of them may have made a link to anything of it."""
+    shared, secret = tmp_path / "shared", tmp_path / "secret"
+    (shared / "sub").mkdir(parents=True)
+    secret.mkdir()
+    (secret / "s").write_text("only the owner's")
+    for folder in (tmp_path, shared, shared / "sub"):
+        folder.chmod(0o777)
+    secret.chmod(0o700)
+    above = lab.run(["sleep", "60"], name="above", mounts=f"{shared}:/data")
+    below = lab.run(["sleep", "60"], name="below", mounts=f"{shared}/sub:/x")
+    assert below.exec(["ls", "/x"]).check().stdout == ""
+    above.exec(["sh", "-ec", f"mv /data/sub /data/old; ln -s {secret} /data/sub"]).check()
+    with pytest.raises(KernelError, match=f"mount {shared}/sub: ELOOP"):
+        below.restart()
+    above.exec(["sh", "-ec", "rm /data/sub; mv /data/old /data/sub"]).check()
+    below.start()
+    assert below.exec(["ls", "/x"]).check().stdout == ""
+
+
+def test_a_link_that_is_named_is_followed_once(lab: Any, tmp_path: Path) -> None:
+    """What a link of the owner's own leads to is what is mounted, from then on."""
+    first, link = tmp_path / "first", tmp_path / "link"
+    first.mkdir()
+    (first / "f").write_text("")
+    tmp_path.chmod(0o755)
+    link.symlink_to(first)
+    container = lab.run(["sleep", "60"], mounts=f"{link}:/x:ro")
+    assert container.exec(["ls", "/x"]).check().stdout == "f\n"
+    link.unlink()
+    link.symlink_to("/etc")
+    container.restart()
+    assert container.exec(["ls", "/x"]).check().stdout == "f\n"
