@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from .node import Node
 
 
+# The class by which JupyterLab, Notebook and nbconvert leave a $ alone, which is a shell's and not a formula's.
+NO_FORMULAS = "tex2jax_ignore mathjax_ignore"
+
+
 def as_of() -> str:
     """``as of Out[5] 14:02:11``: a stored output says when it was true."""
     cell = ticks.cell()
@@ -89,7 +93,8 @@ def card(title: str, facts: Mapping[str, Any], when: str = "") -> str:
     )
     note = html.escape(when or as_of())
     return (
-        f"<table class='ctlab-card'><caption style='text-align:left;font-weight:bold'>{html.escape(title)}</caption>"
+        f"<table class='ctlab-card {NO_FORMULAS}'>"
+        f"<caption style='text-align:left;font-weight:bold'>{html.escape(title)}</caption>"
         f"<tbody>{rows}</tbody></table><p style='opacity:.7;margin:.2em 0;font-size:12px'>{note}</p>"
     )
 

@@ -130,9 +130,9 @@ class Process:
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
 
-    def wait(self, timeout: float | None = None) -> int:
-        """Its status; TimeoutError after `timeout` seconds."""
-        return self._execution.wait(timeout)
+    def wait(self, timeout: float | str | None = None) -> int:
+        """Its status; TimeoutError after `timeout` seconds, at once if that is negative."""
+        return self._execution.wait(units.parse_time_left(timeout))
 
     def poll(self) -> int | None:
         """Its status, or None while it runs."""

@@ -137,13 +137,14 @@ class Container:
         creating.start(self.lab, self)
         return self
 
-    def stop(self, timeout: float | None = None) -> Container:
+    def stop(self, timeout: float | str | None = None) -> Container:
         """Stop signal, then SIGKILL after `timeout` seconds. A program that can't see the signal is killed at once."""
+        seconds = None if timeout is None else units.parse_duration(timeout)  # before anything is sent
         self._alive()
         if self.state == "paused":
             self.unpause()
         if self.state == "running":
-            ending.stop(self, timeout)
+            ending.stop(self, seconds)
         return self
 
     def kill(self, signal: str | int = "SIGKILL") -> Container:
@@ -152,7 +153,7 @@ class Container:
         ending.kill(self, signal)
         return self
 
-    def restart(self, timeout: float | None = None) -> Container:
+    def restart(self, timeout: float | str | None = None) -> Container:
         """Stop, then start."""
         return self.stop(timeout).start()
 
@@ -183,9 +184,12 @@ class Container:
         changing.rename(self.lab, self, name)
         return self
 
-    def wait(self, timeout: float | None = None) -> int:
-        """Its status once it has ended. TimeoutError after `timeout` seconds; the container goes on then."""
-        return ending.wait(self, timeout)
+    def wait(self, timeout: float | str | None = None) -> int:
+        """Its status once it has ended. TimeoutError after `timeout` seconds; the container goes on then.
+
+        What is left until a moment that has passed is negative, and as 0.
+        """
+        return ending.wait(self, units.parse_time_left(timeout))
 
     def update(self, **keywords: Any) -> Container:
         """Change limits while it runs: cpus, cpu_shares, cpuset_cpus, memory, pids_limit. A failure changes nothing."""

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
+from .cards import NO_FORMULAS
 from .errors import CtlabError, describe
 from .kernel import probe, probe_checks, probe_facts, probe_options, probe_place, probe_remedies, probe_vm
 from .kernel.probe_checks import DelegationLike
@@ -204,7 +205,7 @@ class Report(Sequence[Probe]):
         head = "".join(f"<th {cell}>{title}</th>" for title in ("", "probe", "detail", "what to do"))
         summary = html.escape(self.summary).replace("\n", "<br>")
         return (
-            f'<div class="ctlab-doctor"><p>{summary}</p><table style="border-collapse:collapse">'
+            f'<div class="ctlab-doctor {NO_FORMULAS}"><p>{summary}</p><table style="border-collapse:collapse">'
             f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
         )
 

@@ -17,7 +17,7 @@ from .errors import CtlabError, LabGone, TimedOut
 from .interrupts import Interrupts
 from .names import parse_signal
 from .runtime import answers, messages, packets
-from .runtime.client import Connection
+from .runtime.client import Connection, readable
 
 if TYPE_CHECKING:
     from .container import Container
@@ -27,6 +27,7 @@ KEPT_BYTES = 64 << 20  # what `Completed` holds at most of each stream
 _numbers = itertools.count(1)
 _CHUNK = 65536
 _LEFT_RUNNING_SECONDS = 0.2  # after its end: something that it left running may hold its streams for ever
+_TOLD_SECONDS = 1.0  # what an interrupt waits for to be taken
 
 
 class Execution:
@@ -92,7 +93,7 @@ class Execution:
             poll.register(pipes.writable, select.POLLOUT)
         kinds = (messages.Begun, messages.Ended) if tty else (messages.Ended,)
         reply: messages.Ended | None = None
-        with Interrupts(self.signal) as interrupts:
+        with Interrupts(self._interrupt) as interrupts:
             poll.register(interrupts, select.POLLIN)
             while reply is None or pipes.readable:
                 interrupts.step()
@@ -183,7 +184,7 @@ class Execution:
 
     def wait(self, timeout: float | None) -> int:
         """The status of a started one; TimeoutError, LabGone."""
-        if not self._ended.wait(timeout):
+        if not self._ended.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
             raise TimedOut(f"{' '.join(self.command)} in {self._container.name} still runs after {timeout:g} s")
         if self.returncode is None:
             raise LabGone(f"{' '.join(self.command)} in {self._container.name} has ended with its lab")
@@ -192,6 +193,13 @@ class Execution:
     def signal(self, signal: str | int) -> None:
         """Send it a signal."""
         self._container.lab._call(messages.SignalExecution(self.number, parse_signal(signal)), messages.Ok)
+
+    def _interrupt(self, signal: str) -> None:
+        """Send it a signal; a supervisor that doesn't answer holds up neither the next one nor who interrupts again."""
+        with self._container.lab._client.borrow() as connection:
+            connection.send(messages.SignalExecution(self.number, parse_signal(signal)))
+            if readable(_TOLD_SECONDS, connection.socket.fileno()):
+                connection.receive(messages.Ok)
 
 
 class Kept:

@@ -6,6 +6,7 @@ import html
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+from .cards import NO_FORMULAS
 from .errors import NotFound
 from .names import did_you_mean
 
@@ -102,4 +103,5 @@ class Handles(Sequence[T], Generic[T]):
             for row in rows
         )
         note = f"<p style='opacity:.7;margin:.2em 0;font-size:12px'>{html.escape(self._note)}</p>" if self._note else ""
-        return f"<table class='ctlab-table'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
+        table = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+        return f"<table class='ctlab-table {NO_FORMULAS}'>{table}</table>{note}"

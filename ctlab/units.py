@@ -110,6 +110,13 @@ def format_rate(rate: int, digits: int) -> str:
     return f"{_short(rate / RATE_UNITS[unit], digits)} {unit}"
 
 
+def parse_time_left(value: str | int | float | timedelta | None) -> float | None:
+    """As `parse_duration`, but that a negative number of seconds is 0: it is left until a moment that has passed."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
+        return 0.0
+    return None if value is None else parse_duration(value)
+
+
 def parse_duration(value: str | int | float | timedelta) -> float:
     """Seconds from `20ms`, `1.5s`, `1h30m` or from a number of seconds or a timedelta.
 

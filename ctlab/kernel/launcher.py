@@ -22,7 +22,7 @@ import fcntl
 import os
 
 from . import launcher_code, syscalls
-from .lean import signal
+from .lean import signal, suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,6 +100,12 @@ class Child:
     def failure(self) -> tuple[int, int] | None:
         """(Step, errno) of a launcher that could not go on; None once the program runs. Waits until that is known."""
         return read_report(os.read(self.report, REPORT_BYTES))
+
+    def end(self) -> None:
+        """Kill it and wait for its end, if it hasn't been waited for."""
+        with suppress(OSError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            os.waitid(os.P_PID, self.pid, os.WEXITED)
 
     def close(self) -> None:
         """Close both descriptors."""

@@ -12,6 +12,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ctlab import units
+from ctlab.cards import NO_FORMULAS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -253,7 +254,7 @@ def table(frame: pd.DataFrame | None, title: str, picture: str = "") -> str:
         )
     head = "".join(f"<th>{word}</th>" for word in words)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"{heading}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f"{heading}<table class='{NO_FORMULAS}'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _number(value: float) -> str:

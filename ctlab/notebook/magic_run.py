@@ -53,7 +53,8 @@ def run(context: Context) -> Any:
         # What can't be is said before a lab is started for it.
         explain_run(None, command, keywords, context.vm_to_fill())
     lab = context.lab_to_fill()
-    keep = not shown or (bool(keywords.get("name")) and not keywords.pop("rm", False))
+    removes = shown and keywords.pop("rm", False)  # by us, once its output is there
+    keep = not shown or (bool(keywords.get("name")) and not removes)
     made = lab.run(command, **keywords)
     if shown:
         return _show(context, made, keep)

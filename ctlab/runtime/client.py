@@ -35,6 +35,7 @@ _START_SECONDS = 30.0
 _VM_START_SECONDS = 1200.0  # its keeper gives up earlier, with a reason; the first start may fetch a kernel
 _STOP_SECONDS = 15.0
 _WHY_SECONDS = 5.0  # until what is known of a lab's death is known here; a VM's keeper waits 4 for its last words
+_LONGEST_POLL_MS = (1 << 31) - 1  # poll(2) takes an int
 
 
 if TYPE_CHECKING:
@@ -442,7 +443,7 @@ def readable(seconds: float, descriptor: int) -> bool:
     """Wait for a descriptor (of any number: select stops at 1024); False when the time is over."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
+    return bool(poll.poll(min(seconds * 1000, _LONGEST_POLL_MS)))
 
 
 def readable_of(seconds: float | None, descriptors: Sequence[int]) -> list[int]:
@@ -450,7 +451,9 @@ def readable_of(seconds: float | None, descriptors: Sequence[int]) -> list[int]:
     poll = select.poll()
     for descriptor in descriptors:
         poll.register(descriptor, select.POLLIN)
-    return [descriptor for descriptor, _ in poll.poll(None if seconds is None else seconds * 1000)]
+    return [
+        descriptor for descriptor, _ in poll.poll(None if seconds is None else min(seconds * 1000, _LONGEST_POLL_MS))
+    ]
 
 
 def _memfile() -> BinaryIO:

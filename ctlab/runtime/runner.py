@@ -254,8 +254,13 @@ def _run(
         failure = child.failure() if order["detached"] else None
         if order["detached"] and failure is None:
             orders.send(control, {"started": True})
-            orders.answer(caller, {"started": True})
+            with suppress(OSError):  # who was interrupted meanwhile has gone, and ends the program by its number
+                orders.answer(caller, {"started": True})
         returncode = _wait(control, child, terminal)
+    except BaseException:
+        child.end()  # nobody else would reap it, and without that its container never ends
+        raise
+    else:
         if returncode == launcher.FAILED_STATUS:
             failure = failure or child.failure()
         if failure is not None:

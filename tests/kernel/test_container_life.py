@@ -24,6 +24,31 @@ def test_wait_times_out_and_the_container_goes_on(lab: Any) -> None:
     assert container.state == "running" and container.pid is not None
 
 
+def test_the_time_that_is_left_may_be_over(lab: Any) -> None:
+    """`wait(deadline - time.time())` gives a negative number in the end, which poll(2) takes as for ever."""
+    container = lab.run(["sleep", "60"])
+    process = container.exec(["sleep", "60"], detach=True)
+    for waits in (container.wait, process.wait):
+        for over in (-1, -0.001, 0):
+            with pytest.raises(TimeoutError):
+                waits(over)
+        with pytest.raises(BadInput):
+            waits(float("nan"))
+    container.kill()
+    assert container.wait("300000000s") == container.wait(2**33) == 137
+
+
+@pytest.mark.parametrize("bad", [-1, "soon", float("nan"), float("inf"), 10**30, []])
+def test_a_stop_that_is_refused_has_sent_nothing(lab: Any, bad: Any) -> None:
+    container = lab.run(CATCHES_TERM)
+    said(container, "up")
+    for ends in (container.stop, container.restart):
+        with pytest.raises(BadInput):
+            ends(bad)
+    assert container.exec(["true"]).returncode == 0
+    assert container.stop("10s").returncode == 7
+
+
 def test_stop_of_a_program_that_catches_the_signal(lab: Any) -> None:
     container = lab.run(CATCHES_TERM)
     said(container, "up")

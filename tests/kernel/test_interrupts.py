@@ -10,8 +10,12 @@ import time
 from typing import Any
 
 import pytest
+from kernel_help import patient, wait_until
 
+from ctlab.executing import _settings
+from ctlab.execution import Execution
 from ctlab.interrupts import Interrupts
+from ctlab.runtime import messages
 
 pytestmark = pytest.mark.kernel
 
@@ -44,6 +48,60 @@ def test_an_interrupt_at_any_moment_reaches_the_program(lab: Any) -> None:
         for thread in threads:
             thread.join()
     assert web.exec(["echo", "still here"]).stdout == "still here\n"
+
+
+def test_an_exec_of_a_stuck_supervisor_can_be_interrupted(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each interrupt is an order to it, which nobody answers; the cell goes on all the same."""
+    monkeypatch.setattr(Interrupts, "STEP_SECONDS", 0.2)
+    web = lab.run(name="web")
+    supervisor, over = lab._client.facts["supervisor"], threading.Event()
+
+    def interrupt() -> None:
+        while not over.wait(patient(0.5)):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def stuck(stream: int, text: str) -> None:
+        os.kill(supervisor, signal.SIGSTOP)
+        again.start()
+
+    again = threading.Thread(target=interrupt)
+    woken = threading.Timer(patient(30), os.kill, (supervisor, signal.SIGCONT))  # a failure, and no hanging
+    woken.start()
+    try:
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                web.exec(["sh", "-c", "echo ready; exec sleep 60"], sink=stuck)
+        finally:
+            over.set()
+            again.join()
+        assert not woken.finished.is_set()
+    finally:
+        woken.cancel()
+        os.kill(supervisor, signal.SIGCONT)
+    assert web.exec(["echo", "still here"]).stdout == "still here\n"
+
+
+def test_an_exec_that_is_interrupted_before_its_answer_leaves_no_program(lab: Any) -> None:
+    """Its runner has no one left to answer to; the program is ended by its number, and reaped."""
+    web = lab.run(["sh", "-c", "while [ ! -e /srv/end ]; do sleep 0.05; done"], name="web")
+    begun = 0
+    for number in range(20):
+        connection = lab._client.connection()
+        order = Execution(web, ["sleep", "1234"], {**_settings(web), "script_descriptor": None})._message(
+            tty=False, detached=True
+        )
+        connection.send(order)
+        connection.close()  # as an interrupt does
+        assert wait_until(lambda: any("1234" in process["command"] for process in web.top()))
+        if number % 2:
+            lab._call(messages.SignalExecution(order.execution, 9), messages.Ok)
+        else:
+            web.exec(["pkill", "-9", "-f", "sleep 1234"]).check()
+        assert wait_until(lambda: not any("1234" in process["command"] for process in web.top()))
+        begun += 1
+    assert begun == 20
+    web.write("/srv/end", "")
+    assert web.wait(patient(10)) == 0
 
 
 def test_other_signals_reach_who_waits_for_them() -> None:

@@ -92,6 +92,18 @@ def test_handles_are_cards_and_results_are_not_shown_twice(kernel: Any) -> None:
     assert kernel.good("%container ps;").displays == []
 
 
+def test_a_shells_dollar_is_no_formula(shell: Any) -> None:
+    """JupyterLab typesets what stands between two of them, wherever no class says otherwise: checked in its pages."""
+    shell.run("%lab start")
+    shell.run("%container run -d --name env -- sh -c 'echo $A; a=$(date); sleep 60'")
+    for cell in ("%container ps", "%container inspect env", "ctlab.current()['env']", "%lab doctor"):
+        shown = shell.run(cell) if cell[0] == "%" else shell.run("import ctlab; " + cell)
+        html = getattr(shown, "_repr_html_", lambda: "")() or ""
+        for table in html.split("<table")[1:]:
+            assert "tex2jax_ignore" in table.split(">")[0] or "ctlab-doctor tex2jax_ignore" in html, (cell, table[:80])
+        assert cell != "%container ps" or "$(date)" in html
+
+
 def test_inspect_is_json(kernel: Any) -> None:
     import json
 

@@ -93,6 +93,10 @@ def test_run(shell: Any) -> None:
     assert named.container == "job" and shell.lab["job"].state == "exited"
     gone = shell.run("%container run --rm --name job2 -- echo kept")
     assert gone.stdout == "kept\n" and "job2" not in shell.lab
+    before = {container.name for container in shell.lab.containers}
+    for _ in range(10):
+        assert shell.run("%container run --rm -- echo kept").stdout == "kept\n"
+    assert {container.name for container in shell.lab.containers} == before
 
 
 def test_what_run_is_given(shell: Any, tmp_path: Path) -> None:

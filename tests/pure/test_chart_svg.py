@@ -306,7 +306,7 @@ def test_a_dashboard_leaves_a_picture_and_a_table() -> None:
     board._frame = frame
     board.stop()
     html = board._repr_mimebundle_()["text/html"]
-    whole = re.fullmatch(r"(<p>.*?</p>)(<svg.*</svg>)(<table>.*</table>)", html)
+    whole = re.fullmatch(r"(<p>.*?</p>)(<svg.*</svg>)(<table.*</table>)", html)
     assert whole is not None
     title, svg, table = whole.groups()
     assert "as of 2023-11-14 22:13:24 UTC" in title and "<td>web</td><td>0.50</td>" in table
