@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _AT_FDCWD = -100
 _LAB_FOLDER = re.compile(r"ctlab-[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_LONG_PATH = 2000  # bytes; another name of 255 fits behind it
 
 # What the kernel documents as delegatable (/sys/kernel/cgroup/delegate), for each version; the limit files of the
 # lab's own folder stay with whoever made it, so a lab can't widen what it was given.
@@ -157,27 +158,29 @@ def prune(paths: Iterable[str], timeout: float = 3.0, belongs: Callable[[int], b
     """
     until = time.monotonic() + timeout
     left: list[str] = []
-    trees: list[tuple[int, str, list[str]]] = []  # the folder above, its path, what is to go, relative to it
+    trees: list[tuple[int, str, _Tree]] = []  # the folder above, its path, the lab's folder with all below it
     points = _devices()
     try:
         for path in dict.fromkeys(paths):
             above, name = os.path.split(path)
             if not _LAB_FOLDER.fullmatch(name) or (parent := _open_cgroup(above, points)) < 0:
                 continue
-            trees.append((parent, above, _tree(parent, name, points, belongs)))
+            trees.append((parent, above, _Tree(parent, name, points, belongs)))
         # All hierarchies are thawed and killed before any is removed: a process is in every one of them.
-        while sum(_end(folder, parent) for parent, _, tree in trees for folder in tree) and time.monotonic() < until:
+        ends = [(folder, base) for _, _, tree in trees for base, folder in tree.folders]
+        while sum(_end(folder, base) for folder, base in ends) and time.monotonic() < until:
             time.sleep(0.002)
         for parent, above, tree in trees:
-            for folder in tree:
+            for base, folder in tree.folders:
                 try:
-                    gone = remove_folder(folder, parent, until)
+                    gone = remove_folder(folder, base, until)
                 except OSError:
                     gone = False
                 if not gone:
-                    left.append(os.path.join(above, folder))
+                    left.append(os.path.join(above, folder if base == parent else tree.name))
     finally:
-        for parent, _, _ in trees:
+        for parent, _, tree in trees:
+            tree.close()
             os.close(parent)
     return left
 
@@ -228,29 +231,51 @@ def _open_cgroup(path: str, devices: frozenset[int]) -> int:
     return -1
 
 
-def _tree(parent: int, name: str, devices: frozenset[int], belongs: Callable[[int], bool] | None) -> list[str]:
-    """A lab's folder and what is below it, the deepest first; nothing if it isn't one. (No cgroup has links in it.)"""
-    try:
-        directory = os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
-    except OSError:
-        return []
-    try:
-        status = os.fstat(directory)
-        if status.st_dev not in devices or (belongs is not None and not belongs(status.st_uid)):
-            return []
-    finally:
-        os.close(directory)
-    try:
-        return [root for root, _, _, _ in os.fwalk(name, topdown=False, dir_fd=parent)]
-    except FileNotFoundError:
-        return []  # whoever else removes it was quicker
+class _Tree:
+    """A lab's folder and what is below it, however deep: a path has at most 4,096 bytes, so some have another base.
+
+    `folders`: (a descriptor, the path below it), the deepest first; none if it isn't a lab's. No cgroup holds links.
+    """
+
+    def __init__(self, parent: int, name: str, devices: frozenset[int], belongs: Callable[[int], bool] | None) -> None:
+        self.name = name
+        self.folders: list[tuple[int, str]] = []
+        self._bases: list[int] = []
+        waiting = [(parent, name)]
+        while waiting:
+            base, path = waiting.pop()
+            try:
+                directory = os.open(path, DIRECTORY | os.O_NOFOLLOW, dir_fd=base)
+            except OSError:
+                continue  # whoever else removes it was quicker
+            status = os.fstat(directory)
+            if not self.folders and (
+                status.st_dev not in devices or (belongs is not None and not belongs(status.st_uid))
+            ):
+                os.close(directory)
+                return
+            self.folders.append((base, path))
+            with os.scandir(directory) as entries:
+                below = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            if below and len(path) > _LONG_PATH:
+                self._bases.append(directory)
+                waiting += [(directory, each) for each in below]
+            else:
+                os.close(directory)
+                waiting += [(base, f"{path}/{each}") for each in below]
+        self.folders.reverse()
+
+    def close(self) -> None:
+        """Close what it has opened."""
+        while self._bases:
+            os.close(self._bases.pop())
 
 
 def _end(folder: str, parent: int) -> int:
     """Thaw one folder and SIGKILL what is in it, but not the caller; how many other processes were there."""
     try:
         directory = os.open(folder, DIRECTORY, dir_fd=parent)
-    except FileNotFoundError:
+    except OSError:  # gone meanwhile
         return 0
     try:
         for name, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):

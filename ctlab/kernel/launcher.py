@@ -43,6 +43,7 @@ _X86 = os.uname().machine in ("x86_64", "AMD64")
 _SYS_WRITE = 1 if _X86 else 64
 _SYS_SETSID = 112 if _X86 else 157
 _SYS_DUP3 = 292 if _X86 else 24
+_SYS_PRLIMIT64, _RLIMIT_NOFILE = 302 if _X86 else 261, 7
 _SYS_SECCOMP = 317 if _X86 else 277
 _SYS_EXECVEAT = 322 if _X86 else 281
 _SYS_CLONE3 = 435
@@ -159,14 +160,15 @@ class Launcher:
         *,
         cgroup: int = -1,
         tasks: Sequence[int] = (),
+        files: int = 0,
         program: bytes = b"",
         terminal: bool = False,
     ) -> Child:
         """Start a program in a session of its own. `streams`: descriptor there (0-2, `SCRIPT`) → descriptor here.
 
         `cgroup`: a version 2 directory to be born in, -1 = where we are. `tasks`: opened files of version 1 folders
-        that the child joins. `program`: a filter of system calls that is
-        loaded in the child (no_new_privs must be set here). `terminal`: descriptor 0 is its controlling terminal.
+        that the child joins. `files`: how many it may have open, 0 = as many as we. `program`: a filter of system calls
+        that is loaded in the child (no_new_privs must be set here). `terminal`: descriptor 0 is its controlling one.
         All signals should be blocked here; the launcher unblocks them. Raises OSError with what didn't work.
         """
         words, variables = _words(argv, path, workdir, environment, script=SCRIPT in streams, terminal=terminal)
@@ -184,6 +186,10 @@ class Launcher:
                     here = fcntl.fcntl(here, fcntl.F_DUPFD_CLOEXEC, HIGH)
                     moved.append(here)
                 calls.append((f"dup3 to {there}", (_SYS_DUP3, here, there, 0)))
+            if files:
+                limit = (ctypes.c_uint64 * 2)(files, files)
+                bound = (_SYS_PRLIMIT64, 0, _RLIMIT_NOFILE, ctypes.addressof(limit), 0)
+                calls.append((f"limit open files to {files}", bound))
             kept = None
             if program:
                 kept = ctypes.create_string_buffer(program, len(program))

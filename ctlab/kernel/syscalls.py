@@ -81,6 +81,7 @@ _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
 _SYS_MOUNT_SETATTR = 442
 _SYS_FACCESSAT2 = 439
+_PTRACE_DETACH = 17
 _SYS_CAPSET = 126 if _X86 else 91
 
 
@@ -279,6 +280,14 @@ def look(path: str) -> tuple[int, bool, int]:
         return 0, denied == 0, os.fstat(descriptor).st_mode
     finally:
         os.close(descriptor)
+
+
+def ptrace_detach(pid: int, number: int) -> None:
+    """ptrace(PTRACE_DETACH): a process that we trace, and that has stopped, goes on without us, with a signal or 0."""
+    _check(
+        _libc.ptrace(ctypes.c_long(_PTRACE_DETACH), ctypes.c_int(pid), ctypes.c_void_p(0), ctypes.c_void_p(number)),
+        f"detach from process {pid}",
+    )
 
 
 def open_tree(directory: int, path: str, flags: int) -> int:

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic, NoReturn, TypeVar
 
 from ..errors import KINDS, CtlabError, KernelError, LabGone, StateError, describe, one_line
-from . import answers, messages, packets, protocol, prune
+from . import answers, messages, packets, passing, protocol, prune
 from .packets import Surprise
 
 _BOOTSTRAP = "import sys;sys.path.insert(0,{parent!r});from ctlab.{module} import main;main()"
@@ -76,14 +76,12 @@ class Connection:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
     def send(self, request: Request, descriptors: Sequence[int] = ()) -> None:
-        """Send a request. Raises KernelError for one that is too large, OSError."""
+        """Send a request. Raises KernelError for one that can't be, OSError."""
         self.answered = False
         try:
-            packets.send(self.socket, protocol.pack(request), descriptors)
-        except OSError as error:
-            if error.errno == errno.EMSGSIZE:
-                self.answered = True
-                raise KernelError(error.strerror or "", errno.EMSGSIZE) from None
+            passing.send(self.socket, protocol.pack(request), descriptors)
+        except KernelError:
+            self.answered = True
             raise
 
     def send_only(self, requests: Sequence[Request]) -> None:
@@ -307,10 +305,13 @@ class Client:
     def _another(self) -> Connection:
         ours, theirs = protocol.pair()
         try:
-            protocol.send(self._events, {"connection": True}, [theirs.fileno()])
+            passing.send(self._events, protocol.encode({"connection": True}), [theirs.fileno()])
         except OSError:
             ours.close()
             raise self._gone_error() from None
+        except KernelError:
+            ours.close()
+            raise
         finally:
             theirs.close()
         return Connection(ours, self)

@@ -249,5 +249,9 @@ def reap_until(child: int) -> int:
         except ChildProcessError:
             signal.pause()
             continue
-        if pid == child:
+        if os.WIFSTOPPED(status):  # it has made us its tracer (PTRACE_TRACEME), and waits for our word
+            stopped_by = os.WSTOPSIG(status)
+            with suppress(OSError):
+                syscalls.ptrace_detach(pid, 0 if stopped_by == signal.SIGTRAP else stopped_by)
+        elif pid == child:
             return status

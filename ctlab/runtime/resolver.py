@@ -187,7 +187,7 @@ class Resolver:
     def _listen(self, address: str) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         server = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Without SO_REUSEADDR: of datagrams whoever sets it last would get the packets, a container on `host` too.
         server.bind((address, PORT))
         self._sockets[server.fileno()] = server
         self._poll.register(server, select.EPOLLIN)

@@ -15,22 +15,32 @@ OOM_STEP = 500  # of 1000: half of the memory there is, so anything in a contain
 _OOM_MOST = 1000
 # Programs that are exec'ed may go beyond what stops a container's own, or a flood would lock out who comes to end it.
 _EXEC_RESERVE = 256
+_FILES_OF_LAB = 1024  # of the owner's; one message sends 253 at most
 # Of an owner who may have fewer than this, a quarter is left to himself and the lab, or an eighth by what is exec'ed.
 _AMPLE = 4096
 _LEAVES, _EXEC_LEAVES = 4, 8
 
 
-def bound() -> None:
-    """The open files that every process of a container may have, and its place in the queue of the OOM killer.
+def files() -> int:
+    """The open files that every process of a container may have, soft and hard.
 
-    Soft and hard what the owner may have (hard), at most `MOST`, as podman has it. To be called before the process
-    hides (`dumpable`).
+    What the owner may have (hard), at most `MOST`, as podman has it, but for what the lab's own processes need to have
+    more: the kernel counts the descriptors that a user has sent and nobody has received yet, and refuses all who may
+    open fewer (ETOOMANYREFS). So containers meet that first, and the lab can go on passing its own.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = _at_most(hard, MOST)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    return min(MOST, hard - min(_FILES_OF_LAB, hard // 8)) if hard != resource.RLIM_INFINITY else MOST
+
+
+def bound_files() -> None:
+    """This process is one of a container's."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files(), files()))
+
+
+def be_killed_first() -> None:
+    """Its place in the queue of the OOM killer. To be called before the process hides (`dumpable`)."""
     with suppress(OSError):  # no /proc of ours in sight: then it is killed when its turn comes
-        _be_killed_first()
+        _raise_oom_score()
 
 
 def bound_processes(most: int, *, by_exec: bool) -> None:
@@ -54,7 +64,7 @@ def _at_most(limit: int, most: int) -> int:
     return most if limit == resource.RLIM_INFINITY else min(limit, most)
 
 
-def _be_killed_first() -> None:
+def _raise_oom_score() -> None:
     """Raise our oom_score_adj by `OOM_STEP`; it is never lowered. A program may lower its own again, to the owner's."""
     descriptor = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
     try:

@@ -48,6 +48,7 @@ class _Place:
         self.ways: cgroup.Ways | None = None  # into its version 1 folders
         self.home = "/"
         self.root = False
+        self.files = resources.files()  # open ones that a program may have; this process sends some, and has more
         self.late = b""  # what is loaded last of the programs' filter of system calls
         # Opened here and not in the container, where it would have to be looked up.
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -60,7 +61,7 @@ def main(control: _socket.socket, context: Context, early: bytes) -> NoReturn:
     """
     os.setsid()  # no process group with the lab's other processes
     capabilities.drop_bounding(capabilities.mask(capabilities.GRANTABLE))
-    resources.bound()
+    resources.be_killed_first()
     program.default_signals()
     # Programs are made in our memory, where no handler may run; the launcher unblocks what they are to get.
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
@@ -240,7 +241,8 @@ def _run(
     try:
         child = last.spawn(
             order["argv"], path, workdir, variables, targets, cgroup=place.folder,
-            tasks=() if ways is None else ways.of_child, program=place.late, terminal=terminal >= 0,
+            tasks=() if ways is None else ways.of_child, files=place.files,
+            program=place.late, terminal=terminal >= 0,
         )  # fmt: skip
     except OSError as error:
         raise program.birth_error(error) from None

@@ -134,6 +134,9 @@ def main(*, port: bool = False) -> None:
     title.remember()
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))  # the rings are files, of the owner's size or not
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # for all of the lab's own processes
     trouble: OSError | None = None
     try:
         keyring.leave()  # before there is anything else of the lab

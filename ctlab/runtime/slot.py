@@ -82,7 +82,8 @@ def _live(birth: Birth) -> None:
     syscalls.close_all_but({birth.status.fileno(), *birth.streams, birth.context.launcher.descriptor})
     os.setsid()
     title.set_title("ctlab-init")
-    resources.bound()
+    resources.bound_files()
+    resources.be_killed_first()
     root = inside.Root(f"/work/{birth.number}")
     unshare, *mounts = birth.operations
     settings = -1

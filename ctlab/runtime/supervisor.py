@@ -13,7 +13,6 @@ import base64
 import contextlib
 import gc
 import os
-import resource
 import socket
 import time
 from collections import deque
@@ -248,9 +247,6 @@ class Supervisor(Descriptors):
 
     def build(self) -> None:
         """The lab's own root, its default node, its helpers."""
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft < hard:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self.tree.build()
         self.context = Context(self.folders, self.single_id, launcher.Launcher(LAUNCHER))
         namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)

@@ -99,6 +99,25 @@ def test_the_sampler_gets_directories(world: World) -> None:
             os.close(fd)
 
 
+def test_prune_removes_folders_however_deep(delegation: Delegation) -> None:
+    """Whoever has become the lab's root can make them deeper than a path is long."""
+    lab = make_lab(delegation, f"test-deep-{os.getpid()}", MAPPED, MAPPED)
+    paths = lab.paths()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.chdir(paths[0])
+            for _ in range(60):
+                os.mkdir("d" * 100)
+                os.chdir("d" * 100)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert prune(paths) == []
+    assert not any(os.path.exists(path) for path in paths)
+
+
 def test_the_labs_root_in_a_user_namespace_does_it_all_by_descriptors(delegation: Delegation) -> None:
     """As the supervisor does: mapped ids, no path, born in the leaf; containers made, limited, joined, ended."""
     lab = make_lab(delegation, f"test-userns-{os.getpid()}", MAPPED, MAPPED)

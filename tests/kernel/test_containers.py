@@ -59,6 +59,21 @@ def test_init_passes_status_and_signals_on(lab: Any) -> None:
     assert (killed.wait(patient(5)), repr(killed.failure())[-30:].count("SIGSEGV")) == (139, 1)
 
 
+def test_a_program_that_makes_init_its_tracer_goes_on(lab: Any) -> None:
+    """What it stops for is told to init as an end would be; and it would wait for init's word for ever."""
+    script = """
+import ctypes, os, signal, subprocess, sys
+signal.signal(signal.SIGUSR1, lambda *_: print("got it", flush=True))
+assert ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0
+os.kill(os.getpid(), signal.SIGUSR1)
+print("went on", flush=True)
+os.execv("/bin/sh", ["sh", "-c", "exit 5"])
+"""
+    container = lab.run(["python3", "-c", script], init=True)
+    assert container.wait(patient(10)) == 5
+    assert str(container.logs()) == "got it\nwent on\n"
+
+
 @pytest.mark.parametrize("status", [0, 1, 42, 255])
 def test_exit_status(lab: Any, status: int) -> None:
     container = lab.run(["sh", "-c", f"exit {status}"])

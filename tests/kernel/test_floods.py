@@ -352,6 +352,47 @@ def test_sockets(flooded: ctlab.Lab) -> None:
     at_work(flooded)
 
 
+IN_FLIGHT = r"""
+import errno, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 4096))
+import ctlab
+FLOOD = '''
+import array, errno, socket, time
+many = array.array("i", [open("/dev/null").fileno()] * 250)
+kept, sent = [], 0
+first, second = socket.socketpair()
+while sent < 20_000:
+    try:
+        first.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, many)], socket.MSG_DONTWAIT)
+        sent += 250
+    except BlockingIOError:
+        kept += [first, second]
+        first, second = socket.socketpair()
+    except OSError as error:
+        print(errno.errorcode[error.errno], sent, flush=True)
+        break
+time.sleep(60)
+'''
+with ctlab.Lab("in-flight") as lab:
+    calm, flood = lab.run(name="calm"), lab.run(["python3", "-c", FLOOD], name="flood")
+    while not str(flood.logs()):
+        pass
+    print(str(flood.logs()).strip())
+    for tty in (False, True):
+        print(calm.exec(["echo", "calm"], tty=tty).stdout.strip())
+    new = lab.run(["echo", "new"])
+    new.wait(20)
+    print(str(new.logs()).strip(), lab["flood"].state, resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
+
+def test_descriptors_in_flight(usable: None) -> None:
+    """The kernel counts those of a user together, and stops who may have fewer open: containers before the lab."""
+    stopped, *others = run_owner(IN_FLIGHT).splitlines()
+    assert stopped.split()[0] == "ETOOMANYREFS" and int(stopped.split()[1]) > 3000
+    assert others == ["calm", "calm", "new running (1024, 4096)"]
+
+
 LINKS, ROUTES = 200, 2000
 
 

@@ -162,6 +162,21 @@ def test_names_resolve_only_across_a_shared_network(lab: Any) -> None:
     assert wait_until(lambda: ask(both, "web", A) == (NXDOMAIN, []))
 
 
+def test_no_container_takes_the_resolvers_port(lab: Any) -> None:
+    """On the node's network it could bind the address that everyone asks, if that could be had twice."""
+    blue = lab.network("blue", subnet="10.49.0.0/24")
+    web, client = lab.run(name="web", networks=["blue"]), lab.run(name="client", networks=["blue"])
+    script = (
+        "import socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "for option in ('SO_REUSEADDR', 'SO_REUSEPORT'): s.setsockopt(socket.SOL_SOCKET, getattr(socket, option), 1)\n"
+        "s.bind((sys.argv[1], 53))"
+    )
+    host = lab.run(name="there", networks=["host"])
+    done = host.exec(["python3", "-c", script, str(blue.gateways[0]).partition("/")[0]])
+    assert done.returncode != 0 and "in use" in done.stderr
+    assert ask(client, "web", A) == (0, [web.addresses["blue"]])
+
+
 def test_garbage_does_not_end_the_resolver(lab: Any) -> None:
     container = lab.run(name="web")
     server = container.exec(["sed", "-n", "s/^nameserver //p", "/etc/resolv.conf"]).stdout.strip()
