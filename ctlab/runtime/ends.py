@@ -8,13 +8,15 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import execution, messages, orphans
+from . import execution, messages, orphans, storage
 from .calls import Call, Refused
 from .made import Slot
 from .record import Record, returncode
 
 if TYPE_CHECKING:
     from .supervisor import Supervisor
+
+_ROOM_TRIES, _ROOM_STEP_SECONDS = 50, 0.01  # a removal waits so long for a full storage to have room again
 
 
 def ended(supervisor: Supervisor, record: Record, hear: Callable[[Supervisor, Record], None]) -> None:
@@ -185,8 +187,17 @@ def remove(supervisor: Supervisor, call: Call) -> None:
         for waiter in record.waiters:
             waiter.reply(exit_message(record))
         record.waiters = []
+    full = bool(storage.hint())
     forget(supervisor, record)
-    call.reply(messages.Ok())
+    _answer(supervisor, call, _ROOM_TRIES if full else 0)
+
+
+def _answer(supervisor: Supervisor, call: Call, tries: int) -> None:
+    """Say that it is removed; of a full storage once there is room again, for which it may have been removed."""
+    if tries and storage.hint():
+        supervisor.after(_ROOM_STEP_SECONDS, lambda: _answer(supervisor, call, tries - 1))
+    else:
+        call.reply(messages.Ok())
 
 
 def forget(supervisor: Supervisor, record: Record) -> None:
@@ -196,6 +207,8 @@ def forget(supervisor: Supervisor, record: Record) -> None:
     record.ring = -1
     if record.private >= 0:
         supervisor.later(lambda: supervisor.pool.clear_away(record.private))
+        if storage.hint():
+            supervisor.catch_up()
 
 
 VERBS = {messages.Wait: wait, messages.Signal: send_signal, messages.Remove: remove}

@@ -106,6 +106,11 @@ class Supervisor(Descriptors):
         """
         self._later.append(action)
 
+    def catch_up(self) -> None:
+        """Do what was put off: somebody waits for the room that it makes."""
+        while self._later:
+            self._do(self._later.pop(0))
+
     def _rest(self) -> float:
         """Seconds until housekeeping may be done; not put off when much of it has gathered."""
         if len(self._later) > _MOST_LATER:
