@@ -110,7 +110,7 @@ def execute(supervisor: Supervisor, call: Call) -> None:
         }
         handed += [unified] if unified is not None else []
         handed += list(record.namespaces.values()) or [record.pidfd]
-        runner.record, runner.identity = record, identity
+        runner.record, runner.slot, runner.identity = record, record.slot, identity
         supervisor.on(runner.control.fileno(), lambda: _runner_says(supervisor, runner))
         supervisor.on(runner.pidfd, lambda: _runner_ended(supervisor, runner))
     runner.call = call
@@ -144,7 +144,7 @@ def _runner_says(supervisor: Supervisor, runner: Runner) -> None:
     record = runner.record
     if not answer["stays"]:
         return
-    if record is None or record.slot is None or runner.identity in record.runners:
+    if record is None or record.slot is None or record.slot is not runner.slot or runner.identity in record.runners:
         runner.control.shutdown(socket.SHUT_RDWR)  # nobody needs it any more: it exits
         return
     record.runners[runner.identity] = runner
@@ -189,7 +189,9 @@ def _runner_ended(supervisor: Supervisor, runner: Runner) -> None:
         if runner.started:
             supervisor.tell(messages.ExecutionEnded(call.message.execution, 128 + signal.SIGKILL))
         else:
-            call.fail("StateError", "the program was killed with its container")
+            ended = runner.record is None or runner.record.slot is not runner.slot
+            what = "the program was killed with its container" if ended else "what waited for the program was killed"
+            call.fail("StateError", what)
 
 
 def signal_execution(supervisor: Supervisor, call: Call) -> None:

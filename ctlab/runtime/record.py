@@ -20,12 +20,13 @@ Identity = tuple[str, tuple[str, ...], int]  # of a runner: its user, capabiliti
 class Runner:
     """A process that runs programs in a container, one after the other (see `runner`)."""
 
-    __slots__ = ("call", "control", "identity", "pidfd", "record", "started", "used")
+    __slots__ = ("call", "control", "identity", "pidfd", "record", "slot", "started", "used")
 
     def __init__(self, control: _socket.socket, pidfd: int) -> None:
         self.control = control
         self.pidfd = pidfd
         self.record: Record | None = None  # the container it is in
+        self.slot: Slot | None = None  # and which of its runs: after a restart it would be in what has gone
         self.identity: Identity = ("", (), 0)
         self.call: Call | None = None  # what it is running
         self.started = False  # whether the caller of a detached program has its answer

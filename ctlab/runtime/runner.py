@@ -36,7 +36,7 @@ _NAMESPACES = {  # the mount namespace last: with it goes the root
 _ALL = sum(_NAMESPACES.values())
 _DYING_TRIES = 500
 _NO_DESCRIPTOR = 1 << 20
-_GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV, errno.ENOMEM)  # entering a container that has just ended
+_GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV, errno.ENOMEM, errno.EPERM)  # entering a container that has just ended
 
 
 class _Place:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -11,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from kernel_help import need_freezer, need_ids, open_descriptors, patient, wait_until
+from kernel_help import need_freezer, need_ids, open_descriptors, patient, tries, wait_until
 
 from ctlab.errors import BadInput, NotFound, ProgramFailed, ProgramNotFound, StateError
 
@@ -104,6 +105,28 @@ def test_programs_that_cannot_run(lab: Any) -> None:
     with pytest.raises(BadInput):
         container.exec([])
     assert container.exec(["true"]).returncode == 0
+
+
+def test_after_a_restart_while_a_program_ran(lab: Any) -> None:
+    """What waited for that program is still in the namespaces that have gone, and is no more of use.
+
+    Which of the two is known first is chance: it was the wrong one in one of 29 tries.
+    """
+    web = lab.run(["sleep", "600"], name="web")
+
+    def one(seconds: str) -> None:
+        with contextlib.suppress(StateError):
+            web.exec(["sleep", seconds])
+
+    for number in range(tries(40, 200)):
+        web.exec(["true"]).check()
+        runs = threading.Thread(target=one, args=("0.05",))
+        runs.start()
+        time.sleep(0.003 * (number % 10))
+        web.restart()
+        runs.join()
+        for _ in range(2):
+            assert web.exec(["true"]).returncode == 0
 
 
 def test_in_a_stopped_and_in_a_paused_container(lab: Any) -> None:
