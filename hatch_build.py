@@ -127,6 +127,9 @@ def run(command: list[str], folder: Path, what: str) -> None:
         raise BuildError(explain(what, done.stderr or done.stdout))
 
 
+CERTIFICATE_CODES = ("SELF_SIGNED_CERT", "UNABLE_TO_GET_ISSUER_CERT", "UNABLE_TO_VERIFY", "CERT_UNTRUSTED")
+
+
 def explain(what: str, text: str) -> str:
     """One line out of a tool's error output."""
     lines = [line.removeprefix("npm error").strip() for line in text.splitlines() if "npm warn" not in line]
@@ -137,5 +140,11 @@ def explain(what: str, text: str) -> str:
         return (
             f"the npm registry can't be reached ({code}); {OUTPUT} is built from packages of it. "
             "Go online, name a mirror with NPM_CONFIG_REGISTRY, or install a ctlab wheel, which has it built"
+        )
+    code = next((code for code in CERTIFICATE_CODES if code in text), None)
+    if code:
+        return (
+            f"the npm registry isn't trusted ({code}), as behind a proxy that signs anew; {OUTPUT} is built from "
+            "packages of it. Say which certificates are: NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt"
         )
     return f"{what} failed while building {OUTPUT}: {'; '.join(lines[:3]) or 'no output'}"
