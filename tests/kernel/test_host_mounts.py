@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from kernel_help import held_beside_slots, need_root, patient, run_owner, uses
 
 from ctlab.errors import CtlabError, KernelError
+from ctlab.kernel import syscalls
 from ctlab.runtime import messages
 
 pytestmark = pytest.mark.kernel
@@ -177,3 +180,49 @@ def test_a_link_that_is_named_is_followed_once(lab: Any, tmp_path: Path) -> None
     link.symlink_to("/etc")
     container.restart()
     assert container.exec(["ls", "/x"]).check().stdout == "f\n"
+
+
+def need_id_mapped_mounts(lab: Any, folder: Path) -> None:
+    """Skip where the kernel has none of this file system (tmpfs before Linux 6.3, network file systems)."""
+    descriptor, namespace = syscalls.copy_mount(str(folder)), f"/proc/{lab._client.facts['supervisor']}/ns/user"
+    try:
+        with open(namespace) as file:
+            syscalls.mount_setattr(descriptor, syscalls.MOUNT_ATTR_IDMAP, recursive=True, userns=file.fileno())
+    except OSError as error:
+        pytest.skip(f"the file system of {folder} has no id-mapped mounts: {os.strerror(error.errno or 0)}")
+    finally:
+        os.close(descriptor)
+
+
+LEAVE = """
+set -e
+cp /usr/bin/true {at}/ours && chmod 4755 {at}/ours
+cp /usr/bin/true {at}/theirs && chown 33:33 {at}/theirs && chmod 6755 {at}/theirs
+"""
+
+
+def test_whose_what_a_container_leaves_is(lab: Any, tmp_path: Path) -> None:
+    """In root's lab id N inside is the machine's N, setuid bits included; in an ordinary user's one of the user's own.
+
+    What docs/security.md says of `-v`. And with `:ro` nothing is left.
+    """
+    for folder in (tmp_path, written := tmp_path / "written", shown := tmp_path / "shown"):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o777)
+    container = lab.run(["sleep", "60"], mounts=[f"{written}:/written", f"{shown}:/shown:ro"])
+    if os.getuid() == 0:
+        need_id_mapped_mounts(lab, tmp_path)
+    refused = container.exec(["sh", "-c", LEAVE.format(at="/shown")])
+    assert "Read-only file system" in refused.stderr and os.listdir(shown) == []
+    left = container.exec(["sh", "-c", LEAVE.format(at="/written")])
+    ours = (written / "ours").stat()
+    assert (ours.st_uid, ours.st_gid, stat.S_IMODE(ours.st_mode)) == (os.getuid(), os.getgid(), 0o4755)
+    if lab._client.facts["single_id"]:
+        assert "Invalid argument" in left.stderr, left  # there is no id 33 to give it to
+        return
+    theirs = left.check() and (written / "theirs").stat()
+    assert stat.S_IMODE(theirs.st_mode) == 0o6755
+    if os.getuid() == 0:
+        assert (theirs.st_uid, theirs.st_gid) == (33, 33)
+    else:
+        assert not {theirs.st_uid, theirs.st_gid} & {0, 33, os.getuid(), os.getgid()}, "of the user's range"
