@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from . import creating, network
+from . import creating, executing, network
 from .container import Container
 from .errors import CtlabError, NameInUse
 from .names import check_name, key
@@ -52,7 +52,14 @@ def update(lab: Lab, container: Container, wanted: limits_plan.Limits) -> None:
             undo = limits_plan.undo(container.limits, wanted, version)
             lower = wanted.memory_bytes if wanted.memory_bytes != container.limits.memory_bytes else None
             write_limits(lab, container, writes, undo, lower)
+        counted = executing.processes(container)
         container._spec = spec
+        if counted and not executing.processes(container) and container.state in ("running", "paused"):
+            # Nobody below the machine's root may raise a hard limit again (prlimit(2): EPERM), not for another either.
+            lab.say(
+                f"{container.name}: --pids-limit none holds for what is exec'ed from now on, for all after a restart; "
+                f"what runs keeps its {counted} (ulimit -u: no cgroup counts processes here)"
+            )
 
 
 def write_limits(lab: Lab, container: Container, writes: list[Any], undo: list[Any], memory: int | None) -> None:

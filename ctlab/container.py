@@ -49,6 +49,7 @@ class Container:
         self.started_at: float | None = None
         self.finished_at: float | None = None
         self._instance = 0
+        self._processes = 0  # what its program was started with, see `executing.processes`
 
     # -- what is known ----------------------------------------------------------------------------
     @property

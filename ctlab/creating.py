@@ -304,7 +304,9 @@ def prepared_limits(lab: Lab) -> list[list[Any]]:
 
 def order(lab: Lab, container: Container, image: reference.Reference) -> messages.Start:
     container._instance = next(_numbers_of_starts)
-    return start_message(container, image, lab._top, lab._client.facts["cgroup"])
+    message = start_message(container, image, lab._top, lab._client.facts["cgroup"])
+    container._processes = message.processes
+    return message
 
 
 def start(lab: Lab, container: Container) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
-from . import engines, filters
+from . import engines, executing, filters
 from .errors import CtlabError
 from .kernel.capabilities import DEFAULT
 from .runtime import messages
@@ -28,6 +28,10 @@ def inspect_container(container: Container) -> dict[str, Any]:
         pass  # it has just gone: what was known of it still is
     spec = container.spec
     limits = {k: v for k, v in dataclasses.asdict(spec.limits).items() if v is not None and k != "pids_default"}
+    # What its program runs with, which an update doesn't change; else what it would be started with.
+    processes = container._processes if container.state in ("running", "paused") else executing.processes(container)
+    if processes:
+        limits["ulimit_nproc"] = processes
     return {
         "name": container.name,
         "id": container.id,

@@ -121,16 +121,23 @@ def test_where_no_cgroup_counts_processes(lab: Any) -> None:
     container = lab.run(["sleep", "60"])
     most = "2048" if facts["pids_by"] == "rlimit" else "unlimited"
     assert limits_of(container.pid)["Max processes"][1] == most
-    assert container.limits.pids_limit is None and container.inspect()["limits"] == {}
+    shown = {"ulimit_nproc": 2048} if facts["pids_by"] == "rlimit" else {}
+    assert container.limits.pids_limit is None and container.inspect()["limits"] == shown
     assert "no cgroup counts a container's" in lab.status()["pids_limit"]
     with pytest.raises(LimitRefused, match="--pids-limit can't be set here"):
         lab.run(["true"], pids_limit=2048)
     assert int(limits_of_exec(container)["Max processes"][0]) > 2048  # something is left to who comes in later
     container.update(pids_limit="none")
+    said = [note for note in lab.notes if note.startswith(f"{container.name}: --pids-limit none holds for")]
+    assert len(said) == (facts["pids_by"] == "rlimit")
+    assert (limits_of(container.pid)["Max processes"][1], container.inspect()["limits"]) == (most, shown)
     own = resource.getrlimit(resource.RLIMIT_NPROC)[0]
     assert limits_of_exec(container)["Max processes"][0] == str(min(own, 1 << 20) if own >= 0 else 1 << 20)
+    container.restart(0)
     free = lab.run(["sleep", "60"], pids_limit="none")
-    assert limits_of(free.pid)["Max processes"][1] != most
+    for lifted in (container, free):
+        now = limits_of(lifted.pid)["Max processes"][1]
+        assert (now != most or facts["pids_by"] == "none") and lifted.inspect()["limits"] == {}
 
 
 def limits_of(pid: int) -> dict[str, tuple[str, str]]:
