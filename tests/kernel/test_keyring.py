@@ -10,26 +10,10 @@ from pathlib import Path
 import pytest
 from as_user import ordinary_user
 from kernel_help import run_owner, wait_until
+from keyring_help import KEYS
 
 pytestmark = pytest.mark.kernel
 
-# Calls of keyctl(2) and add_key(2) for scripts outside and inside; each returns what the kernel says, or minus errno.
-KEYS = """
-import ctypes, errno, os, sys
-libc = ctypes.CDLL(None, use_errno=True)
-x86 = os.uname().machine == "x86_64"
-ADD_KEY, KEYCTL = (248, 250) if x86 else (217, 219)
-def call(*words):
-    result = libc.syscall(*(ctypes.c_long(w) if isinstance(w, int) else w for w in words))
-    return result if result >= 0 else -ctypes.get_errno()
-def join(): return call(KEYCTL, 1, None)
-def session(): return call(KEYCTL, 0, -3, 0)
-def add(name, text, ring=-3): return call(ADD_KEY, b"user", name.encode(), text.encode(), len(text), ring)
-def read(serial):
-    room = ctypes.create_string_buffer(100)
-    size = call(KEYCTL, 11, serial, ctypes.cast(room, ctypes.c_void_p), 100)
-    return room.raw[:size].decode() if size >= 0 else errno.errorcode[-size]
-"""
 INSIDE = (
     KEYS
     + """
@@ -48,7 +32,7 @@ OWNER = (
     KEYS
     + """
 import ctlab
-if (joined := join()) in (-errno.ENOSYS, -errno.EPERM):
+if (joined := settled(join, 20)) in (-errno.ENOSYS, -errno.EPERM):
     print("no keys"); raise SystemExit
 assert joined > 0, errno.errorcode[-joined]
 serial, ring = add("secret", "hidden"), session()
@@ -104,11 +88,11 @@ FULL = (
     KEYS
     + """
 import ctlab
-if (joined := join()) in (-errno.ENOSYS, -errno.EPERM):
+if (joined := settled(join, 20)) in (-errno.ENOSYS, -errno.EPERM):
     print("no keys"); raise SystemExit
 assert joined > 0, errno.errorcode[-joined]
 for number in range(1000):
-    if add(f"filler{number}", "x") < 0:
+    if settled(lambda: add(f"filler{number}", "x")) < 0:
         break
 try:
     ctlab.Lab("full")
