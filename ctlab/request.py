@@ -13,6 +13,7 @@ from .errors import BadInput, NotFound, Unsupported
 from .kernel.capabilities import DEFAULT, GRANTABLE, NUMBER
 from .names import check_name, did_you_mean, nearest, parse_signal
 from .plan.limits import PIDS_DEFAULT, Limits
+from .plan.ops import is_kernels
 from .spec import ContainerSpec, MountSpec
 
 KEYWORDS = frozenset(
@@ -190,8 +191,8 @@ def mount(text: str | MountSpec) -> MountSpec:
     path = os.path.realpath(os.path.expanduser(source))  # what it is now; a link that comes later isn't followed
     if not target.startswith("/"):
         raise BadInput(f"mount '{text}': the place in the container is an absolute path, not '{target}'")
-    place = os.path.normpath(target)
-    if place == "/" or place.split("/")[1] in ("proc", "sys", "dev"):
+    place = os.path.normpath(f"/{target.lstrip('/')}")  # which would keep two slashes at the front
+    if is_kernels(place):
         raise BadInput(f"mount '{text}': {place} is the container's own")
     if not os.path.exists(path):
         raise NotFound(f"mount source {path} does not exist (ENOENT)")

@@ -141,6 +141,11 @@ class Bind(NamedTuple):
     read_only: bool
 
 
+def is_kernels(place: str) -> bool:
+    """Whether an absolute path without detours is the root, or below what is the kernel's: no place for a `Bind`."""
+    return place == "/" or place.split("/")[1] in ("proc", "sys", "dev")
+
+
 class Device(NamedTuple):
     """Bind a device node of this machine below /dev."""
 

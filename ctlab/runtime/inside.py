@@ -258,8 +258,12 @@ class Root:
         attributes = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
         if operation.read_only:
             attributes |= syscalls.MOUNT_ATTR_RDONLY
-        syscalls.mount_setattr(descriptor, attributes, recursive=True)
         try:
+            # Links of the image, or of the container before it starts again, may lead there; what is there we rely on.
+            place = os.readlink(f"/proc/self/fd/{target}")
+            if ops.is_kernels(place):
+                raise OSError(errno.EPERM, f"it leads to {place}, which is the container's own (EPERM)")
+            syscalls.mount_setattr(descriptor, attributes, recursive=True)
             syscalls.move_mount(descriptor, target)
         finally:
             os.close(target)

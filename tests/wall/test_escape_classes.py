@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from kernel_help import long_form, need_ids, patient
 
-from ctlab.errors import CtlabError
+from ctlab.errors import BadInput, CtlabError
 
 pytestmark = pytest.mark.kernel
 UP = "/.." * 12
@@ -89,9 +89,7 @@ def test_a_place_of_an_image_that_is_a_link(lab: Any, victim: Victim, place: str
     shutil.rmtree(path, ignore_errors=True)
     path.symlink_to(target)
     for options in ({}, {"tty": True}, {"init": True}, {"read_only": True}):
-        container = tried(lambda: lab.run(["/usr/bin/sleep", "60"], image=str(victim.image), **options))  # noqa: B023
-        if container is None:
-            continue
+        container = lab.run(["/usr/bin/sleep", "60"], image=str(victim.image), **options)  # its links are replaced
         assert container.exec(["/usr/bin/cat", "/proc/self/comm"]).stdout == "cat\n", "the kernel's own /proc"
         assert container.exec(["/usr/bin/stat", "-f", "-c", "%T", "/sys"]).stdout == "sysfs\n"
         assert container.exec(["/usr/bin/stat", "-c", "%t:%T", "/dev/null"]).stdout == "1:3\n"
@@ -117,6 +115,7 @@ def test_links_of_an_image_do_not_lead_to_another_container(lab: Any, victim: Vi
     mounts = [f"{victim.folder}:/data/link/made", f"{victim.secret}:/data/link/mine"]
     for options in ({}, {"mounts": mounts}, {"workdir": "/data/link"}, {"read_only": True}):
         made = tried(lambda: lab.run(["/usr/bin/sleep", "60"], image=str(image), **options))  # noqa: B023
+        assert (made is None) == ("mounts" in options or "workdir" in options), "only what goes through the link fails"
         if made is not None:
             shown = made.exec(["/usr/bin/cat", "/data/link/mine", "/tmp/mine"]).stdout
             assert "mine" not in shown
@@ -165,16 +164,54 @@ def test_devices_that_a_container_replaces_before_it_starts_again(lab: Any, vict
 def test_a_mount_over_what_is_the_kernels(lab: Any, victim: Victim, target: str) -> None:
     """A false /proc would be written to instead of the kernel's (CVE-2019-16884, 2025-52881)."""
     fake = victim.image / "data/fake"
-    (fake / "self").mkdir(parents=True)
-    container = tried(
-        lambda: lab.run(["/usr/bin/sleep", "60"], image=str(victim.image), mounts=[f"{fake}:{target}"], init=True)
+    fake.mkdir(parents=True)
+    around = [
+        target,
+        f"/{target}",
+        f"//{target}",
+        f"{target}/",
+        f"/.{target}",
+        f"/data/..{target}",
+        f"{target}/../{target}",
+    ]
+    for place in around:
+        with pytest.raises(BadInput, match="is the container's own"):
+            lab.run(["/usr/bin/sleep", "60"], image=str(victim.image), mounts=[f"{fake}:{place}"])
+    assert len(lab.containers) == 0
+
+
+# A place for a mount that a link leads to, and what is mounted there.
+LED = {
+    "/data/proc": "folder", "/data/proc/self": "folder", "/data/proc/sys": "folder", "/data/proc/keys": "file",
+    "/data/sys": "folder", "/data/dev": "folder", "/data/dev/shm": "folder", "/data/dev/null": "file",
+    "/data/top": "folder", "/data/up": "folder", "/data/self": "folder", "/data/new": "file",
+}  # fmt: skip
+LINKS = {"proc": "/proc", "sys": "/sys", "dev": "/dev", "top": "/", "up": "../../../proc", "self": "/proc/1"}
+LINKS["new"] = "/dev/shm/new"
+
+
+@pytest.mark.parametrize("place", LED)
+def test_a_mount_that_links_lead_over_what_is_the_kernels(lab: Any, victim: Victim, place: str) -> None:
+    """Those of an image, and those that a container makes before it starts again (CVE-2019-19921)."""
+    (victim.image / "dev").mkdir()
+    fake = victim.image.parent / "fake"
+    fake.mkdir() if LED[place] == "folder" else fake.touch()
+    mounts = [f"{fake}:{place}"]
+    led = rf"mount .* on {place}: it leads to /.*, which is the container's own \(EPERM\)"
+    name = place.split("/")[2]
+    container = lab.run(["/usr/bin/sleep", "60"], image=str(victim.image), mounts=mounts)
+    assert container.exec(["/usr/bin/stat", "-c", "%n", place]).check().stdout == f"{place}\n", (
+        "without a link it is there"
     )
-    if container is None:
-        return
-    assert container.exec(["/usr/bin/cat", "/proc/self/comm"]).returncode in (0, 1, 127)
-    status = container.exec(["/usr/bin/cat", "/proc/self/status"]).stdout
-    assert "NoNewPrivs:\t1" in status or status == ""
-    tried(lambda: container.exec(["/usr/bin/true"], tty=True))
+    make = f"cd /data; mv {name} away; ln -s {LINKS[name]} {name}"
+    if place.count("/") > 2:
+        container.exec(["/usr/bin/sh", "-c", make]).check()
+        with pytest.raises(CtlabError, match=led):
+            container.restart(timeout=0)
+    container.remove()
+    (victim.image / "data" / name).symlink_to(LINKS[name])
+    with pytest.raises(CtlabError, match=led):
+        lab.run(["/usr/bin/sleep", "60"], image=str(victim.image), mounts=mounts)
 
 
 # -- races ------------------------------------------------------------------------------------------------------------
