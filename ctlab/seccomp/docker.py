@@ -10,10 +10,12 @@ from __future__ import annotations
 import errno
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from ..errors import BadInput
+from ..kernel.capabilities import NAMES
+from ..names import did_you_mean
 from . import numbers
 from .profile import (
     ALL_BITS,
@@ -50,6 +52,19 @@ _OPERATORS = {
 }  # fmt: skip
 _THIRTY_TWO = {"SCMP_ARCH_X86": "i386", "SCMP_ARCH_ARM": "arm"}
 _GO_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+# Every architecture that libseccomp has a name for, in any version, whether this machine could be one or not.
+_LIBRARYS = (
+    "NATIVE X86 X86_64 X32 ARM AARCH64 LOONGARCH64 M68K MIPS MIPS64 MIPS64N32 MIPSEL MIPSEL64 MIPSEL64N32 PARISC "
+    "PARISC64 PPC PPC64 PPC64LE S390 S390X RISCV64 SH SHEB"
+)
+_ARCHITECTURES = tuple(f"SCMP_ARCH_{name}" for name in _LIBRARYS.split())
+# The same as Go writes them (the library's binding, then GOARCH where that differs), and as uname does.
+_GOS = (
+    "x86 amd64 x32 arm arm64 loong64 m68k mips mips64 mips64n32 mipsel mipsel64 mipsel64n32 parisc parisc64 ppc ppc64 "
+    "ppc64le s390 s390x riscv64 sh sheb 386 amd64p32 mipsle mips64le mips64p32 mips64p32le x86_64 aarch64"
+)
+_MACHINES = tuple(_GOS.split())
+_CAPABILITIES = (*(f"CAP_{name}" for name in NAMES), *NAMES)
 _FLAGS = ("SECCOMP_FILTER_FLAG_SPEC_ALLOW",)  # the only one there is a use for, and every filter is loaded with it
 
 _TOP = {
@@ -82,11 +97,13 @@ def parse(text: bytes, name: str, kernel: tuple[int, int]) -> Profile:
     if len(text) > MAX_BYTES:
         place.refuse(f"larger than {MAX_BYTES >> 20} MiB")
     try:
-        value = json.loads(text)
+        value = json.loads(text.decode("utf-8-sig"))  # of bytes json guesses the encoding, and takes UTF-16 and UTF-32
     except json.JSONDecodeError as error:
         place.refuse(f"line {error.lineno}, column {error.colno}: {error.msg}")
+    except UnicodeDecodeError as error:
+        place.refuse(f"JSON in UTF-8 is expected, not byte 0x{text[error.start]:02x} at position {error.start}")
     except (ValueError, RecursionError) as error:
-        # Not UTF-8, a number of thousands of digits, thousands of brackets in each other.
+        # A number of thousands of digits, thousands of brackets in each other.
         place.refuse("nested too deep" if isinstance(error, RecursionError) else str(error))
     return _profile(value, name, place, kernel)
 
@@ -111,7 +128,7 @@ class _Place:
         if value is None:
             return {}
         if not isinstance(value, dict):
-            self.refuse(f"an object is expected, not {_shown(value)}")
+            self.refuse(f"an object is expected, not {_json(value)}")
         for key in value:
             if key not in keys:
                 self.refuse(f"unknown key {_shown(key)}; there are {', '.join(sorted(keys))}")
@@ -120,23 +137,32 @@ class _Place:
     def items(self, value: Any) -> Iterator[tuple[_Place, Any]]:
         """The items of a JSON list with their places; null is an empty one."""
         if not isinstance(value, list | None):
-            self.refuse(f"a list is expected, not {_shown(value)}")
+            self.refuse(f"a list is expected, not {_json(value)}")
         for index, item in enumerate(value or ()):
             yield self.at(index), item
 
     def texts(self, value: Any) -> list[str]:
         return [place.text(item) for place, item in self.items(value)]
 
+    def names(self, value: Any, known: Collection[str], what: str) -> list[str]:
+        """A JSON list of known names; a misspelt one would never count, and a deny list have a hole there."""
+        return [place.name(item, known, what) for place, item in self.items(value)]
+
+    def name(self, value: Any, known: Collection[str], what: str) -> str:
+        if self.text(value) not in known:
+            self.refuse(f"{_shown(value)} isn't {what} that is known here{did_you_mean(value, known)}")
+        return str(value)
+
     def text(self, value: Any) -> str:
         if not isinstance(value, str):
-            self.refuse(f"a text is expected, not {_shown(value)}")
+            self.refuse(f"a text is expected, not {_json(value)}")
         return value
 
     def number(self, value: Any, highest: int, default: int | None = None) -> int:
         if value is None and default is not None:
             return default
         if type(value) is not int or not 0 <= value <= highest:
-            self.refuse(f"a whole number from 0 to {highest} is expected, not {_shown(value)}")
+            self.refuse(f"a whole number from 0 to {highest} is expected, not {_json(value)}")
         return value
 
     def one_of(self, value: Any, choices: Mapping[str, Any]) -> Any:
@@ -146,17 +172,21 @@ class _Place:
 
 
 def _shown(value: Any) -> str:
-    """A short text of a JSON value, whatever it is."""
+    """A name that somebody wrote, or `_json` of what isn't one."""
+    return value if isinstance(value, str) and re.fullmatch(r"[\w.$-]{1,40}", value) else _json(value)
+
+
+def _json(value: Any) -> str:
+    """A short text of a JSON value, whatever it is; of a text in quotes, since its kind is what matters."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
-    plain = isinstance(value, str) and re.fullmatch(r"[\w.$-]{1,40}", value)
-    text = value if plain else json.dumps(value)
+    text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _profile(value: Any, name: str, place: _Place, kernel: tuple[int, int]) -> Profile:
     if not isinstance(value, dict):
-        place.refuse(f"an object is expected, not {_shown(value)}")
+        place.refuse(f"an object is expected, not {_json(value)}")
     top = place.table({key: item for key, item in value.items() if key not in ("$schema", "comment")}, _TOP)
     default = _action(top, place, "defaultAction", "defaultErrno")
     if top.get("architectures") and top.get("archMap"):
@@ -175,11 +205,12 @@ def _profile(value: Any, name: str, place: _Place, kernel: tuple[int, int]) -> P
 
 
 def _architectures(top: Mapping[str, Any], place: _Place) -> frozenset[str]:
-    named = place.at("architectures").texts(top.get("architectures"))
+    known = _ARCHITECTURES, "an architecture"
+    named = place.at("architectures").names(top.get("architectures"), *known)
     for at, entry in place.at("archMap").items(top.get("archMap")):
         table = at.table(entry, {"architecture", "subArchitectures"})
-        at.at("architecture").text(table.get("architecture"))
-        named += at.at("subArchitectures").texts(table.get("subArchitectures"))
+        at.at("architecture").name(table.get("architecture"), *known)
+        named += at.at("subArchitectures").names(table.get("subArchitectures"), *known)
     return frozenset(_THIRTY_TWO[name] for name in named if name in _THIRTY_TWO)
 
 
@@ -251,16 +282,20 @@ class _Filter(NamedTuple):
 
 def _filter(value: Any, place: _Place) -> _Filter:
     table = place.table(value, _FILTER)
-    capabilities = frozenset(name.removeprefix("CAP_") for name in place.at("caps").texts(table.get("caps")))
-    arches = place.at("arches").texts(table.get("arches"))
+    capabilities = place.at("caps").names(table.get("caps"), _CAPABILITIES, "a capability")
+    arches = place.at("arches").names(table.get("arches"), _MACHINES, "an architecture")
     kernel = (0, 0)
     if table.get("minKernel") not in (None, ""):
         at = place.at("minKernel")
         version = re.fullmatch(r"([0-9]{1,3})\.([0-9]{1,3})", at.text(table["minKernel"]))
         if version is None:
-            at.refuse(f"a version like 4.8 is expected, not {_shown(table['minKernel'])}")
+            at.refuse(f"a version like 4.8 is expected, not {_json(table['minKernel'])}")
         kernel = int(version[1]), int(version[2])
-    return _Filter(capabilities, frozenset(_GO_MACHINES.get(name, name) for name in arches), kernel)
+    return _Filter(
+        frozenset(name.removeprefix("CAP_") for name in capabilities),
+        frozenset(_GO_MACHINES.get(name, name) for name in arches),
+        kernel,
+    )
 
 
 def _conditions(value: Any, place: _Place) -> list[tuple[Condition, ...]]:

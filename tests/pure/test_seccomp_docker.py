@@ -206,12 +206,33 @@ def test_calls_that_nobody_knows() -> None:
     assert (said(profile, "read"), said(profile, "write")) == (ALLOW, EPERM)
 
 
+def test_names_that_other_machines_and_versions_have() -> None:
+    """What the default profiles of Docker and podman name beside this machine's own, and other ways to write it."""
+    for name in ("s390", "s390x", "riscv64", "ppc64le", "x86", "x32", "386", "loong64", "x86_64", "mips64n32"):
+        assert len(parsed(refusing(excludes={"arches": [name]})).rules) == 1
+    for name in ("MIPS64N32", "MIPSEL64", "S390X", "RISCV64", "LOONGARCH64", "X32", "PPC64LE"):
+        below = {"architecture": f"SCMP_ARCH_{name}", "subArchitectures": None}
+        assert parsed(
+            GOOD | {"archMap": [below, {"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86"]}]}
+        ).architectures == {"i386"}
+        assert parsed(GOOD | {"architectures": [f"SCMP_ARCH_{name}"]}).architectures == frozenset()
+    for name in NAMES:
+        assert parsed(refusing(includes={"caps": [f"CAP_{name}"]})) == parsed(refusing(includes={"caps": [name]}))
+    assert (
+        parsed(refusing()).rules == docker.parse(b"\xef\xbb\xbf" + json.dumps(refusing()).encode(), "x", RECENT).rules
+    )
+
+
 # -- what is refused --------------------------------------------------------------------------------------------------
 GOOD = {"defaultAction": "SCMP_ACT_ERRNO"}
 REFUSED: dict[str, tuple[bytes | Any, str]] = {
     "empty": (b"", "line 1, column 1: Expecting value"),
     "cut": (b'{"defaultAction":\n "SCMP', "line 2, column 2: Unterminated string starting at"),
-    "not-utf8": (b'{"\xff": 1}', "'utf-8' codec can't decode byte 0xff in position 2: invalid start byte"),
+    "not-utf8": (b'{"\xff": 1}', "JSON in UTF-8 is expected, not byte 0xff at position 2"),
+    "surrogate": (b'{"\xed\xa0\x80": 1}', "JSON in UTF-8 is expected, not byte 0xed at position 2"),
+    "utf16": (json.dumps({"defaultAction": "SCMP_ACT_ALLOW"}).encode("utf-16"), "JSON in UTF-8 is expected, not byte "),
+    "utf16-no-mark": (json.dumps({"defaultAction": "SCMP_ACT_ALLOW"}).encode("utf-16-le"), "line 1, column 2: "),
+    "utf32": (json.dumps({"defaultAction": "SCMP_ACT_ALLOW"}).encode("utf-32"), "JSON in UTF-8 is expected, not byte "),
     "list": ([], "an object is expected, not a list"),
     "null": (None, "an object is expected, not null"),
     "no-action": ({}, "defaultAction: null isn't one of SCMP_ACT_ALLOW, "),
@@ -227,9 +248,10 @@ REFUSED: dict[str, tuple[bytes | Any, str]] = {
     "notify": (refusing(action="SCMP_ACT_NOTIFY"), "syscalls[0].action: there is no agent that "),
     "agent": (GOOD | {"listenerPath": "/x"}, "listenerPath: there is no agent that "),
     "errno": (refusing(errnoRet=4096), "syscalls[0].errnoRet: a whole number from 0 to 4095 is expected, not 4096"),
+    "errno-text": (refusing(errnoRet="5"), 'syscalls[0].errnoRet: a whole number from 0 to 4095 is expected, not "5"'),
     "errno-bool": (refusing(errnoRet=True), "syscalls[0].errnoRet: a whole number from 0 to 4095 is"),
     "errno-name": (refusing(errno="EWHAT"), "syscalls[0].errno: EWHAT isn't one of "),
-    "args": (refusing(args="x"), "syscalls[0].args: a list is expected, not x"),
+    "args": (refusing(args="x"), 'syscalls[0].args: a list is expected, not "x"'),
     "index": (refusing(args=[argument(6, "EQ", 1)]), "syscalls[0].args[0].index: a whole number from 0 to 5"),
     "no-index": (refusing(args=[{"op": "SCMP_CMP_EQ"}]), "syscalls[0].args[0].index: a whole number from 0 to 5"),
     "value": (refusing(args=[argument(0, "EQ", -1)]), "syscalls[0].args[0].value: a whole number from 0 to 1844674407"),
@@ -237,13 +259,38 @@ REFUSED: dict[str, tuple[bytes | Any, str]] = {
     "float": (refusing(args=[argument(0, "EQ", 1) | {"value": 1.5}]), "syscalls[0].args[0].value: a whole number from"),
     "op": (refusing(args=[argument(0, "XX", 1)]), "syscalls[0].args[0].op: SCMP_CMP_XX isn't one of SCMP_CMP_EQ, "),
     "includes": (refusing(includes={"cap": []}), "syscalls[0].includes: unknown key cap; there are arches, caps, "),
-    "version": (refusing(includes={"minKernel": "4"}), "syscalls[0].includes.minKernel: a version like 4.8"),
+    "version": (refusing(includes={"minKernel": "4"}), 'syscalls[0].includes.minKernel: a version like 4.8 is expec'),
+    "version-text": (refusing(excludes={"minKernel": "4"}), "syscalls[0].excludes.minKernel: a version like 4.8 is"),
     "version-type": (refusing(excludes={"minKernel": 4.8}), "syscalls[0].excludes.minKernel: a text is expected"),
     "both": (
         GOOD | {"architectures": ["SCMP_ARCH_X86"], "archMap": [{"architecture": "SCMP_ARCH_X86_64"}]},
         "architectures and archMap exclude each other",
     ),
-    "map": (GOOD | {"archMap": ["x"]}, "archMap[0]: an object is expected, not x"),
+    "map": (GOOD | {"archMap": ["x"]}, 'archMap[0]: an object is expected, not "x"'),
+    "capability": (
+        refusing(includes={"caps": ["CAP_CHOWN", "CAP_CHWON"]}),
+        "syscalls[0].includes.caps[1]: CAP_CHWON isn't a capability that is known here; did you mean 'CAP_CHOWN'?",
+    ),
+    "capability-unless": (
+        refusing(excludes={"caps": ["SYS_ADMN"]}),
+        "syscalls[0].excludes.caps[0]: SYS_ADMN isn't a capability that is known here; did you mean 'SYS_ADMIN'?",
+    ),
+    "arch": (
+        refusing(includes={"arches": ["amd46"]}),
+        "syscalls[0].includes.arches[0]: amd46 isn't an architecture that is known here; did you mean 'amd64'?",
+    ),
+    "arch-unless": (refusing(excludes={"arches": ["armv9"]}), "syscalls[0].excludes.arches[0]: armv9 isn't an arch"),
+    "architecture": (
+        GOOD | {"architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_FOO"]},
+        "architectures[1]: SCMP_ARCH_FOO isn't an architecture that is known here",
+    ),
+    "map-architecture": (
+        GOOD | {"archMap": [{"architecture": "x86_64"}]}, "archMap[0].architecture: x86_64 isn't an architecture that ",
+    ),
+    "map-below": (
+        GOOD | {"archMap": [{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X68"]}]},
+        "archMap[0].subArchitectures[0]: SCMP_ARCH_X68 isn't an architecture that is known here; did you mean ",
+    ),
     "map-name": (GOOD | {"archMap": [{}]}, "archMap[0].architecture: a text is expected, not null"),
     "flags": (GOOD | {"flags": ["SECCOMP_FILTER_FLAG_LOG"]}, "flags[0]: SECCOMP_FILTER_FLAG_LOG isn't one of SECCOMP_"),
     "deep": (b'{"defaultAction":' + b"[" * 200_000, "nested too deep"),
