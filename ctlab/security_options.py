@@ -84,6 +84,8 @@ def _profile(path: str) -> str:
             data = file.read(docker.MAX_BYTES + 1)
     except OSError as error:
         raise NotFound(f"--security-opt seccomp={path}: {describe(error)}") from None
+    except ValueError as error:  # a NUL in it, or half a surrogate pair
+        raise BadInput(f"--security-opt {f'seccomp={path}'!r}: no file can be called that ({error})") from None
     try:
         filters.check(data, path)
     except BadInput as error:

@@ -76,6 +76,24 @@ def test_two_filters_are_one_too_many() -> None:
     assert read(["seccomp=unconfined", "seccomp=unconfined"]).profile == "unconfined"
 
 
+@pytest.mark.parametrize("name", ["a\0b", "\0", "\ud800"])
+def test_what_is_no_path(name: str) -> None:
+    with pytest.raises(BadInput, match=r"^--security-opt 'seccomp=/.*': no file can be called that \(") as caught:
+        read([f"seccomp={name}"])
+    assert str(caught.value).isprintable()
+
+
+def test_a_profile_is_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    for encoding in ("utf-16", "utf-16-le", "utf-32"):
+        path.write_bytes(PROFILE.encode(encoding))
+        with pytest.raises(BadInput) as caught:
+            read([f"seccomp={path}"])
+        assert str(caught.value).startswith(f"--security-opt seccomp={path}: ") and "\n" not in str(caught.value)
+    path.write_bytes(PROFILE.encode("utf-8-sig"))
+    assert read([f"seccomp={path}"]).profile.lstrip("\ufeff") == PROFILE
+
+
 @pytest.mark.parametrize("data", [b"[1]", b"{}", b'{"defaultAction"', b"\xff\xfe", b"[" * 100_000, b'"x"'])
 def test_what_is_no_profile(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "profile.json").write_bytes(data)
