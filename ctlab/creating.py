@@ -15,11 +15,12 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from . import ending, engines, sampled_names, security_options, ticks, units
+from . import ending, engines, filters, network, sampled_names, ticks, units
 from .container import Container
 from .errors import AddressError, BadInput, CtlabError, LimitRefused, NameInUse, NotFound
 from .executing import body_descriptor, in_container
 from .images import reference
+from .ipam import parse_mac
 from .names import auto_names, expand_pattern, key
 from .network import Attachment, Network
 from .plan import limits as limits_plan
@@ -49,8 +50,8 @@ def create(lab: Lab, names: list[str], argv: list[str], keywords: dict[str, Any]
     engines.check_mounts(lab, specs[0].mounts)
     image = find_image(lab, specs[0].image, specs[0].command)
     limits = check_limits(lab, specs[0])
-    if specs[0].seccomp == security_options.UNCONFINED:
-        lab.say(f"{names[0]}{' …' if len(names) > 1 else ''}: {security_options.REOPENED}")
+    release = engines.kernel_release(lab)
+    filters.own(specs[0], release)  # compiled here, so that one that is too large ends nothing that exists
     specs = [dataclasses.replace(spec, limits=limits) for spec in specs]
     replaced: dict[str, Container] = {}
     kept: list[Container] = []
@@ -71,8 +72,31 @@ def create(lab: Lab, names: list[str], argv: list[str], keywords: dict[str, Any]
         if len(specs) > 1:
             raise BadInput("exists='keep' doesn't go with count")
         return kept
+    if replaced:
+        _rehearse(lab, specs, replaced, addresses)
+    if engines.vm_facts(lab) is None and (said := filters.reopened(specs[0], release)):
+        lab.say(f"{names[0]}{' …' if len(names) > 1 else ''}: {said}")
     with whole(lab) as deferred:
         return _make(lab, specs, replaced, addresses, body, image, deferred)
+
+
+def _rehearse(
+    lab: Lab, specs: list[ContainerSpec], replaced: Mapping[str, Container], asked: Mapping[str, Any]
+) -> None:
+    """Raise what would fail here once the old ones are gone: addresses are taken on copies, with theirs given back."""
+    if asked["mac_address"] is not None:
+        parse_mac(asked["mac_address"])
+    if any(spec.network_mode == f"container:{old.id}" for spec in specs for old in replaced.values()):
+        raise BadInput(f"--network container:NAME: container '{specs[0].name}' is replaced, and its network with it")
+    copies = {name: Network(lab, net.spec, [pool.copy() for pool in net.pools]) for name, net in lab._networks.items()}
+    for old in replaced.values():
+        for endpoint in old.endpoints:
+            network.release(copies[key(endpoint.network)], endpoint)
+    for spec in specs:
+        for position, name in enumerate(spec.networks):
+            if (net := copies.get(key(name))) is not None:  # else it is made for them
+                first = position == 0
+                Attachment(net, spec.name).take(asked["ip"] if first else None, asked["ip6"] if first else None)
 
 
 def names_for(lab: Lab, name: Any, count: Any) -> list[str]:

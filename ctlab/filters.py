@@ -11,9 +11,10 @@ import functools
 import os
 from typing import TYPE_CHECKING
 
+from .errors import BadInput
 from .kernel.capabilities import DEFAULT
 from .seccomp import docker
-from .seccomp.compile import digest, program
+from .seccomp.compile import digest, passes, program
 from .seccomp.default import PROFILE
 from .seccomp.profile import Profile
 
@@ -43,9 +44,20 @@ def describe(spec: ContainerSpec, kernel_release: str) -> dict[str, str]:
     return {"profile": spec.seccomp_source, "program": digest(_whole(spec, kernel_release))}
 
 
+def reopened(spec: ContainerSpec, kernel_release: str) -> str:
+    """What to say of a filter that lets keyctl through, "" of others: a lab's root is, for keys, who started it."""
+    if spec.seccomp != "unconfined" and not _passes_keyctl(*_what_decides(spec), kernel_release):
+        return ""
+    why = f"seccomp={spec.seccomp_source} lets keyctl through"
+    return f"{why}: nothing keeps its programs from your own keys in the kernel"
+
+
 def check(text: bytes, source: str) -> None:
     """Raise BadInput for a text that is no profile in Docker's format; the place in it is named."""
-    docker.parse(text, source, _version(os.uname().release))
+    try:
+        docker.parse(text, source, _version(os.uname().release))
+    except BadInput as error:
+        raise _as_typed(error) from None
 
 
 @functools.lru_cache
@@ -54,13 +66,29 @@ def _default(part: str) -> bytes:
 
 
 def _whole(spec: ContainerSpec, kernel_release: str) -> bytes:
-    capabilities = frozenset(DEFAULT if spec.capabilities is None else spec.capabilities)
-    return _compiled(spec.seccomp, spec.seccomp_source, capabilities, kernel_release)
+    return _compiled(*_what_decides(spec), kernel_release)
+
+
+def _what_decides(spec: ContainerSpec) -> tuple[str, str, frozenset[str]]:
+    return spec.seccomp, spec.seccomp_source, frozenset(DEFAULT if spec.capabilities is None else spec.capabilities)
 
 
 @functools.lru_cache
 def _compiled(text: str, source: str, capabilities: frozenset[str], kernel_release: str) -> bytes:
-    return program(_profile(text, source, kernel_release), capabilities, os.uname().machine)
+    try:
+        return program(_profile(text, source, kernel_release), capabilities, os.uname().machine)
+    except BadInput as error:
+        raise _as_typed(error) from None
+
+
+@functools.lru_cache
+def _passes_keyctl(text: str, source: str, capabilities: frozenset[str], kernel_release: str) -> bool:
+    return passes(_profile(text, source, kernel_release), capabilities, os.uname().machine, "keyctl")
+
+
+def _as_typed(error: BadInput) -> BadInput:
+    """What is wrong with a profile, after the option that named its file."""
+    return BadInput(f"--security-opt seccomp={str(error).removeprefix('seccomp profile ')}")
 
 
 def _profile(text: str, source: str, kernel_release: str) -> Profile:

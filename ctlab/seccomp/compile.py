@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from ..errors import BadInput, Unsupported
 from .numbers import numbers
-from .profile import ALLOW, ENOSYS, KILL_PROCESS, LOW_BITS, Condition, Profile
+from .profile import ACTION, ALLOW, ENOSYS, KILL_PROCESS, LOG, LOW_BITS, TRACE, Condition, Profile
 
 # os.uname().machine -> (architecture, number of its architecture: linux/audit.h), its own and its 32-bit one.
 MACHINES = {
@@ -75,8 +75,8 @@ def program(profile: Profile, capabilities: frozenset[str], machine: str, part: 
     code.load(_ARCHITECTURE, code.test(_EQUAL, own_mark, entry, miss))
     if len(code) > MAX_INSTRUCTIONS:
         raise BadInput(
-            f"{profile.name}: a filter of {len(code)} instructions; the kernel takes {MAX_INSTRUCTIONS}: fewer rules, "
-            "or fewer conditions on arguments"
+            f"seccomp profile {profile.name}: a filter of {len(code)} instructions; the kernel takes "
+            f"{MAX_INSTRUCTIONS}: fewer rules, or fewer conditions on arguments"
         )
     return code.packed()
 
@@ -111,6 +111,12 @@ def decisions(profile: Profile, capabilities: Set[str], machine: str) -> dict[st
                 if not rule.conditions:
                     closed.add(call)
     return {call: _closed(entries, profile.default) for call, entries in lists.items()}
+
+
+def passes(profile: Profile, capabilities: Set[str], machine: str, call: str) -> bool:
+    """Whether a call gets to the kernel, with some arguments at least (TRACE: if whoever traces the caller lets it)."""
+    decision = decisions(profile, capabilities, machine).get(call, (((), profile.default),))
+    return any(verdict & ACTION in (ALLOW, LOG, TRACE) for _, verdict in decision)
 
 
 def _closed(entries: list[tuple[tuple[Condition, ...], int]], default: int) -> Decision:

@@ -9,7 +9,7 @@ import pytest
 from container_help import namespaces
 from kernel_help import patient, wait_until
 
-from ctlab.errors import BadInput, NameInUse, ProgramNotFound, StateError
+from ctlab.errors import AddressError, BadInput, NameInUse, ProgramNotFound, StateError
 
 pytestmark = pytest.mark.kernel
 
@@ -59,6 +59,29 @@ def test_a_replaced_handle_says_so_and_the_new_one_has_the_address(lab: Any) -> 
     with pytest.raises(StateError, match=r"replaced in .*: take lab\['web'\]"):
         old.exec(["true"])
     assert lab.run(["false"], name="web", exists="keep") is new
+
+
+def test_what_can_be_checked_before_leaves_the_old_one(lab: Any) -> None:
+    """Addresses and the network, by what they will be when the old one has given its own back."""
+    lab.network("blue", subnet="10.9.0.0/29")
+    lab.network("full", subnet="10.9.1.0/30")
+    lab.run(name="beside", networks=["blue"], ip="10.9.0.6")
+    lab.run(name="holder", networks=["full"])
+    old = lab.run(name="web", networks=["blue"], ip="10.9.0.5")
+    for said, options in {
+        "10.8.0.1 is outside the subnet": {"networks": ["blue"], "ip": "10.8.0.1"},
+        "10.9.0.6 is taken by 'beside'": {"networks": ["blue"], "ip": "10.9.0.6"},
+        "has no IPv6 subnet": {"networks": ["blue"], "ip6": "fd00::5"},
+        "is exhausted": {"networks": ["blue", "full"]},
+        "isn't a MAC address": {"networks": ["blue"], "mac_address": "02:42"},
+        "container 'web' is replaced, and its network with it": {"networks": ["container:web"]},
+    }.items():
+        with pytest.raises((AddressError, BadInput), match=said):
+            lab.run(name="web", exists="replace", **options)
+        assert lab["web"] is old and old.state == "running" and old.exec(["true"]).returncode == 0
+    new = lab.run(name="web", exists="replace", networks=["blue"], ip="10.9.0.5", mac_address="02:00:00:00:00:07")
+    assert new is not old and str(new.address("blue")) == "10.9.0.5/29"
+    assert {net.name: len(net.pools[0].owners) for net in lab.networks} == {"blue": 2, "full": 1}
 
 
 def test_a_batch(lab: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from kernel_help import patient, uses
+from seccomp_help import PODMAN
 
 from ctlab.errors import BadInput, KernelError, Unsupported
 from ctlab.kernel.capabilities import DEFAULT
@@ -92,6 +93,33 @@ def test_a_profile_of_ones_own(lab: Any, file: Path) -> None:
     assert "No space left" in container.exec(["mkdir", "/tmp/x"]).stderr
 
 
+def test_that_keys_are_in_reach_is_said_of_every_filter_that_lets_them(lab: Any, tmp_path: Path) -> None:
+    def noted(name: str, **options: Any) -> list[str]:
+        lab.run(["true"], name=name, **options)
+        return [note for note in lab.notes if note.startswith(f"{name}: ") and "your own keys" in note]
+
+    def written(name: str, default: str, action: str, **more: Any) -> str:
+        path = tmp_path / name
+        rule = {"names": ["keyctl"], "action": f"SCMP_ACT_{action}"} | more
+        path.write_text(json.dumps({"defaultAction": f"SCMP_ACT_{default}", "syscalls": [rule]}))
+        return f"seccomp={path}"
+
+    some = [{"index": 0, "value": 11, "op": "SCMP_CMP_EQ"}]
+    reaching = {
+        "none": "seccomp=unconfined",
+        "all": written("all", "ALLOW", "ALLOW"),
+        "logged": written("logged", "ALLOW", "LOG"),
+        "some": written("some", "ALLOW", "ERRNO", args=some),
+        **({"podmans": f"seccomp={PODMAN}"} if PODMAN.is_file() else {}),
+    }
+    for name, word in reaching.items():
+        why = f"{name}: {word} lets keyctl through: nothing keeps its programs from your own keys in the kernel"
+        assert noted(name, security_opt=word) == [why]
+    kept = {"shut": [written("shut", "ALLOW", "ERRNO")], "usual": [], "admin": []}
+    for name, words in kept.items():
+        assert noted(name, security_opt=words, cap_add=["NET_ADMIN"] if name == "admin" else []) == []
+
+
 def test_a_profile_that_lets_nothing_run_is_one_error(lab: Any, tmp_path: Path) -> None:
     path = tmp_path / "nothing.json"
     rule = {"names": ["execve", "execveat"], "action": "SCMP_ACT_ERRNO"}
@@ -122,3 +150,17 @@ def test_what_a_capability_opens(lab: Any) -> None:
 def test_the_digest_is_of_the_program_that_runs(lab: Any) -> None:
     whole = program(PROFILE, frozenset(DEFAULT), os.uname().machine)
     assert lab.run().inspect()["seccomp"]["program"] == digest(whole)
+
+
+def test_a_filter_that_the_kernel_has_no_room_for_ends_nothing(lab: Any, tmp_path: Path) -> None:
+    """What is too large shows when it is compiled, for the capabilities asked for: before the old one is removed."""
+    args = [[{"index": 1, "value": value, "op": "SCMP_CMP_EQ"}] for value in range(5000)]
+    rules = [{"names": ["ioctl"], "action": "SCMP_ACT_ERRNO", "args": each} for each in args]
+    path = tmp_path / "large.json"
+    path.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}))
+    old = lab.run(name="web")
+    for options in ({}, {"name": "other"}, {"name": "w{n}", "count": 2}):
+        with pytest.raises(BadInput, match=r": a filter of \d+ instructions; the kernel takes 4096: fewer") as caught:
+            lab.run(**({"name": "web"} | options), exists="replace", security_opt=f"seccomp={path}")
+        assert str(caught.value).startswith(f"--security-opt seccomp={path}: a filter of ")
+    assert lab.containers.keys() == ["web"] and lab["web"] is old and old.state == "running"

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from seccomp_help import ARCHITECTURES, MARKS, USUAL, Program, all_numbers, arguments_for, name_of
 
 from ctlab.errors import BadInput, Unsupported
-from ctlab.seccomp.compile import LATE, MACHINES, MAX_INSTRUCTIONS, PARTS, X32_BIT, describe, digest, program
+from ctlab.kernel.capabilities import GRANTABLE
+from ctlab.seccomp.compile import LATE, MACHINES, MAX_INSTRUCTIONS, PARTS, X32_BIT, describe, digest, passes, program
 from ctlab.seccomp.default import PROFILE
 from ctlab.seccomp.numbers import numbers
 from ctlab.seccomp.profile import (
@@ -23,6 +24,7 @@ from ctlab.seccomp.profile import (
     KILL_THREAD,
     LOG,
     LOW_BITS,
+    TRACE,
     TRAP,
     Condition,
     Profile,
@@ -154,7 +156,9 @@ def test_jumps_reach_however_long_the_program_is() -> None:
 def test_what_is_too_long_for_the_kernel_is_refused() -> None:
     calls = sorted(numbers("x86_64"))
     rules = tuple(Rule((call,), EPERM, (Condition(0, ">", at << 33 | 1),)) for at, call in enumerate(calls * 3))
-    with pytest.raises(BadInput, match=rf"^huge: a filter of \d+ instructions; the kernel takes {MAX_INSTRUCTIONS}: "):
+    with pytest.raises(
+        BadInput, match=rf"^seccomp profile huge: a filter of \d+ instructions; the kernel takes {MAX_INSTRUCTIONS}: "
+    ):
         program(Profile("huge", ALLOW, rules), USUAL, "x86_64")
 
 
@@ -204,3 +208,30 @@ def test_a_description_has_the_name_and_a_digest_that_tells_programs_apart() -> 
     assert usual.digest.startswith("sha256:") and len(usual.digest) == 7 + 16
     assert describe(PROFILE, USUAL | {"SYS_PTRACE"}, "x86_64").digest != usual.digest
     assert describe(PROFILE, USUAL | {"NET_ADMIN"}, "x86_64").digest == usual.digest
+
+
+@pytest.mark.parametrize("machine", list(MACHINES))
+def test_what_gets_to_the_kernel_at_all(machine: str) -> None:
+    """By its last word, by some arguments only, or by whoever traces the caller."""
+
+    def found(default: int, *rules: Rule, capabilities: frozenset[str] = USUAL) -> bool:
+        return passes(Profile("x", default, rules), capabilities, machine, "keyctl")
+
+    some = (Condition(0, "==", 11),)
+    for verdict, gets_there in {
+        ALLOW: True,
+        LOG: True,
+        TRACE | 1: True,
+        EPERM: False,
+        TRAP: False,
+        KILL_THREAD: False,
+    }.items():
+        assert found(verdict) is gets_there
+        assert found(EPERM, Rule(("read", "keyctl"), verdict)) is gets_there
+        assert found(EPERM, Rule(("keyctl",), verdict, some)) is gets_there
+        assert found(verdict, Rule(("keyctl",), EPERM)) is False
+        assert found(verdict, Rule(("keyctl",), EPERM, some)) is gets_there
+        assert found(verdict, Rule(("read",), EPERM)) is gets_there
+    needs = Rule(("keyctl",), ALLOW, needs=frozenset({"NET_ADMIN"}))
+    assert (found(EPERM, needs), found(EPERM, needs, capabilities=USUAL | {"NET_ADMIN"})) == (False, True)
+    assert not any(passes(PROFILE, USUAL | {one}, machine, "keyctl") for one in GRANTABLE)
