@@ -8,12 +8,15 @@ from . import engines
 from .images.reference import parse
 from .plan import limits as limits_plan
 from .plan import ops, rootfs
+from .plan.render_words import comment
 from .runtime.resources import OOM_STEP
+from .security_options import DEFAULT, UNCONFINED
 from .starting import inside_operations, node_operations
 
 if TYPE_CHECKING:
     from .container import Container
     from .lab import Lab
+    from .spec import ContainerSpec
 
 
 def in_vm(lab: Lab) -> list[str]:
@@ -46,15 +49,28 @@ def explain_container(lab: Lab, container: Container) -> list[str]:
         container.name, prepare, node_operations(container), inside, writes, paths,
         network_of=_shared_with(lab, spec.network_mode),
     )  # fmt: skip
-    return [*in_vm(lab), *_DEFAULTS, *commands]
+    return [*in_vm(lab), *_besides(lab, spec), *commands]
 
 
-# What the lab gives to every container, which takes a cgroup to be made for it, or is no one command's.
-_DEFAULTS = [
-    f"# Every container of a lab has besides: pids.max {limits_plan.PIDS_DEFAULT} where nothing else is said, "
-    f"oom_score_adj +{OOM_STEP},",
-    "# and as many open files as the hard limit allows.",
-]
+_PIDS = {
+    "cgroup": f"pids.max {limits_plan.PIDS_DEFAULT} where nothing else is said, ",
+    "rlimit": f"ulimit -u {limits_plan.PIDS_DEFAULT} where nothing else is said, ",
+    "none": "",
+}
+_FILTERS = {DEFAULT: "the default filter of system calls", UNCONFINED: "no filter of system calls (seccomp=unconfined)"}
+
+
+def _besides(lab: Lab, spec: ContainerSpec) -> list[str]:
+    """What the lab gives to a container which takes a cgroup to be made for it, or is no one command's.
+
+    Where no lab runs nobody knows who counts processes; that it is a cgroup is likely.
+    """
+    return [
+        f"# Every container of a lab has besides: {_PIDS[lab._client.facts.get('pids_by', 'cgroup')]}"
+        f"oom_score_adj +{OOM_STEP},",
+        "# as many open files as the hard limit allows, an empty session keyring without permissions,",
+        comment(f"and {_FILTERS.get(spec.seccomp, f'the filter of system calls of {spec.seccomp_source}')}."),
+    ]
 
 
 def _shared_with(lab: Lab, mode: str) -> str | None:

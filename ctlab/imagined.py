@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from . import creating, engines, network, ticks
+from . import creating, engines, filters, network, security_options, ticks
 from .container import Container
 from .errors import BadInput, NameInUse, StateError
 from .explaining import explain_container, in_vm
@@ -193,6 +193,8 @@ def _paper_container(paper: PaperLab, spec: Any, exists: str | None, asked: Mapp
         engines.check_image(paper, spec.image, image.path)
     engines.check_mounts(paper, spec.mounts)
     check_limits(spec.limits, engines.cpus(paper))
+    if spec.seccomp != security_options.DEFAULT:
+        filters.own(spec, engines.kernel_release(paper))  # which a profile may be too large for
     old = paper._containers.get(key(spec.name))
     wanted: Mapping[str, Any] = {}
     if old is not None:

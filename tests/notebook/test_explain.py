@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from ctlab import labs
-from ctlab.errors import AddressError, NameInUse, NotFound, StateError
+from ctlab.errors import AddressError, BadInput, NameInUse, NotFound, StateError
 from ctlab.plan.render import Commands
 
 ROOT = Path(__file__).parents[2]
@@ -108,3 +109,38 @@ def test_where_no_lab_can_start() -> None:
     assert "True" in lines and "%container VERB [OPTIONS] …" in lines, done.stderr
     said = next(line for line in lines if line.startswith("Unsupported: "))
     assert "user" in said and "ENOSPC" in said
+
+
+def head(commands: Commands) -> str:
+    """What the comments before the first command say that every container has, in one line."""
+    lines = commands.lines
+    first = next(n for n, line in enumerate(lines) if not line.startswith("#"))
+    return " ".join(line.removeprefix("# ") for line in lines[:first]).partition(" Where to type this")[0]
+
+
+def test_the_head_names_what_no_command_gives(shell: Any, tmp_path: Path) -> None:
+    """The filter, whichever it is, the keyring, and the limit of processes as this lab has it."""
+    profile = tmp_path / "a profile.json"
+    profile.write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
+    filters = {
+        "": "the default filter of system calls.",
+        "--cap-add SYS_NICE": "the default filter of system calls.",
+        "--security-opt seccomp=unconfined": "no filter of system calls (seccomp=unconfined).",
+        f"--security-opt 'seccomp={profile}'": f"the filter of system calls of {profile}.",
+    }
+    for options, named in filters.items():
+        said = head(shell.run(f"%container run --explain --network none {options} -- true"))
+        assert said.startswith("Every container of a lab has besides: ") and said.endswith(f", and {named}"), said
+        assert "oom_score_adj +500, as many open files" in said and "an empty session keyring" in said
+    web = shell.run("%container run -d --name web")
+    for by, limit in {"cgroup": "pids.max 2048 ", "rlimit": "ulimit -u 2048 ", "none": "oom_score_adj"}.items():
+        web.lab._client.facts["pids_by"] = by
+        assert head(web.explain()).startswith(f"Every container of a lab has besides: {limit}")
+
+
+def test_a_filter_that_is_too_large_is_no_plan(shell: Any, tmp_path: Path) -> None:
+    args = [[{"index": 1, "value": value, "op": "SCMP_CMP_EQ"}] for value in range(5000)]
+    rules = [{"names": ["ioctl"], "action": "SCMP_ACT_ERRNO", "args": each} for each in args]
+    (tmp_path / "large.json").write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}))
+    error = shell.fails(f"%container run --explain --security-opt seccomp={tmp_path}/large.json -- true")
+    assert isinstance(error, BadInput) and "the kernel takes 4096" in str(error)
