@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, overload
 from .cards import NO_FORMULAS
 from .errors import CtlabError, describe
 from .kernel import probe, probe_checks, probe_facts, probe_options, probe_place, probe_remedies, probe_vm
+from .kernel.launcher_code import CODE
 from .kernel.probe_checks import DelegationLike
 from .kernel.probe_facts import Facts
 
@@ -135,6 +136,8 @@ class Report(Sequence[Probe]):
         else:
             missing = [item.name for item in self._probes if item.ok is False and not item.essential]
             verdict = f"a lab can start here, {_IDS[self._ids]}"
+            if "seccomp" in missing:
+                verdict += f"; {probe_options.OPTIONS['seccomp'].without}"
             verdict += f"; missing: {', '.join(missing)}" if missing else ""
         return f"{machine}, {probe_place.NAMES[facts.place]}\n{verdict}"
 
@@ -241,6 +244,7 @@ def build(
     # With a range chosen beforehand a lab doesn't fall back to the one own id: the range is then needed.
     for outcome in outcomes:
         essential = probe.BY_NAME[outcome.name].essential or (outcome.name == "id-range" and facts.ids != "single")
+        essential |= outcome.name == "seccomp" and facts.machine not in CODE  # as no launcher is
         detail, remedy = (outcome.detail, "") if outcome.ok else probe_remedies.explain(outcome, facts)
         if has_vm and not essential and remedy.startswith(probe_options.NEEDS_KERNEL):
             remedy += probe_vm.INSTEAD

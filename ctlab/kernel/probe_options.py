@@ -25,7 +25,7 @@ OPTIONS: Mapping[str, Option] = {
     "ipc-namespace": Option("IPC_NS", "", "no lab"),
     "cgroup-namespace": Option("CGROUPS", "", "no lab"),
     "pid-namespace": Option("PID_NS", "", "no lab"),
-    "seccomp": Option("SECCOMP_FILTER", "", "containers run without a system call filter"),
+    "seccomp": Option("SECCOMP_FILTER", "", "containers start only with --security-opt seccomp=unconfined"),
     "overlay": Option("OVERLAY_FS", "overlay", "no container gets a root file system of its own"),
     "veth": Option("VETH", "veth", "no container can be attached to a network"),
     "bridge": Option("BRIDGE", "bridge", "no network of driver bridge"),

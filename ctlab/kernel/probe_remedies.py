@@ -9,6 +9,7 @@ import errno
 
 from ..errors import errno_name
 from . import probe_place
+from .launcher_code import CODE
 from .probe import Outcome
 from .probe_facts import Facts
 from .probe_options import OPTIONS, absent, missing_option
@@ -46,6 +47,17 @@ _ELSEWHERE = {
 
 def explain(outcome: Outcome, facts: Facts) -> tuple[str, str]:
     """(detail, remedy) of a step of `probe.STEPS` that failed or wasn't tried; remedy "" where there is none."""
+    said, remedy = _explain(outcome, facts)
+    if outcome.name == "seccomp" and outcome.ok is False:
+        if facts.machine not in CODE:
+            return said, f"ctlab's launcher and filters are written for {' and '.join(CODE)}"
+        if "without it:" in remedy:
+            return said, remedy
+        remedy = f"{remedy}; without it: {OPTIONS['seccomp'].without}".removeprefix("; ")
+    return said, remedy
+
+
+def _explain(outcome: Outcome, facts: Facts) -> tuple[str, str]:
     name, number = outcome.name, outcome.number
     said = f"{errno_name(number)} ({outcome.detail})" if number else outcome.detail
     if outcome.ok is None:
@@ -74,7 +86,7 @@ def explain(outcome: Outcome, facts: Facts) -> tuple[str, str]:
         return said, "an overlay without privileges needs Linux 5.11 (userxattr)"
     if name == "seccomp" and number in (0, errno.ENOTSUP) and "SIGSYS" not in said:
         # No table for this processor, or a kernel that only says that it filters (a sandbox's).
-        return said, f"without it: {OPTIONS[name].without}"
+        return said, ""
     if "SIGSYS" in said:
         return f"{said} (a system call filter)", place_remedy(facts) or "start Jupyter outside of that sandbox"
     return said, place_remedy(facts) or "the kernel may have said why: sudo dmesg | tail"
