@@ -21,7 +21,7 @@ import errno
 import fcntl
 import os
 
-from . import launcher_code, syscalls
+from . import launcher_code, seccomp, syscalls
 from .lean import signal, suppress
 
 TYPE_CHECKING = False
@@ -44,10 +44,8 @@ _SYS_WRITE = 1 if _X86 else 64
 _SYS_SETSID = 112 if _X86 else 157
 _SYS_DUP3 = 292 if _X86 else 24
 _SYS_PRLIMIT64, _RLIMIT_NOFILE = 302 if _X86 else 261, 7
-_SYS_SECCOMP = 317 if _X86 else 277
 _SYS_EXECVEAT = 322 if _X86 else 281
 _SYS_CLONE3 = 435
-_SECCOMP_SET_MODE_FILTER, _SPEC_ALLOW = 1, 4
 _EXECUTE = "execute the launcher (which a filter of system calls has to allow)"
 
 _libc = ctypes.PyDLL(None, use_errno=True)
@@ -138,6 +136,7 @@ class Launcher:
         self._perform = ctypes.PYFUNCTYPE(ctypes.c_long, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_void_p)(at)
         stack = _map(_STACK_BYTES, _PROT_READ | _PROT_WRITE, _MAP_PRIVATE | _MAP_ANONYMOUS)
         self._stack = stack
+        self._by_prctl = seccomp.by_prctl()
 
     def become(
         self, argv: Sequence[str], path: str, workdir: str, environment: Mapping[str, str], *, script: bool = False
@@ -190,12 +189,9 @@ class Launcher:
                 limit = (ctypes.c_uint64 * 2)(files, files)
                 bound = (_SYS_PRLIMIT64, 0, _RLIMIT_NOFILE, ctypes.addressof(limit), 0)
                 calls.append((f"limit open files to {files}", bound))
-            kept = None
+            filter_ = seccomp.Program(len(program) // seccomp.INSTRUCTION_BYTES, program)
             if program:
-                kept = ctypes.create_string_buffer(program, len(program))
-                filter_ = _Program(len(program) // 8, ctypes.addressof(kept))
-                arguments = (_SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER, _SPEC_ALLOW, ctypes.addressof(filter_))
-                calls.append(("load the filter of system calls", arguments))
+                calls.append((seccomp.LOADING, seccomp.loading(filter_, by_prctl=self._by_prctl)))
             empty = ctypes.c_char_p(b"")
             address = ctypes.cast(empty, ctypes.c_void_p).value or 0
             execute = (
@@ -232,7 +228,3 @@ class Launcher:
             os.waitpid(pid, 0)
             raise _error(int(failed[1]), calls[failed[0] - 1][0])
         return pid, pidfd.value
-
-
-class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))  # struct sock_fprog

@@ -101,6 +101,8 @@ def _live(birth: Birth) -> None:
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     if birth.filter.early:
         seccomp.install(birth.filter.early)
+    elif birth.filter.late:
+        seccomp.check()  # while it can be told: an init of ours closes all it has before it loads one
     if not birth.awaited:
         _rehearse(root)
     order, mounts_given = orders.receive(birth.status)

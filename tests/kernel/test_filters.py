@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import patient, uses
+from kernel_help import patient, run_owner, uses
 from seccomp_help import PODMAN
 
 from ctlab.errors import BadInput, KernelError, Unsupported
@@ -164,3 +164,77 @@ def test_a_filter_that_the_kernel_has_no_room_for_ends_nothing(lab: Any, tmp_pat
             lab.run(**({"name": "web"} | options), exists="replace", security_opt=f"seccomp={path}")
         assert str(caught.value).startswith(f"--security-opt seccomp={path}: a filter of ")
     assert lab.containers.keys() == ["web"] and lab["web"] is old and old.state == "running"
+
+
+# A process whose machine hides seccomp(2), or has no filters at all: one of its own does that, then it owns a lab.
+AROUND = """
+import os, sys
+from ctlab.kernel import seccomp, syscalls
+from ctlab.seccomp.compile import program
+from ctlab.seccomp.profile import ALLOW, EINVAL, ENOSYS, Condition, Profile, Rule
+rules = [Rule(("seccomp",), ENOSYS)]
+if sys.argv[1] == "none":
+    rules.append(Rule(("prctl",), EINVAL, (Condition(0, "==", 22),)))  # PR_SET_SECCOMP
+if os.geteuid():
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+seccomp.install(program(Profile("around", ALLOW, tuple(rules)), frozenset(), os.uname().machine))
+import ctlab
+mode = ["sh", "-c", "grep ^Seccomp_filters: /proc/self/status | cut -f2"]
+with ctlab.Lab("around") as lab:
+"""
+OLDER_CALL = (
+    AROUND
+    + """
+    ran = lab.run(mode)
+    ran.wait()
+    print(ran.logs().stdout.strip())
+    idle = lab.run()
+    for options in ({}, {}, {"tty": True}):
+        print(idle.exec(mode, **options).check().stdout.strip())
+    print(idle.exec(["python3", "-c", sys.argv[2]]).check().stdout.strip())
+    own = lab.run(security_opt=["seccomp=" + sys.argv[3]])
+    print(own.exec(["mkdir", "/tmp/x"]).stderr.strip())
+print(ctlab.doctor()["seccomp"].ok)
+"""
+)
+NO_CALL = (
+    AROUND
+    + """
+    for options in ({"name": "c"}, {"count": 2}, {"security_opt": "seccomp=" + sys.argv[3]}, {"cap_add": "SYS_NICE"}):
+        try:
+            lab.run(**options)
+        except ctlab.KernelError as error:
+            print(error)
+    print(len(lab.containers))
+    bare = lab.run(name="bare", security_opt="seccomp=unconfined")
+    print(*[bare.exec(mode).check().stdout.strip() for _ in range(2)])
+report = ctlab.doctor()
+print(report["seccomp"].ok, report.usable, report.summary.splitlines()[1])
+print(report["seccomp"].remedy)
+"""
+)
+
+
+@pytest.mark.long_in_guest
+def test_where_only_the_older_call_is_let_through_every_program_is_filtered(file: Path) -> None:
+    """By run in two parts, by exec in two, or a profile of one's own whole; the first of the three is around all."""
+    uses("seccomp")
+    said = run_owner(OLDER_CALL, "older", CALLS, str(file)).splitlines()
+    counts, (calls_, own, doctor) = said[:4], said[4:]
+    assert len(set(counts)) == 1 and int(counts[0]) >= 3, said
+    assert calls_ == "EPERM EPERM" and "No space left on device" in own and doctor == "True", said
+
+
+@pytest.mark.long_in_guest
+def test_where_no_filter_can_be_had_a_start_is_refused_and_the_doctor_says_the_same(file: Path) -> None:
+    uses("seccomp")
+    *refused, left, bare, doctor, remedy = run_owner(NO_CALL, "none", CALLS, str(file)).splitlines()
+    assert len(refused) == 4 and left == "0", refused
+    for line in refused:
+        assert "load the filter of system calls" in line and line.endswith(": EINVAL (Invalid argument)"), line
+        assert "%lab doctor" in line and "--security-opt seccomp=unconfined" in line
+    assert refused[0].startswith("container c: ")
+    assert len(set(bare.split())) == 1
+    assert doctor.startswith("False True a lab can start here, ") and "missing: seccomp" in doctor
+    assert "; containers start only with --security-opt seccomp=unconfined; " in doctor
+    assert remedy.endswith("without it: containers start only with --security-opt seccomp=unconfined")
