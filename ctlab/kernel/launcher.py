@@ -20,6 +20,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import select
 
 from . import launcher_code, seccomp, syscalls
 from .lean import signal, suppress
@@ -34,6 +35,7 @@ HIGH = 16  # descriptors of ours are moved there before the numbers below are gi
 FAILED_STATUS = 70
 WORKING_DIRECTORY, PROGRAM = 1, 2  # the steps that the report names
 REPORT_BYTES = 8
+_REPORT_MS = 2000  # from the birth to the program, or to the report that there is none
 
 _FLAGS, _WITH_SCRIPT, _WITH_TERMINAL = 0x40, 1, 2
 _STACK_BYTES = 32 << 10  # of the child until it executes the launcher; a signal's frame would fit, but all are blocked
@@ -97,8 +99,13 @@ class Child:
         self.report = report
 
     def failure(self) -> tuple[int, int] | None:
-        """(Step, errno) of a launcher that could not go on; None once the program runs. Waits until that is known."""
-        return read_report(os.read(self.report, REPORT_BYTES))
+        """(Step, errno) of a launcher that could not go on; None once the program runs. Waits until that is known.
+
+        But not for ever: what else runs in the container can open the launcher's end and keep it.
+        """
+        poll = select.poll()
+        poll.register(self.report, select.POLLIN)
+        return read_report(os.read(self.report, REPORT_BYTES)) if poll.poll(_REPORT_MS) else None
 
     def end(self) -> None:
         """Kill it and wait for its end, if it hasn't been waited for."""

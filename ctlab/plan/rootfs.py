@@ -30,7 +30,7 @@ def _kernel_file_systems() -> list[ops.Operation]:
         ops.Mount("tmpfs", "/dev", ["nosuid", "noexec"], "mode=755,size=64k,nr_inodes=1k"),
         *(ops.Device(name) for name in DEVICES),
         ops.Folder("/dev/pts", 0o755),
-        ops.Mount("devpts", "/dev/pts", ["nosuid", "noexec"], "newinstance,ptmxmode=0666,mode=0620"),
+        ops.Mount("devpts", "/dev/pts", ["nosuid", "noexec"], "newinstance,ptmxmode=0666,mode=0620,max=256"),
         ops.SymbolicLink("/dev/ptmx", "pts/ptmx"),
         ops.SymbolicLink("/dev/fd", "/proc/self/fd"),
         ops.SymbolicLink("/dev/stdin", "/proc/self/fd/0"),

@@ -76,7 +76,8 @@ def main(control: _socket.socket, context: Context) -> NoReturn:
             orders.send(control, {"renamed": renamed})
             renamed = []
         if dead and (len(dead) > _MOST_DEAD or not waiting.poll(0)):
-            _bury(*dead.pop(0))
+            with suppress(OSError):  # what resists stays; the next container is made all the same
+                _bury(*dead.pop(0))
             continue
         message, given = orders.receive(control)
         if message is None:

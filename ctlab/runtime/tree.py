@@ -21,6 +21,8 @@ from ..kernel.lean import suppress
 from ..plan.rootfs import DEVICES
 from . import context
 
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOVED = ".ctlab-moved-"  # and a number: a folder of a container's that is being removed
 _TREE = "/tmp"  # where the tree is put together; everyone has this folder, and it is hidden in our copy only
 
 
@@ -124,18 +126,49 @@ class Tree:
 
 
 def remove_tree(path: str) -> None:
-    """Remove a folder and all below it; symbolic links are not followed. What resists is left."""
-    for _, folders, files, directory in os.fwalk(path, topdown=False, onerror=None):
-        for name in files:
-            with suppress(OSError):
-                os.unlink(name, dir_fd=directory)
-        for name in folders:
-            try:
-                os.rmdir(name, dir_fd=directory)
-            except NotADirectoryError:
-                with suppress(OSError):
-                    os.unlink(name, dir_fd=directory)
-            except OSError:
-                continue
+    """Remove a folder and all below it, however deep; symbolic links are not followed. What resists is left.
+
+    What lies in a folder of it is moved up to its top, so that neither descriptors nor paths grow with the depth, which
+    a container chooses.
+    """
+    with suppress(OSError):
+        top = os.open(path, _FOLDER)
+        try:
+            moved = 0
+            while (now := _remove_a_layer(top, moved)) != moved:
+                moved = now
+        finally:
+            os.close(top)
     with suppress(OSError):
         os.rmdir(path)
+
+
+def _remove_a_layer(top: int, moved: int) -> int:
+    """Remove what can be, and move the folders of its folders up; the number of the last one that was moved."""
+    with os.scandir(top) as entries:
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                with suppress(OSError):
+                    os.unlink(entry.name, dir_fd=top)
+                continue
+            with suppress(OSError):
+                folder = os.open(entry.name, _FOLDER, dir_fd=top)
+                try:
+                    moved = _remove_and_move(folder, top, moved)
+                finally:
+                    os.close(folder)
+            with suppress(OSError):
+                os.rmdir(entry.name, dir_fd=top)
+    return moved
+
+
+def _remove_and_move(folder: int, top: int, moved: int) -> int:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    os.rename(entry.name, f"{_MOVED}{moved + 1}", src_dir_fd=folder, dst_dir_fd=top)
+                    moved += 1
+                else:
+                    os.unlink(entry.name, dir_fd=folder)
+    return moved

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from kernel_help import need_freezer, need_ids, open_descriptors, patient, tries, wait_until
+from kernel_help import need_freezer, need_ids, no_hang, open_descriptors, patient, tries, wait_until
 
 from ctlab.errors import BadInput, NotFound, ProgramFailed, ProgramNotFound, StateError
 
@@ -105,6 +105,30 @@ def test_programs_that_cannot_run(lab: Any) -> None:
     with pytest.raises(BadInput):
         container.exec([])
     assert container.exec(["true"]).returncode == 0
+
+
+HOLDS = """
+import os, time
+held, last = [], os.getpid()
+print("ready", flush=True)
+while True:
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) > last:
+            try:
+                held.append(os.open(f"/proc/{entry}/fd/3", os.O_WRONLY))
+            except OSError:
+                pass
+"""
+
+
+def test_who_holds_the_report_of_a_launcher_holds_nobody_up(lab: Any) -> None:
+    """Any process of the container can open it in the moment before the program runs."""
+    web = lab.run(["sleep", "600"], name="web")
+    web.exec(["python3", "-c", HOLDS], detach=True)
+    for _ in range(20):
+        with no_hang(20):
+            process = web.exec(["true"], detach=True)
+        assert process.wait(patient(10)) == 0
 
 
 def test_after_a_restart_while_a_program_ran(lab: Any) -> None:

@@ -398,6 +398,51 @@ def test_descriptors_in_flight(usable: None) -> None:
     assert others == ["calm", "calm", "new running (1024, 4096)"]
 
 
+TERMINALS = """
+import errno, os, time
+held = []
+try:
+    while len(held) < 600:
+        held.append(os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY))
+except OSError as error:
+    print(errno.errorcode[error.errno], len(held), flush=True)
+time.sleep(60)
+"""
+
+
+def test_terminals(flooded: ctlab.Lab) -> None:
+    """The kernel counts those of all containers of the machine together; each has a share."""
+    flood = flooded.run(["python3", "-c", TERMINALS], name="flood")
+    assert wait_until(lambda: str(flood.logs()).strip() == "ENOSPC 256"), flood.logs()
+    assert flooded["calm"].exec(["echo", "there"], tty=True).stdout.strip() == "there"
+    at_work(flooded)
+
+
+DEEP = """
+import os, sys
+os.mkdir("/flood")
+os.chdir("/flood")
+for number in range(int(sys.argv[1])):
+    os.mkdir("d")
+    os.chdir("d")
+with open("large", "wb") as file:
+    file.write(bytes(4 << 20))
+"""
+
+
+def test_folders_as_deep_as_they_can_be(flooded: ctlab.Lab) -> None:
+    """Whoever removes them has neither a descriptor nor a path for each level."""
+    before = flooded.status()["storage"]
+    depth = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1] + 100, 25_000)
+    flood = flooded.run(["sleep", "60"], name="flood")
+    flood.exec(["python3", "-c", DEEP, str(depth)]).check()
+    flood.remove()
+    at_work(flooded)
+    for kind, room in (("used_inodes", 2000), ("used_bytes", 2 << 20)):
+        assert wait_until(lambda kind=kind, room=room: flooded.status()["storage"][kind] < before[kind] + room)
+    assert not [note for note in flooded.notes if "nursery" in note]
+
+
 LINKS, ROUTES = 200, 2000
 
 
