@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..errors import describe
 from ..metrics import columns as metric_columns
 from ..metrics.ring import Ring
 from ..runtime import packets, protocol
@@ -264,7 +265,10 @@ class Relay:
         if key not in self._logs:
             if len(self._logs) >= _MOST_LOGS:
                 raise Surprise(f"the output of more than {_MOST_LOGS} containers")
-            descriptor = LogRing.create()
+            try:
+                descriptor = LogRing.create()
+            except OSError as error:
+                raise Surprise(f"the output of {len(self._logs)} containers and more: {describe(error)}") from None
             self._logs[key] = LogRing(descriptor, writable=True), descriptor
         self._apply(self._logs[key][0], changes)
 

@@ -212,19 +212,21 @@ def test_a_guest_that_sends_for_ever_is_ended() -> None:
     order = random.Random(24)
     for kind, body in ((frames.EVENT, b"\0\0\0\0{}"), (frames.LOG, b""), (frames.DATA, b""), (frames.BOOT, b"")):
         world = World()
-        with pytest.raises(Surprise):
-            for number in range(500_000):
-                if kind == frames.LOG:
-                    world.relay.hear(kind, number, bytes(48))
-                elif kind == frames.DATA:
-                    if not world.relay._writers:  # with pipes that nobody reads
-                        world.ask(order)
-                        world.turn()
-                    for stream in list(world.relay._writers):
-                        world.relay.hear(kind, stream, body)
-                else:
-                    world.relay.hear(kind, number, body)
-        world.close()
+        try:
+            with pytest.raises(Surprise):
+                for number in range(500_000):
+                    if kind == frames.LOG:
+                        world.relay.hear(kind, number, bytes(48))
+                    elif kind == frames.DATA:
+                        if not world.relay._writers:  # with pipes that nobody reads
+                            world.ask(order)
+                            world.turn()
+                        for stream in list(world.relay._writers):
+                            world.relay.hear(kind, stream, body)
+                    else:
+                        world.relay.hear(kind, number, body)
+        finally:
+            world.close()
 
 
 def test_words_of_a_boot_that_are_anything() -> None:
