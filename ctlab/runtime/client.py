@@ -175,9 +175,14 @@ class Client:
 
     def abandon(self) -> None:
         """End what was begun, whether it has come to be a lab or not; twice is no error."""
-        self._undo.close()
-        self._gone.set()
-        self._ended.set()
+        try:
+            self._undo.close()
+        except BaseException:  # interrupted again: somebody has to wait for the keeper all the same
+            threading.Thread(target=self._end_keeper, daemon=True).start()
+            raise
+        finally:
+            self._gone.set()
+            self._ended.set()
 
     def _start_keeper(self, interval_seconds: float, errors: BinaryIO, undo: contextlib.ExitStack) -> None:
         """Spawn it and wait until it is ready; `undo` ends what was begun, whatever interrupts us."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import open_descriptors, patient, wait_until
+from kernel_help import children, open_descriptors, patient, wait_until
 
 import ctlab
 from ctlab.errors import BadInput, CtlabError, LabGone, NameInUse, NotFound, Unsupported
@@ -41,6 +41,27 @@ def test_start_stop_and_nothing_left(runtime_base: Path) -> None:
     assert not any(os.path.isdir(path) for path in facts["cgroup_paths"])
     assert not os.path.exists(facts["runtime_folder"])
     assert repr(lab) == "<Lab one: stopped>"
+
+
+def test_a_start_that_is_interrupted_twice_leaves_nothing(runtime_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second interrupt comes while what was begun is waited for."""
+    from ctlab.runtime import client
+
+    descriptors, below = open_descriptors(), children()
+    left, real = [KeyboardInterrupt, KeyboardInterrupt], client.readable
+
+    def interrupted(seconds: float, descriptor: int) -> bool:
+        if left:
+            raise left.pop()
+        return real(seconds, descriptor)
+
+    monkeypatch.setattr(client, "readable", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ctlab.Lab("twice")
+    assert not left
+    assert wait_until(lambda: (open_descriptors(), children()) == (descriptors, below))
+    with ctlab.Lab("twice") as lab:
+        assert lab.run(["true"]).wait(patient(10)) == 0
 
 
 def test_held_handles_say_that_the_lab_is_gone() -> None:
