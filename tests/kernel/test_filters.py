@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import errno
+import functools
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import patient, run_owner, uses
+from kernel_help import need_root, patient, run_owner, uses, wait_until
 from seccomp_help import PODMAN
 
 from ctlab.errors import BadInput, KernelError, Unsupported
@@ -147,9 +152,88 @@ def test_what_a_capability_opens(lab: Any) -> None:
             lab.run(cap_add=reaching)
 
 
-def test_the_digest_is_of_the_program_that_runs(lab: Any) -> None:
-    whole = program(PROFILE, frozenset(DEFAULT), os.uname().machine)
-    assert lab.run().inspect()["seccomp"]["program"] == digest(whole)
+SEIZE, INTERRUPT, DETACH, GET_FILTER = 0x4206, 0x4207, 17, 0x420C  # of ptrace(2)
+_WALL = 0x40000000
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.restype = ctypes.c_long
+
+
+def loaded(pid: int) -> list[bytes]:
+    """The filters that the kernel has for a process, the oldest first. OSError: EACCES, EINVAL where it shows none."""
+
+    def ptrace(request: int, number: int = 0, to: Any = None) -> int:
+        answer: int = libc.ptrace(request, pid, ctypes.c_void_p(number), to)
+        if answer < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        return answer
+
+    ptrace(SEIZE)
+    try:
+        ptrace(INTERRUPT)
+        os.waitpid(pid, _WALL)
+        found: list[bytes] = []
+        if "Seccomp:\t0" in Path(f"/proc/{pid}/status").read_text():
+            return found
+        while True:
+            try:
+                room = ctypes.create_string_buffer(8 * ptrace(GET_FILTER, len(found)))
+            except OSError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+                return found
+            ptrace(GET_FILTER, len(found), room)
+            found.append(room.raw)
+    finally:
+        ptrace(DETACH)
+
+
+def runs(pid: int, expected: list[list[str]]) -> bool:
+    return [digest(one) for one in loaded(pid)] in expected
+
+
+def exec_of(container: Any) -> int:
+    """A program that is exec'ed in it, as this machine numbers it."""
+    mark = f"60.{time.monotonic_ns()}"
+    container.exec(["sleep", mark], detach=True)
+    found: list[int] = []
+
+    def there() -> bool:
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (folder / "cmdline").read_bytes() == f"sleep\0{mark}\0".encode():
+                    found.append(int(folder.name))
+        return bool(found)
+
+    assert wait_until(there)
+    return found[0]
+
+
+def test_the_digest_is_of_the_program_that_runs(lab: Any, file: Path) -> None:
+    """By what the kernel says that it has: the filter whole, or the lab's two parts of it (test_seccomp_compile.py)."""
+    need_root("to be shown filters (PTRACE_SECCOMP_GET_FILTER)")
+    try:
+        loaded(lab.run(["sleep", "60"]).pid)
+    except OSError as error:
+        pytest.skip(f"this kernel shows no filters (CONFIG_CHECKPOINT_RESTORE), or not who has one: {error.strerror}")
+    parts = [digest(program(PROFILE, frozenset(DEFAULT), os.uname().machine, part)) for part in ("early", "late")]
+    lab_s = digest(program(PROFILE, frozenset(DEFAULT), os.uname().machine))
+    seen = set()
+    for options in (
+        {}, {"init": True}, {"cap_add": "NET_ADMIN"}, {"image": "scratch"}, {"cap_add": "SYS_NICE"},
+        {"cap_drop": "ALL"}, {"security_opt": f"seccomp={file}"}, {"security_opt": "seccomp=unconfined"},
+    ):  # fmt: skip
+        for command in (None, ["sleep", "60"])[: 1 if "image" in options else 2]:
+            container = lab.run(command, **options)
+            said = container.inspect()["seccomp"]["program"]
+            seen.add(said)
+            expected = {"": [[]], lab_s: [parts, [lab_s]]}.get(said, [[said]])
+            for again in (False, True):
+                if again:
+                    container.restart(0)
+                ways = [container.pid] if "image" in options else [container.pid, exec_of(container)]
+                for pid in ways:  # an init of ours may be loading its last one still
+                    assert wait_until(functools.partial(runs, pid, expected)), (options, command, again)
+    assert len(seen) == 5, "the lab's, that of SYS_NICE, of no capability, the file's, none"
 
 
 def test_a_filter_that_the_kernel_has_no_room_for_ends_nothing(lab: Any, tmp_path: Path) -> None:
