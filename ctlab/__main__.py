@@ -1,4 +1,4 @@
-"""``python -m ctlab doctor|prune|shell|version|vm``: what can be done without a notebook, or beside one."""
+"""``python -m ctlab doctor|prune|seccomp|shell|version|vm``: what can be done without a notebook, or beside one."""
 
 from __future__ import annotations
 
@@ -26,6 +26,18 @@ def _prune(arguments: argparse.Namespace) -> int:
     from .runtime import prune
 
     prune.main()
+    return 0
+
+
+def _seccomp(arguments: argparse.Namespace) -> int:
+    from .errors import BadInput
+    from .seccomp import told
+
+    try:
+        print(told.about(arguments.call) if arguments.call else told.table())
+    except BadInput as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 
@@ -59,6 +71,9 @@ def main(words: list[str] | None = None) -> int:
     verb.add_argument("--json", action="store_true", help="as JSON")
     verb.set_defaults(do=_doctor)
     verbs.add_parser("prune", help="remove what labs that died have left").set_defaults(do=_prune)
+    verb = verbs.add_parser("seccomp", help="what the default filter of system calls refuses, and why; or of a call")
+    verb.add_argument("call", metavar="CALL", nargs="*")
+    verb.set_defaults(do=_seccomp)
     verb = verbs.add_parser(
         "shell",
         help="a shell in a container, or what stands behind --, in this terminal; %%container shell prints the line",
