@@ -31,13 +31,15 @@ def python(code: str, *arguments: str, fds: tuple[int, ...] = ()) -> str:
 
 
 NEW_NETWORK = """
-import json, os, socket, sys
+import errno, json, os, socket, sys
 from ctlab.kernel import link_stats, syscalls
 try:
     if os.getuid():
         syscalls.unshare(syscalls.CLONE_NEWUSER)
     syscalls.unshare(syscalls.CLONE_NEWNET)
 except OSError as error:
+    if error.errno not in (errno.EPERM, errno.ENOSPC):  # forbidden, or a quota
+        raise
     print("no network namespace:", error)
     sys.exit(77)
 from pyroute2 import IPRoute
@@ -104,11 +106,13 @@ def end(process: subprocess.Popen[str]) -> None:
 # A first process in a PID namespace of its own: it starts two children that work and end or work and stay, and says
 # when they have. `quit` on its input ends it.
 CONTAINER = """
-import os, subprocess, sys
+import errno, os, subprocess, sys
 from ctlab.kernel import syscalls
 try:
     syscalls.unshare((syscalls.CLONE_NEWUSER if os.getuid() else 0) | syscalls.CLONE_NEWPID)
 except OSError as error:
+    if error.errno not in (errno.EPERM, errno.ENOSPC):  # forbidden, or a quota
+        raise
     print("no PID namespace:", error)
     sys.exit(77)
 work = "import time\\nwhile time.process_time() < 0.3: pass\\n"

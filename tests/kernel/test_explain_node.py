@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from explain_help import comparable
-from kernel_help import patient
+from kernel_help import need_root, patient
 
 from ctlab.kernel import netlink, syscalls
 from ctlab.plan import network, ops
@@ -118,6 +118,7 @@ def carried(pid: int) -> None:
 @contextlib.contextmanager
 def namespaces(count: int) -> Iterator[list[int]]:
     """Processes that hold a fresh network namespace each."""
+    need_root("to make network namespaces outside of a lab")
     holders = [
         subprocess.Popen(
             ["unshare", "--net", "sh", "-c", "echo; exec sleep 60"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -127,8 +128,7 @@ def namespaces(count: int) -> Iterator[list[int]]:
     try:
         for holder in holders:
             assert holder.stdout is not None
-            if not holder.stdout.readline():
-                pytest.skip("needs root: it makes network namespaces outside of a lab")
+            assert holder.stdout.readline(), "unshare --net"
         yield [holder.pid for holder in holders]
     finally:
         for holder in holders:

@@ -137,8 +137,8 @@ def test_a_package_of_the_systems_own_program_is_read(tmp_path: Path, how: str) 
     (tmp_path / "p" / "boot" / "file").write_bytes(b"y" * 5000)
     words = ["dpkg-deb", "--root-owner-group", f"-Z{how}", "-b", str(tmp_path / "p"), str(tmp_path / "x.deb")]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode and how == "zstd":
-        pytest.skip("this dpkg-deb makes no zstd")
+    if done.returncode and "unknown compression type" in done.stderr:
+        pytest.skip(f"this dpkg-deb makes no {how}")
     assert done.returncode == 0, done.stderr
     found = deb.files((tmp_path / "x.deb").read_bytes(), "x.deb")
     assert [tuple(one) for one in found] == [("boot/file", b"y" * 5000)]

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import vm_help
 from kernel_help import children_of, patient, wait_until
 from terminal_help import CTRL_C, Person
 
@@ -113,8 +114,7 @@ def test_a_read_only_mount_shows_this_machines_files(vm_lab: Any, shared: Path) 
 def test_what_is_named_is_shown_as_it_is_at_that_moment(vm_lab: Any, shared: Path) -> None:
     """It lies where all is covered; and the guest remembers for a second what it has found at a place."""
     view = vm_lab.status()["vm"]["shares"]
-    if view["why_not"]:
-        pytest.skip(f"nothing can be covered here: {view['why_not']}")
+    vm_help.need_covers(view["why_not"])
     assert {"/proc", "/sys", "/run", "/tmp", "/home"} <= set(view["covered"])
     deep = shared / "one" / "deep"
     deep.mkdir(parents=True)

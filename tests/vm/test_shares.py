@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import vm_help
 from kernel_help import ROOT, patient
 
 from ctlab.vm import shares
@@ -36,8 +37,7 @@ def test_the_guests_root_sees_no_proc_sys_run_or_home_of_this_machine() -> None:
     covered = shares.covers(shares.homes())
     view = shares.make()
     view.close()
-    if why_not := view.why_not:
-        pytest.skip(f"nothing can be covered here: {why_not}")
+    vm_help.need_covers(view.why_not)
     shown = [path for path in (str(ROOT), sys.prefix) if any(path.startswith(f"{one}/") for one in covered)]
     script = GUEST.replace("COVERED", " ".join(covered))
     words = [sys.executable, "-B", "-c", HOST, str(ROOT), script, str(patient(120))]

@@ -93,6 +93,16 @@ def apart(
     return done
 
 
+def need_covers(why_not: str) -> None:
+    """Skip where no mount namespace can be had to cover folders in; where one can, something must be covered."""
+    if why_not:
+        tried = subprocess.run(
+            ["unshare", "-m" if os.geteuid() == 0 else "-Urm", "true"], capture_output=True, text=True
+        )
+        assert tried.returncode, why_not
+        pytest.skip(f"nothing can be covered here: {tried.stderr.strip()}")
+
+
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """For a process that uses this checkout."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), **(more or {})}
