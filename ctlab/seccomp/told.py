@@ -14,9 +14,9 @@ from .profile import ALLOW, EINVAL, ENOSYS, EPERM
 _NAMES = {ALLOW: "allowed", EPERM: "EPERM", ENOSYS: "ENOSYS", EINVAL: "EINVAL"}
 _WIDTH = 100
 _HEAD = (
-    "What the default filter of system calls refuses, by reason. A program sees EPERM (not permitted) or ENOSYS (no such "
-    "call); so it does where a capability is missing or the kernel itself refuses. To tell them apart: strace in the "
-    "container names the call, `python -m ctlab seccomp CALL` says whether it is the filter's doing, and "
+    "What the default filter of system calls refuses, by reason. A program sees EPERM (not permitted) or ENOSYS (no "
+    "such call); so it does where a capability is missing or the kernel itself refuses. To tell them apart: strace in "
+    "the container names the call, `python -m ctlab seccomp CALL` says whether it is the filter's doing, and "
     "--security-opt seccomp=unconfined leaves the filter out."
 )
 
