@@ -7,6 +7,7 @@ relative to that descriptor. Where somebody else has taken the name, the next on
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -16,7 +17,9 @@ from ..errors import CtlabError
 from . import syscalls
 
 FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PASS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _AT_FDCWD = -100
+_LINKS_MOST = 40  # on one way, as in the kernel
 _NO_LINKS = syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
 
 
@@ -38,6 +41,72 @@ def open_above(path: str) -> int:
         os.close(descriptor)
         raise NotPrivate(f"{path} {trouble}")
     return descriptor
+
+
+def open_way(path: str, *, make: bool) -> int:
+    """A descriptor of the folder of ours at `path`, to which nobody else can make the way lead; the caller closes it.
+
+    Each part of the way, and of what a link in it leads through, is ours or root's, and in a folder that no other user
+    can write to (or is sticky). With `make` what is missing is made, of mode 0700.
+    Raises NotPrivate, FileNotFoundError (without `make`), OSError.
+    """
+    parts, walked, links = path.split("/")[::-1], "", 0
+    above = os.open("/", _PASS)
+    try:
+        while parts:
+            part = parts.pop()
+            if part in ("", "."):
+                continue
+            at = os.path.normpath(f"{walked}/{part}")
+            status = _next(above, part, make)
+            if trouble := _swayed(status):
+                raise NotPrivate(f"{at} {trouble}")
+            if stat.S_ISLNK(status.st_mode):
+                links += 1
+                if links > _LINKS_MOST:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                target = os.readlink(part, dir_fd=above)
+                parts += target.split("/")[::-1]
+                if not target.startswith("/"):
+                    continue
+                part, at = "/", ""
+            below = os.open(part, _PASS, dir_fd=above)
+            os.close(above)
+            above, walked = below, at
+        if trouble := _trouble(os.fstat(above), 0):
+            raise NotPrivate(f"{path} {trouble}")
+        return os.open(".", FLAGS, dir_fd=above)
+    finally:
+        os.close(above)
+
+
+def _next(above: int, part: str, make: bool) -> os.stat_result:
+    """What lies at a part of a way, which is made if need be."""
+    try:
+        return os.stat(part, dir_fd=above, follow_symlinks=False)
+    except FileNotFoundError:
+        if not make:
+            raise
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(part, 0o700, dir_fd=above)
+    return os.stat(part, dir_fd=above, follow_symlinks=False)
+
+
+def _swayed(status: os.stat_result) -> str:
+    """Why another user can say where a way leads from here; empty where none can.
+
+    A group that we are in counts as us: many a home is its user's own group's to write to.
+    """
+    if status.st_uid not in (0, os.geteuid(), os.stat("/").st_uid):  # in a user namespace root may be nobody's id
+        return f"belongs to user {status.st_uid}, not to you ({os.geteuid()})"
+    if stat.S_ISLNK(status.st_mode):
+        return ""
+    if not stat.S_ISDIR(status.st_mode):
+        return "isn't a folder"
+    others = 0o002 if status.st_gid in (os.getegid(), *os.getgroups()) else 0o022
+    if status.st_mode & others and not status.st_mode & stat.S_ISVTX:
+        return f"is open to others (mode {stat.S_IMODE(status.st_mode):o})"
+    return ""
 
 
 def open_one(above: int, name: str, *, make: bool) -> int:

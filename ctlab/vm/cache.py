@@ -1,6 +1,7 @@
 """The folder of what a VM boots from: private, its files complete or not there, damage found by checksum.
 
 ``$XDG_CACHE_HOME/ctlab/vm``: a folder per kernel, initramfs archives by their key, and what the probe of KVM found.
+Where another user could make the way to it lead elsewhere (root with a user's HOME: `sudo -E`, `su`), it is refused.
 """
 
 from __future__ import annotations
@@ -10,57 +11,93 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import CtlabError, describe
+from ..kernel import private_folder
 
 FACTS = "facts.json"
 _UNFINISHED = ".new-"
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ELSEWHERE = "set XDG_CACHE_HOME to a folder of yours"
 
 
 def place() -> Path:
     """Where the cache is, or would be. Raises CtlabError if something else is there, or another user's."""
-    above = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    path = Path(above).absolute() / "ctlab" / "vm"
-    try:
-        status = path.lstat()
-    except FileNotFoundError:
-        return path
-    except OSError as error:
-        raise refused(path, error) from None
-    if not stat.S_ISDIR(status.st_mode):
-        raise CtlabError(f"{path} isn't a folder: remove it, or {_ELSEWHERE}")
-    if status.st_uid != os.getuid():
-        raise CtlabError(f"{path} belongs to user {status.st_uid}, not to you ({os.getuid()}): {_ELSEWHERE}")
+    path = _path()
+    with contextlib.suppress(FileNotFoundError):
+        os.close(_opened(path, make=False))
     return path
 
 
 def folder() -> Path:
     """The cache, made if need be; one that is there may be read-only. Raises CtlabError."""
-    path = place()
+    path = _path()
+    descriptor = _opened(path, make=True)
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if path.stat().st_mode & 0o077:
-            path.chmod(0o700)
+        if os.fstat(descriptor).st_mode & 0o077:
+            os.fchmod(descriptor, 0o700)
     except OSError as error:
         raise refused(path, error) from None
+    finally:
+        os.close(descriptor)
     return path
+
+
+def _path() -> Path:
+    above = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(above).absolute() / "ctlab" / "vm"
+
+
+def _opened(path: Path, *, make: bool) -> int:
+    """The cache's folder: what lies there, and the way to it, is in nobody else's hands, so that paths may be used.
+
+    Raises CtlabError, FileNotFoundError (without `make`).
+    """
+    try:
+        return private_folder.open_way(str(path), make=make)
+    except private_folder.NotPrivate as error:
+        raise CtlabError(f"{error}: {_ELSEWHERE}") from None
+    except FileNotFoundError as error:
+        if not make:
+            raise
+        raise refused(path, error) from None
+    except OSError as error:
+        raise refused(path, error) from None
+
+
+@contextlib.contextmanager
+def _above(path: Path) -> Iterator[int]:
+    """The folder in which something is made or removed, by its descriptor. Raises OSError, NotPrivate."""
+    descriptor = private_folder.open_way(str(path.parent), make=False)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def clear_unfinished(path: Path) -> None:
     """Remove what somebody who was killed while making it has left; whoever calls this is the only one who makes."""
     for left in path.glob(f"{_UNFINISHED}*"):
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                left.unlink()
+        remove(left)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all below it, as far as can be."""
+    with contextlib.suppress(OSError), _above(path) as above:
+        _remove(path.name, above)
+
+
+def _remove(name: str, above: int) -> None:
+    try:
+        os.unlink(name, dir_fd=above)
+    except IsADirectoryError:
+        shutil.rmtree(name, ignore_errors=True, dir_fd=above)
 
 
 def refused(path: Path, error: OSError) -> CtlabError:
@@ -75,37 +112,40 @@ def refused(path: Path, error: OSError) -> CtlabError:
 
 def write(path: Path, data: bytes) -> None:
     """Write a file as a whole or not at all. Raises CtlabError."""
-    temporary = ""
+    temporary = _UNFINISHED + secrets.token_hex(4)
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED)
-        with open(descriptor, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o644)  # a descriptor of it is opened anew by a QEMU that is another user
-        os.rename(temporary, path)
-        temporary = ""
+        with _above(path) as above:
+            try:
+                descriptor = os.open(temporary, _NEW, 0o600, dir_fd=above)
+                with open(descriptor, "wb") as file:
+                    file.write(data)
+                    os.fchmod(descriptor, 0o644)  # a descriptor of it is opened anew by a QEMU that is another user
+                os.rename(temporary, path.name, src_dir_fd=above, dst_dir_fd=above)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary, dir_fd=above)
+                raise
     except OSError as error:
         raise refused(path.parent, error) from None
-    finally:
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
 
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill; when all went well it becomes `path`, in place of what was there. Raises CtlabError."""
-    temporary: Path | None = None
+    temporary = _UNFINISHED + secrets.token_hex(4)
     try:
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_UNFINISHED))
-        yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
+        with _above(path) as above:
+            os.mkdir(temporary, 0o700, dir_fd=above)
+            try:
+                yield path.parent / temporary
+                with contextlib.suppress(FileNotFoundError):
+                    _remove(path.name, above)
+                os.rename(temporary, path.name, src_dir_fd=above, dst_dir_fd=above)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True, dir_fd=above)
+                raise
     except OSError as error:
         raise refused(path.parent, error) from None
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def digest(data: bytes) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -137,11 +136,10 @@ def _kernel(folder: Path, thorough: bool, made: list[str]) -> tuple[Path, dict[s
     early = modules.select(contents, set(kernel.builtin), modules.EARLY, kernel.origin)
     place = folder / f"kernel-{kernel.release}-{cache.digest(kernel.image)[:12]}"
     with cache.new_folder(place) as new:
-        (new / "vmlinux").write_bytes(image)
-        (new / "vmlinux").chmod(0o644)
-        (new / "modules").mkdir()
+        cache.write(new / "vmlinux", image)
+        (new / "modules").mkdir(0o700)
         for one in selection.modules:
-            (new / "modules" / f"{one.name}.ko").write_bytes(contents.unpacked(one.name))
+            cache.write(new / "modules" / f"{one.name}.ko", contents.unpacked(one.name))
         names = ["vmlinux", *(f"modules/{one.name}.ko" for one in selection.modules)]
         facts: dict[str, Any] = {
             "format": _FORMAT,
@@ -157,7 +155,7 @@ def _kernel(folder: Path, thorough: bool, made: list[str]) -> tuple[Path, dict[s
         }
         cache.write_json(new / cache.FACTS, facts)
     for old in sorted(folder.glob("kernel-*"), key=lambda path: path.stat().st_mtime_ns, reverse=True)[_KEEP:]:
-        shutil.rmtree(old, ignore_errors=True)  # a VM that runs has opened what it needs of it
+        cache.remove(old)  # a VM that runs has opened what it needs of it
     made.append(f"kernel {kernel.release} from {kernel.origin}")
     return place, facts
 
@@ -235,8 +233,8 @@ def _keep(path: Path, data: bytes) -> None:
 
 def _forget_old(folder: Path, pattern: str) -> None:
     for note in sorted(folder.glob(pattern), key=lambda one: one.stat().st_mtime_ns, reverse=True)[_KEEP:]:
-        note.unlink(missing_ok=True)  # first: without it the archive is none
-        note.with_suffix(".cpio").unlink(missing_ok=True)
+        cache.remove(note)  # first: without it the archive is none
+        cache.remove(note.with_suffix(".cpio"))
 
 
 def _base_key(place: Path, busybox: str) -> str:
