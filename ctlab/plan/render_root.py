@@ -110,9 +110,10 @@ def private(place: str) -> list[str]:
 
 
 def make_read_only(operations: Iterable[ops.Operation]) -> list[str]:
-    """``--read-only``: the root, and what is mounted from the image below it."""
-    mounted = {one.target for one in operations if isinstance(one, ops.Overlay | ops.Bind)}
-    paths = ["/", *(path for path in ("/usr", "/etc", "/opt") if path in mounted)]
+    """``--read-only``: the root, and what is mounted of the image below it and still shows."""
+    operations = list(operations)
+    covered = {one.target for one in operations if isinstance(one, ops.Bind)}
+    paths = ["/", *(one.target for one in operations if isinstance(one, ops.Overlay) and one.target not in covered)]
     return [f"mount -o remount,bind,ro {quote(inside(path))}" for path in paths]
 
 

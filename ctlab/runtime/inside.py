@@ -49,6 +49,7 @@ class Root:
     def __init__(self, private: str) -> None:
         self._private = private
         self._descriptor = -1
+        self._mounted = {"/"}  # where what shows is the image's
         self._fresh = False  # made by us from nothing: no link in it is anybody else's, so plain paths do
 
     # -- finding places -------------------------------------------------------------------------
@@ -108,6 +109,7 @@ class Root:
         descriptor = self.open(operation.target, os.O_PATH | os.O_DIRECTORY)
         self._overlay(f"/lower/{name}", name, f"/proc/self/fd/{descriptor}", operation.fresh)
         os.close(descriptor)
+        self._mounted.add(operation.target)
 
     def folder(self, operation: ops.Folder) -> None:
         if self._fresh:
@@ -265,17 +267,14 @@ class Root:
                 raise OSError(errno.EPERM, f"it leads to {place}, which is the container's own (EPERM)")
             syscalls.mount_setattr(descriptor, attributes, recursive=True)
             syscalls.move_mount(descriptor, target)
+            self._mounted.discard(place)
         finally:
             os.close(target)
 
     def make_root_read_only(self) -> None:
-        """``--read-only``: the root and what is mounted from the image below it; /dev, /proc, /tmp stay as they are."""
-        for path in ("/", "/usr", "/etc", "/opt"):
-            try:
-                self._remount(path, syscalls.MS_RDONLY)
-            except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.ENOENT):  # EINVAL: not a mount of its own
-                    raise
+        """``--read-only``: what is mounted of the image; what `-v` names, /dev and /proc stay as they are."""
+        for path in self._mounted:
+            self._remount(path, syscalls.MS_RDONLY)
 
 
 _PERFORM: dict[type[Any], Any] = {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import need_ids, patient
+from kernel_help import ROOT, need_ids, need_root, patient
 
 from ctlab.errors import Unsupported
 from ctlab.kernel.capabilities import DEFAULT, mask
@@ -244,3 +247,47 @@ def test_a_read_only_root(lab: Any, tmp_path: Path) -> None:
     for path in ("/x", "/usr/x", "/etc/x", "/opt/x", "/root/x", "/var/lib/x", "/usr/bin/x"):
         assert "Read-only file system" in container.exec(["sh", "-c", f"echo > {path}"]).stderr, path
     assert container.exec(["sh", "-c", "echo > /dev/shm/x && echo > /dev/null"]).returncode == 0
+
+
+def test_a_mount_of_ones_own_stays_writable_in_a_read_only_root(lab: Any, tmp_path: Path) -> None:
+    """Also where it lies over a part of the image."""
+    tmp_path.chmod(0o777)
+    container = lab.run(read_only=True, mounts=[f"{tmp_path}:/opt"])
+    container.exec(["sh", "-c", "echo here > /opt/x"]).check()
+    assert (tmp_path / "x").read_text() == "here\n"
+    assert container.exec(["sh", "-c", "echo > /usr/x"]).returncode != 0
+
+
+# A root like this machine's, in which /bin is a folder as where /usr isn't merged.
+UNMERGED = """
+set -e
+mount -t tmpfs root "$1"; cd "$1"; shift
+for one in /*; do
+    name=${one#/}
+    if [ "$name" = bin ]; then mkdir bin; mount --bind /usr/bin bin
+    elif [ -L "$one" ]; then cp -P "$one" "$name"
+    elif [ -d "$one" ]; then mkdir "$name"; mount --rbind "$one" "$name"
+    fi
+done
+mkdir old; pivot_root . old; cd /; umount -l old; exec "$@"
+"""
+TRY = """
+import ctlab, json, sys
+with ctlab.Lab("unmerged") as lab:
+    container = lab.run(read_only=True)
+    ways = ("/x", "/bin/x", "/usr/x", "/usr/bin/x", "/etc/x")
+    print(json.dumps({way: container.exec(["sh", "-c", f"test -d /bin -a ! -L /bin && echo > {way}"]).stderr
+                      for way in ways}))
+"""
+
+
+def test_a_read_only_root_where_usr_is_not_merged(usable: None, tmp_path: Path) -> None:
+    need_root("for a root of its own")
+    words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", UNMERGED, "sh", str(tmp_path)]
+    done = subprocess.run(
+        [*words, sys.executable, "-B", "-c", TRY], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
+        text=True, timeout=patient(60), check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert len(said) == 5 and all("Read-only file system" in text for text in said.values()), said

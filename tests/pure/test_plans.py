@@ -128,7 +128,12 @@ CASES: dict[str, Callable[[], list[str]]] = {
         ),
         run=execute("cat", "/etc/a file", read_only_root=True, workdir="/srv/www"),
     ),
-    "container-split-usr": lambda: container(top=SPLIT, endpoints=(BLUE,)),
+    "container-split-usr": lambda: container(
+        top=SPLIT,
+        endpoints=(BLUE,),
+        binds=(ops.Bind("/srv/opt", "/opt", False),),
+        run=execute("true", read_only_root=True),
+    ),
     "container-user": lambda: container(run=execute("id", user="nobody", capabilities=["CHOWN", "SETUID"])),
     "container-user-and-group": lambda: container(
         run=execute("id", user="1000:1000", environment=["PATH=/bin", "HOME=/tmp", "A=b c", "Ü=$x `y`"])
