@@ -38,10 +38,13 @@ class Packer:
         Returns what was left out: {"skipped": [[name, why], …] of the first, "skipped_count": of how many}.
         Raises OSError for the top and for the stream, tar.ArchiveError for more than `ENTRIES_MOST` entries.
         """
-        if stat.S_ISDIR(os.fstat(top).st_mode):
-            self._tree(top, name)
-        else:
-            self._file(top, name)
+        try:
+            if stat.S_ISDIR(os.fstat(top).st_mode):
+                self._tree(top, name)
+            else:
+                self._file(top, name)
+        except _StreamError as error:
+            raise error.cause from None
         self._write(tar.END)
         return {"skipped": [list(pair) for pair in self._left_out], "skipped_count": self._left_out_count}
 
@@ -95,8 +98,6 @@ class Packer:
                 below = os.open(name, _OPEN | os.O_DIRECTORY, dir_fd=folder)
                 self._entry(path, tar.FOLDER, os.fstat(below))
                 return below
-        except _StreamError as error:
-            raise error.cause from None
         except OSError as error:  # it has gone meanwhile, or can't be read
             self._skip(path, os.strerror(error.errno or 0))
         return None

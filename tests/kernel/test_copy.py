@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from kernel_help import need_freezer, wait_until
 
-from ctlab.errors import BadInput, CtlabError, NotFound, StateError
+from ctlab.errors import BadInput, CtlabError, KernelError, NotFound, StateError
 
 pytestmark = pytest.mark.kernel
 
@@ -156,3 +156,24 @@ def test_the_whole_of_the_machines_etc_goes_in(lab: Any) -> None:
     links = {name for name in os.listdir("/etc") if os.path.islink(f"/etc/{name}")}
     inside = container.exec(["sh", "-c", "cd /srv/etc; find . -maxdepth 1 -type l"]).check().stdout.split()
     assert {name[2:] for name in inside} == links
+
+
+@pytest.mark.parametrize("what", ["/srv/sparse", "/srv"])
+def test_what_is_too_large_to_come_out_is_one_line(lab: Any, tmp_path: Path, what: str) -> None:
+    container = lab.run()
+    container.exec(["truncate", "-s", "7E", "/srv/sparse"]).check()
+    said = rf"cp: {what}\S*: it is larger than \d+ MiB, half of what is free here: nothing outside .* is written"
+    with pytest.raises(BadInput, match=f"^{said}$"):
+        container.copy_out(what, tmp_path / "copy")
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_is_too_large_to_go_in_is_one_line(lab: Any, tmp_path: Path) -> None:
+    """A file, which is sent alone, and one in a folder."""
+    container = lab.run()
+    (tmp_path / "folder").mkdir()
+    with open(tmp_path / "folder" / "sparse", "wb") as file:
+        file.truncate(80 << 20)
+    for source in (tmp_path / "folder" / "sparse", tmp_path / "folder"):
+        with pytest.raises(KernelError, match=r"cp: .*ENOSPC"):
+            container.copy_in(source, "/dev/shm/")

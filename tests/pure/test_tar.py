@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -251,6 +252,19 @@ def packed(top: Path) -> tuple[dict[str, tuple[tar.Member, bytes]], dict[str, ob
     out = io.BytesIO()
     said = Packer(out.write).pack(os.open(top, os.O_RDONLY), b"top")
     return {os.fsdecode(member.name): (member, content) for member, content in read(out.getvalue())}, said
+
+
+@pytest.mark.parametrize("what", ["top", "top/sub", "top/sub/file"])
+def test_a_stream_that_breaks_off_is_the_systems_error(tmp_path: Path, what: str) -> None:
+    (tmp_path / "top" / "sub").mkdir(parents=True)
+    (tmp_path / "top" / "sub" / "file").write_bytes(bytes(1 << 20))
+
+    def write(data: bytes) -> None:
+        if len(data) > 512 or what == "top/sub":
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        Packer(write).pack(os.open(tmp_path / what, os.O_RDONLY), b"top")
 
 
 def test_what_a_tree_holds_is_packed_and_what_is_no_file_is_named(tmp_path: Path) -> None:
