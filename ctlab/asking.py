@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _NLM_F_REQUEST_DUMP = 0x1 | 0x300
 _DONE, _ERROR = 3, 2
+_NAMES = ("IFLA_IFNAME", "IFLA_IFALIAS")  # whose bytes are whatever who may name a link has taken
 _QUESTIONS = {"routes": (26, 12), "neighbours": (30, 12), "links": (18, 16), "addresses": (22, 8)}
 
 
@@ -61,10 +62,15 @@ def decode(question: str, data: bytes) -> list[dict[str, Any]]:
         message = parser(data[offset : offset + length])
         message.decode()
         entry = {name: value for name, value in message.items() if name not in ("attrs", "header")}
-        entry["attributes"] = dict(message["attrs"])
+        entry["attributes"] = {name: _text(value) if name in _NAMES else value for name, value in message["attrs"]}
         found.append(entry)
         offset += (length + 3) & ~3
     raise CtlabError(f"the answer to the dump of {question} is torn after {offset} of {len(data)} bytes")
+
+
+def _text(name: str | bytes) -> str:
+    """A name as text: of what isn't UTF-8 the parser gives the bytes."""
+    return name.decode(errors="backslashreplace") if isinstance(name, bytes) else name
 
 
 def routes(lab: Lab, container_id: str | None, names: dict[int, str]) -> list[dict[str, Any]]:

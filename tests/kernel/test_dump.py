@@ -82,3 +82,20 @@ def test_a_container_that_has_ended_has_no_tables(lab: Any) -> None:
     web.wait(timeout=5)
     with pytest.raises(StateError):
         asking.ask(lab, web.id, "routes")
+
+
+RENAME = """
+import fcntl, socket, struct
+ours, name = socket.socket(), bytes.fromhex("fffe802c5b1b5b324a")
+def up(name, flag): fcntl.ioctl(ours, 0x8914, struct.pack("16sH14x", name, flag))  # SIOCSIFFLAGS
+up(b"eth0", 0)
+fcntl.ioctl(ours, 0x8923, struct.pack("16s16s", b"eth0", name))  # SIOCSIFNAME
+up(name, 1)
+"""
+
+
+def test_an_interface_whose_name_is_no_text_has_one_all_the_same(lab: Any) -> None:
+    web = lab.run(cap_add=["NET_ADMIN"])
+    web.exec(["python3", "-c", RENAME]).check()
+    assert "\\xff\\xfe\\x80,[\x1b[2J" in {route["dev"] for route in web.routes()}
+    json.dumps([web.routes(), web.neighbours(), web.inspect()])

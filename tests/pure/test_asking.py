@@ -21,6 +21,14 @@ def test_entries_up_to_done() -> None:
     assert (entry["index"], entry["attributes"]["IFLA_IFNAME"]) == (7, "abc")
 
 
+@pytest.mark.parametrize(("raw", "shown"), [(b"\xff\xfe[\x1b", "\\xff\\xfe[\x1b"), ("ü".encode(), "ü")])
+def test_a_name_is_text_whatever_its_bytes(raw: bytes, shown: str) -> None:
+    attribute = struct.pack("=HH", 4 + len(raw) + 1, 3) + raw + bytes(1 + (-len(raw) - 1) % 4)
+    length = 32 + len(attribute)
+    link = struct.pack("=IHHII", length, 16, 2, 1, 0) + struct.pack("=BBHiII", 0, 0, 1, 7, 1, 0) + attribute
+    assert decode("links", link + DONE)[0]["attributes"] == {"IFLA_IFNAME": shown}
+
+
 def test_nothing_but_done_is_an_empty_table() -> None:
     assert decode("routes", DONE) == []
 
