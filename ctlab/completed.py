@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import units
-from .errors import ProgramFailed
+from .errors import ProgramFailed, one_line
 
 if TYPE_CHECKING:
     from .execution import Execution
@@ -61,7 +61,7 @@ class Completed:
         if self.oom_killed:
             how = "was killed for memory (OOMKilled): it reached its memory limit"
         last = self.stderr.strip().splitlines()[-1:] or self.stdout.strip().splitlines()[-1:]
-        return f"{shown} in {self.container} {how}" + (f": {last[0][:200]}" if last else "")
+        return one_line(f"{shown} in {self.container} {how}" + (f": {last[0][:200]}" if last else ""))
 
     def __repr__(self) -> str:
         return self._head([f"{name} {_measure(text)}" for name, text in self._streams() if text])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from .cards import NO_FORMULAS
-from .errors import NotFound
+from .errors import NotFound, one_line
 from .names import did_you_mean
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Handles(Sequence[T], Generic[T]):
         for item in self._items:
             if str(getattr(item, "name", "")).lower() == key.lower():
                 return item
-        raise NotFound(f"no {self._kind} '{key}'{did_you_mean(key, self.keys())}")
+        raise NotFound(one_line(f"no {self._kind} '{key}'{did_you_mean(key, self.keys())}"))
 
     def __len__(self) -> int:
         return len(self._items)
@@ -71,7 +71,7 @@ class Handles(Sequence[T], Generic[T]):
         return [str(getattr(item, "name", "")) for item in self._items]
 
     def rows(self) -> list[dict[str, Any]]:
-        """What is shown, a dictionary each."""
+        """What is shown, a dictionary each, with texts as they are."""
         return [self._row(item) for item in self._items]
 
     def frame(self) -> pandas.DataFrame:
@@ -80,27 +80,29 @@ class Handles(Sequence[T], Generic[T]):
 
         return pandas.DataFrame(self.rows())
 
-    def __repr__(self) -> str:
+    def _shown(self) -> tuple[list[str], list[list[str]]]:
+        """The columns, and the cells of each row: a line each, whatever a container has put into them."""
         rows = self.rows()
-        if not rows:
+        columns = list(rows[0]) if rows else []
+        return columns, [[one_line(str(row[column])) for column in columns] for row in rows]
+
+    def __repr__(self) -> str:
+        columns, cells = self._shown()
+        if not cells:
             return f"no {self._plural}"
-        columns = list(rows[0])
-        cells = [[str(row[column]) for column in columns] for row in rows]
         widths = [max(len(column), *(len(line[i]) for line in cells)) for i, column in enumerate(columns)]
         lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
                  for line in [[column.upper() for column in columns], *cells]]  # fmt: skip
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        rows = self.rows()
-        if not rows:
+        columns, cells = self._shown()
+        if not cells:
             return f"<p style='opacity:.7'>no {html.escape(self._plural)}</p>"
-        head = "".join(f"<th style='text-align:left'>{html.escape(column)}</th>" for column in rows[0])
+        head = "".join(f"<th style='text-align:left'>{html.escape(column)}</th>" for column in columns)
         body = "".join(
-            "<tr>"
-            + "".join(f"<td style='text-align:left'>{html.escape(str(value))}</td>" for value in row.values())
-            + "</tr>"
-            for row in rows
+            "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(text)}</td>" for text in line) + "</tr>"
+            for line in cells
         )
         note = f"<p style='opacity:.7;margin:.2em 0;font-size:12px'>{html.escape(self._note)}</p>" if self._note else ""
         table = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"

@@ -169,7 +169,9 @@ def _paths(verb: Verb, before: list[str], fragment: str) -> list[str]:
         folder, _, last = path.rpartition("/")
         if not path.startswith("/"):
             return [f"{name}:/"]
-        return [f"{name}:{folder}/{found}" for found in _that_begin(last, names(lab[name], folder or "/"))]
+        # What would steer a terminal, or end the line, isn't offered.
+        found = [one for one in names(lab[name], folder or "/") if one.isprintable()]
+        return [f"{name}:{folder}/{one}" for one in _that_begin(last, found)]
     containers = [] if any(":" in word for word in before) else [f"{one}:" for one in _containers(_STATES[verb.name])]
     return [*_that_begin(fragment, containers), *(_local(fragment) if verb.name == "cp" else [])]
 

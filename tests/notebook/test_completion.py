@@ -122,3 +122,9 @@ def test_through_a_kernel(kernel: Any) -> None:
         assert content["matches"] == matches
         stem = text[: content["cursor_start"]]
         assert stem + matches[0] in ("x = %container logs web", "%container stop", "%container run --network=bridge")
+
+
+def test_a_file_whose_name_steers_a_terminal_is_not_offered(busy: Any) -> None:
+    script = 'mkdir /srv/odd && cd /srv/odd && touch "$(printf "odd\\033]52;c;eA==")" "$(printf "odd\\nline")" odd-fine'
+    busy.lab["web"].exec(["sh", "-c", script]).check()
+    assert found(busy, "%container cp web:/srv/odd/od") == ["%container cp web:/srv/odd/odd-fine"]

@@ -327,3 +327,20 @@ def test_the_environment_of_the_notebook_stays_outside(shell: Any, monkeypatch: 
     assert names == {"TERM", "HOME", "PATH", "HOSTNAME"}
     assert shell.run("%container run -e SECRET -- sh -c 'echo $SECRET'").stdout == "x\n"
     assert os.environ["SECRET"] == "x"
+
+
+def test_a_command_line_steers_no_terminal(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table is a line a process, the values are what they are."""
+    command = ["/bin/sh", "-c", "sleep 600; :", "\x1b]52;c;ZXZpbA==\x07", "\n99  forged\x9b2J"]
+    shell.run("%container run -d --name web -- sleep 600")
+    container = shell.lab["web"]
+    container.exec(command, detach=True)
+    wait_until(lambda: any("forged" in row["command"] for row in container.top()))
+    capsys.readouterr()
+    table = shell.run("%container top web")
+    shown = capsys.readouterr().out
+    assert "]52;c;ZXZpbA==" in shown and shown.replace("\n", "").isprintable()
+    page = shell.ip.display_formatter.format(table)[0]
+    assert all(text.replace("\n", "").isprintable() for text in page.values())
+    assert repr(table).count("\n") == len(table.rows()) == len(container.top())
+    assert any(row["command"] == " ".join(command) for row in table.rows())

@@ -75,3 +75,9 @@ def test_check_says_the_last_line_of_what_it_wrote() -> None:
         completed("out\n", "", 143).check()
     with pytest.raises(ProgramFailed, match=r"OOMKilled\): it reached its memory limit$"):
         completed(returncode=137, oom_killed=True).check()
+
+
+def test_the_end_of_what_it_wrote_steers_no_terminal() -> None:
+    with pytest.raises(ProgramFailed) as caught:
+        completed("", "first\nl\x1b]52;c;ZXZpbA==\x07ast\x9b2J\n", 3).check()
+    assert str(caught.value) == "prog word in web ended with status 3: l ]52;c;ZXZpbA== ast 2J"
