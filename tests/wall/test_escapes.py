@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 from kernel_help import long_form, need_ids, patient, tries
+from terminal_help import Person, shell_words
 
+from ctlab import shells
 from ctlab.errors import CtlabError
 
 pytestmark = pytest.mark.kernel
@@ -112,6 +114,7 @@ def test_the_program_outside_would_be_noticed(lab: Any, world: World) -> None:
             **world.options(image) | {"mounts": [f"{world.folder}:/shown:ro", f"{world.traps}:/traps:ro"]}
         )
         assert container.exec(["/shown/sh", trap("fd/0")]).returncode == REACHED
+        assert EXECS["shell"](container, ["/shown/sh", trap("fd/0")]) == REACHED
         assert status(lambda: container.exec([str(world.outside)])) == "ProgramNotFound"  # noqa: B023
 
 
@@ -218,6 +221,13 @@ def _detached(container: Any, command: list[str], **options: Any) -> Any:
     return container.exec(command, detach=True, **options).wait(patient(DEADLINE_SECONDS))
 
 
+def _shell(container: Any, command: list[str]) -> int:
+    """`ctlab shell` in a terminal of a person's, the only way whose program has a controlling one, as its input too."""
+    shells.open_door(container.lab)
+    with Person(shell_words(container.lab.name, container.name, *command)) as person:
+        return person.ended(DEADLINE_SECONDS)
+
+
 EXECS: dict[str, Callable[[Any, list[str]], Any]] = {
     "exec": lambda container, command: container.exec(command),
     "detached": _detached,
@@ -228,6 +238,7 @@ EXECS: dict[str, Callable[[Any, list[str]], Any]] = {
     "user": lambda container, command: container.exec(command, user="7:7"),
     "user, detached": lambda container, command: _detached(container, command, user="7:7"),
     "user, terminal": lambda container, command: container.exec(command, user="7:7", tty=True),
+    "shell": _shell,
 }
 FIRSTS: dict[str, dict[str, Any]] = {
     "idle": {},  # the supervisor holds its namespaces
@@ -248,7 +259,8 @@ def test_no_exec_leads_out(lab: Any, world: World, image: str, way: str, first: 
     if "user" in way:
         need_ids(lab)
     container = lab.run(**FIRSTS[first], **world.options(image))
-    tries = {name: status(lambda: EXECS[way](container, [trap(name)])) for name in ALL_TRAPS}  # noqa: B023
+    traps = LOW_TRAPS if way == "shell" else ALL_TRAPS  # which takes an interpreter for each
+    tries = {name: status(lambda: EXECS[way](container, [trap(name)])) for name in traps}  # noqa: B023
     assert reached(tries) == {}
 
 
