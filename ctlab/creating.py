@@ -216,7 +216,7 @@ def call_start(lab: Lab, container: Container, message: messages.Start, undo: me
             raise LimitRefused(f"{container.name}: the kernel refused {parts[1]} = {parts[2]}") from None
         raise
     except CtlabError as error:
-        raise in_container(error, container.name, container.command) from None
+        raise in_container(error, container.name, container.command, container.image) from None
     finally:
         for descriptor in descriptors:
             os.close(descriptor)

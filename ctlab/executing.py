@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -121,9 +122,15 @@ def body_descriptor(body: str | bytes) -> int:
     return descriptor
 
 
-def in_container(error: CtlabError, name: str, command: Sequence[str]) -> CtlabError:
-    """The same error, with the container's name; a program that is hidden inside is named with the way to show it."""
+def in_container(error: CtlabError, name: str, command: Sequence[str], image: str = "") -> CtlabError:
+    """The same error, with the container's name, and what to do.
+
+    That is for a program that is hidden inside, and for an image in which the container's root may not write.
+    """
     text = f"container {name}: {error}"
+    if getattr(error, "number", 0) == errno.EACCES and str(error).startswith(("write file ", "folder ")):
+        text += f"; the files of {image} aren't this container's to change: use a copy that is yours"
+        text += ", or the image system, which is this machine's own" if image == "/" else ""
     if isinstance(error, ProgramNotFound) and "no program" in text and command and "/" not in command[0]:
         path = shutil.which(command[0])
         if path is not None:

@@ -6,6 +6,9 @@ it can be printed (`render.py`), sent (`encode`), compared in a test and perform
 
 from __future__ import annotations
 
+import errno
+import os
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NamedTuple
@@ -222,3 +225,14 @@ def encode(operations: list[Operation]) -> list[list[Any]]:
 def decode(data: list[list[Any]]) -> list[Operation]:
     """The inverse of `encode`."""
     return [_KINDS[name](*fields) for name, *fields in data]
+
+
+def failure(operation: Any, number: int) -> str:
+    """``write file /etc/hosts: EROFS (…)``: what was asked in words (never what a file was to hold), and the answer."""
+    if isinstance(operation, str):
+        words = operation
+    else:
+        verb = "".join(f" {sign.lower()}" if sign.isupper() else sign for sign in type(operation).__name__).strip()
+        named = operation[:1] if isinstance(operation, WriteFile | WriteSysctl) else operation[:2]
+        words = " ".join([verb, *(value for value in named if isinstance(value, str))])
+    return f"{words}: {errno.errorcode.get(number, number)} ({os.strerror(number)})"

@@ -21,7 +21,7 @@ class Failure(Exception):
     """An operation that failed; what was done before it has been undone."""
 
     def __init__(self, operation: Any, error: OSError) -> None:
-        super().__init__(f"{operation}: {os.strerror(error.errno or 0)}")
+        super().__init__(ops.failure(operation, error.errno or 0))
         self.operation = operation
         self.errno = error.errno or 0
 

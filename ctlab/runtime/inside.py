@@ -299,7 +299,7 @@ def perform(root: Root, operations: list[Any]) -> None:
         try:
             _PERFORM[type(operation)](root, operation)
         except OSError as error:
-            raise OSError(error.errno, f"{operation}: {os.strerror(error.errno or 0)}") from error
+            raise OSError(error.errno, ops.failure(operation, error.errno or 0)) from error
 
 
 def configure_network(
@@ -340,4 +340,4 @@ def configure_network(
     except netlink.NetlinkError as error:
         position = error.position - len(hardware or {})
         what = done[position] if 0 <= position < len(done) else "interface hardware address"
-        raise OSError(error.errno, f"{what}: {os.strerror(error.errno or 0)}") from error
+        raise OSError(error.errno, ops.failure(what, error.errno or 0)) from error

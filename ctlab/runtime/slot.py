@@ -8,6 +8,7 @@ The status socket is close-on-exec: its end of file is how the supervisor learns
 from __future__ import annotations
 
 import _socket
+import errno
 import marshal
 import os
 import time
@@ -136,9 +137,9 @@ def _live(birth: Birth) -> None:
             try:
                 root.bind(operation, next(given))
             except OSError as error:
-                raise OSError(
-                    error.errno, f"mount {operation.source} on {operation.target}: {error.strerror}"
-                ) from None
+                name, answer = errno.errorcode.get(error.errno or 0, "?"), error.strerror or ""
+                said = answer if name in answer else f"{name} ({answer})"
+                raise OSError(error.errno, f"mount {operation.source} on {operation.target}: {said}") from None
         elif isinstance(operation, ops.Hostname | ops.WriteFile | ops.Folder):
             inside.perform(root, [operation])
     execute = operations[-1]

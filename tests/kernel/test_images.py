@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from kernel_help import need_ids, patient, uses
 
-from ctlab.errors import BadInput, CtlabError, NotFound, ProgramNotFound, Unsupported
+from ctlab.errors import BadInput, CtlabError, KernelError, NotFound, ProgramNotFound, Unsupported
 
 pytestmark = pytest.mark.kernel
 
@@ -180,3 +180,19 @@ def test_images_that_are_not_there(lab: Any, tmp_path: Path) -> None:
     with pytest.raises(CtlabError):
         lab.run(["true"], image=str(tmp_path))
     assert len(lab.containers) == 0
+
+
+def test_an_image_that_is_not_the_containers_to_change_is_one_line(lab: Any) -> None:
+    """The machine's root, whose files belong to nobody inside."""
+    need_ids(lab)
+    with pytest.raises(KernelError) as caught:
+        lab.run(["true"], name="whole", image="/", networks=["none"])
+    assert str(caught.value) == (
+        "container whole: write file /etc/hostname: EACCES (Permission denied); the files of / aren't this container's "
+        "to change: use a copy that is yours, or the image system, which is this machine's own"
+    )
+
+
+def test_a_mount_that_cannot_be_names_the_errno(lab: Any, tmp_path: Path) -> None:
+    with pytest.raises(KernelError, match=rf"mount {tmp_path} on /etc/passwd: ENOTDIR \("):
+        lab.run(["true"], mounts=[f"{tmp_path}:/etc/passwd"])

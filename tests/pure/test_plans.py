@@ -5,6 +5,7 @@ To write the golden files anew: ``UPDATE_GOLDEN=1 pytest tests/pure/test_plans.p
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -259,3 +260,18 @@ def test_each_operation_has_commands_or_a_comment() -> None:
 def test_a_container_without_its_program_is_refused() -> None:
     with pytest.raises(TypeError, match="Execute"):
         container_commands("web", rootfs.prepare("scratch", {}), [], [ops.Hostname("web")], [], {})
+
+
+@pytest.mark.parametrize(
+    ("operation", "said"),
+    [
+        (ops.WriteFile("/etc/hosts", "what it holds", 0o644), "write file /etc/hosts"),
+        (ops.WriteSysctl("net/ipv4/ip_forward", "1"), "write sysctl net/ipv4/ip_forward"),
+        (ops.AddAddress("eth0", "10.0.0.2/24"), "add address eth0 10.0.0.2/24"),
+        (ops.Folder("/tmp", 0o1777), "folder /tmp"),
+        (ops.PivotRoot(), "pivot root"),
+        ("interface hardware address", "interface hardware address"),
+    ],
+)
+def test_what_failed_is_said_in_words(operation: Any, said: str) -> None:
+    assert ops.failure(operation, errno.EACCES) == f"{said}: EACCES (Permission denied)"
