@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from as_user import ROOT, User, ordinary_user
-from kernel_help import long_form, uses
+from kernel_help import long_form, tries, uses
 
 pytestmark = [
     pytest.mark.kernel,
@@ -84,7 +84,7 @@ def test_the_kernel_tests_pass(user: tuple[str, User]) -> None:
         assert {"cpu", "memory", "pids"} <= set(controllers)
     files = files_for(kind)
     assert all(Path(file).exists() for file in files)
-    done = who.pytest("-q", "-rfEs", *files, timeout=280)
+    done = who.pytest("-q", "-rfEs", *files, timeout=tries(280, 1800))
     print(done.stdout[-3000:])
     assert done.returncode == 0, done.stdout[-6000:]
     skipped = re.findall(r"^SKIPPED \[\d+\] [^ ]+: (.*)$", done.stdout, re.MULTILINE)
