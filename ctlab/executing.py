@@ -125,11 +125,13 @@ def body_descriptor(body: str | bytes) -> int:
 def in_container(error: CtlabError, name: str, command: Sequence[str], image: str = "") -> CtlabError:
     """The same error, with the container's name, and what to do.
 
-    That is for a program that is hidden inside, and for an image in which the container's root may not write.
+    That is for a program that is hidden inside, and for a folder that can't be an image: its files belong to nobody
+    inside, or what is mounted in it can't be left out.
     """
     text = f"container {name}: {error}"
-    if getattr(error, "number", 0) == errno.EACCES and str(error).startswith(("write file ", "folder ")):
-        text += f"; the files of {image} aren't this container's to change: use a copy that is yours"
+    making = str(error).startswith(("root overlay:", "write file ", "folder "))
+    if making and getattr(error, "number", 0) in (errno.EACCES, errno.EINVAL):
+        text += f"; {image} as it is can't be the image of this lab: use a copy that is yours"
         text += ", or the image system, which is this machine's own" if image == "/" else ""
     if isinstance(error, ProgramNotFound) and "no program" in text and command and "/" not in command[0]:
         path = shutil.which(command[0])

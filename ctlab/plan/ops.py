@@ -234,5 +234,6 @@ def failure(operation: Any, number: int) -> str:
     else:
         verb = "".join(f" {sign.lower()}" if sign.isupper() else sign for sign in type(operation).__name__).strip()
         named = operation[:1] if isinstance(operation, WriteFile | WriteSysctl) else operation[:2]
+        named = () if isinstance(operation, RootOverlay) else named  # by a key of the lab's
         words = " ".join([verb, *(value for value in named if isinstance(value, str))])
     return f"{words}: {errno.errorcode.get(number, number)} ({os.strerror(number)})"

@@ -270,6 +270,7 @@ def test_a_container_without_its_program_is_refused() -> None:
         (ops.AddAddress("eth0", "10.0.0.2/24"), "add address eth0 10.0.0.2/24"),
         (ops.Folder("/tmp", 0o1777), "folder /tmp"),
         (ops.PivotRoot(), "pivot root"),
+        (ops.RootOverlay("0123456789ab"), "root overlay"),
         ("interface hardware address", "interface hardware address"),
     ],
 )
