@@ -69,11 +69,14 @@ def test_a_link_that_points_out_of_the_container_is_resolved_in_it(lab: Any, tmp
     assert not (tmp_path / "planted").exists()
 
 
-def test_links_of_the_container_cannot_write_outside_the_destination(lab: Any, tmp_path: Path) -> None:
+def test_links_of_the_container_are_links_and_write_nothing_outside_the_destination(lab: Any, tmp_path: Path) -> None:
     container, outside, inside = lab.run(), tmp_path / "outside", tmp_path / "inside"
     outside.mkdir()
     inside.mkdir()
     container.exec(["sh", "-c", f"mkdir /srv/d; ln -s {outside} /srv/d/a; ln -s ../../outside/x /srv/d/b"]).check()
+    found = container.copy_out("/srv/d", inside)
+    assert [os.readlink(found / name) for name in "ab"] == [str(outside), "../../outside/x"]
+    container.exec(["sh", "-c", "rm /srv/d/a; mkdir /srv/d/a; echo planted > /srv/d/a/x"]).check()
     with pytest.raises(BadInput, match=r"nothing outside .* is written"):
         container.copy_out("/srv/d", inside)
     assert os.listdir(outside) == []
@@ -147,6 +150,24 @@ def test_what_is_no_file_is_left_out_and_named(lab: Any, tmp_path: Path) -> None
     os.mkfifo(found / "pipe")
     container.copy_in(found, "/srv/e")
     assert container.exec(["stat", "-c", "%F", "/srv/e/pipe", "/srv/e/file"]).check().stdout == "fifo\nregular file\n"
+
+
+@pytest.mark.parametrize("folder", ["/etc", "/usr/share/zoneinfo"])
+def test_real_folders_come_out_and_what_cannot_be_read_is_named(lab: Any, tmp_path: Path, folder: str) -> None:
+    if not os.path.isdir(folder):
+        pytest.skip(f"no {folder} on this machine")
+    container = lab.run(name="web")
+    script = f"cd {folder}; find . -type l -printf '%P %l\\n'; echo --; find . -type f ! -readable -printf '%P\\n'"
+    done = container.exec(["sh", "-c", script])
+    links, unreadable = (part.splitlines() for part in done.stdout.split("--\n"))
+    found = container.copy_out(folder, tmp_path)
+    for line in links:
+        name, _, target = line.partition(" ")
+        assert os.readlink(found / name) == target
+    said = [note for note in lab.notes if note.startswith(f"cp: left out of web:{folder}: ")]
+    assert bool(said) == bool(unreadable or done.stderr), (said, unreadable, done.stderr)
+    if unreadable:
+        assert "(Permission denied)" in said[0] and not any((found / name).exists() for name in unreadable)
 
 
 def test_the_whole_of_the_machines_etc_goes_in(lab: Any) -> None:
