@@ -294,8 +294,11 @@ def find_image(lab: Lab, text: str, command: tuple[str, ...]) -> reference.Refer
             lab._client.allow([path])
             lab._call(messages.Image(image.key, "folder", path), messages.Ok)
         else:
-            descriptor = os.open(image.path, os.O_RDONLY | os.O_CLOEXEC)
+            from .images import plain
+
+            descriptor = plain.open_archive(image.path, text, in_vm=lab.engine == "vm")
             try:
+                engines.check_archive(lab, text, os.fstat(descriptor).st_size)
                 lab._call(messages.Image(image.key, "archive", ""), messages.Ok, [descriptor])
             finally:
                 os.close(descriptor)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ..errors import BadInput, NotFound, Unsupported
 
-_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
 
 
 class Reference(NamedTuple):

@@ -18,7 +18,7 @@ from . import ops
 from .render_words import inside, quote, words
 
 PLACES = ("/tmp", "/mnt", "/srv", "/media", "/opt")
-_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
 _PLAIN = re.compile(r"[A-Za-z0-9/._@-]+", re.ASCII)  # what overlay takes as lowerdir without escapes
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import IO, Any, Protocol
 
 from . import tar
@@ -116,15 +116,24 @@ class _Plain:
             raise tar.ArchiveError(f"what {self._kind} has compressed is damaged ({error})") from None
 
 
+def kind(begin: bytes) -> str:
+    """How what begins so is compressed; empty if it isn't."""
+    return next((name for magic, name in _MAGICS if begin.startswith(magic)), "")
+
+
+def readable(*, in_vm: bool = False) -> Collection[str]:
+    """What this interpreter decompresses; a VM's (`vm.guest_record`) has been given no library for it but zlib."""
+    return ("gzip",) if in_vm else _make.keys()
+
+
 def plain(file: IO[bytes]) -> tar.Source:
     """What `file` is, decompressed where it is compressed. Raises ArchiveError for what this Python can't read."""
     assert isinstance(file, io.BufferedReader)
-    begin = file.peek(8)[:8]
-    for magic, kind in _MAGICS:
-        if begin.startswith(magic):
-            if kind not in _make:
-                raise tar.ArchiveError(
-                    f"it is compressed by {kind}, which the interpreter here can't read: decompress it first"
-                )
-            return _Plain(file, kind)
-    return file
+    found = kind(file.peek(8)[:8])
+    if not found:
+        return file
+    if found not in _make:
+        raise tar.ArchiveError(
+            f"it is compressed by {found}, which the interpreter here can't read: decompress it first"
+        )
+    return _Plain(file, found)

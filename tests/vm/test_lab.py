@@ -5,10 +5,14 @@ One VM for all tests of this file, but for its death and for being taken where i
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import gzip
 import json
+import lzma
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,7 +186,15 @@ def test_folders_and_tar_files_are_images(vm_lab: Any, shared: Path) -> None:
     (tree / "mark").chmod(0o644)
     with tarfile.open(shared / "image.tar", "w") as archive:
         archive.add(tree, "/")
-    for image in (tree, shared / "image.tar"):
+    plain, packed = (shared / "image.tar").read_bytes(), {}
+    for ending, pack in {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}.items():
+        packed[shared / f"image.tar.{ending}"] = pack(plain)
+    if shutil.which("zstd"):
+        done = subprocess.run(["zstd", "-qc"], input=plain, stdout=subprocess.PIPE, check=True)
+        packed[shared / "image.tar.zst"] = done.stdout
+    for image, data in packed.items():
+        image.write_bytes(data)
+    for image in (tree, shared / "image.tar", *packed):
         container = vm_lab.run(["/bin/busybox", "sleep", "600"], image=str(image))
         assert container.exec(["/bin/busybox", "cat", "/mark"]).check().stdout == "of the image\n", image
 
