@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
+import time
 import uuid
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -22,30 +24,81 @@ if TYPE_CHECKING:
 # The result that the present cell's magic has streamed: shown already, so its value isn't shown once more.
 _streamed: object = None
 
+LINE_SECONDS = 0.2  # how long a line may be without its end before it is shown so
 KEPT_TABLES = 20  # of one lab; the outputs of older ones stay as they are
 
 
 class CellSink:
-    """Shows a program's output in the cell as it comes: stream 1 to stdout, 2 to stderr, `limit` bytes at most."""
+    """Shows a program's output in the cell as it comes: stream 1 to stdout, 2 to stderr, `limit` bytes at most.
+
+    By whole lines, since a saved notebook keeps each piece as an output of its own; what has no end of line (a prompt,
+    a bar of progress) is shown a moment later.
+    """
 
     def __init__(self, limit: int, *, quiet: bool = False) -> None:
         self._left = 0 if quiet else limit
         self._quiet = quiet
         self._more = 0  # bytes that were not shown
+        self._lock = threading.RLock()
+        self._begun: dict[int, str] = {}  # of at most one stream: a line without its end
+        self._last = 0  # the stream that was written to last
+        self._due = 0.0  # when that line is to be shown as it is
+        self._later: threading.Timer | None = None
 
     def __call__(self, stream: int, text: str) -> None:
         """Show one piece."""
-        data = text.encode("utf-8", "replace")
-        shown = text if len(data) <= self._left else data[: self._left].decode("utf-8", "ignore")
-        self._more += max(0, len(data) - self._left)
-        self._left = max(0, self._left - len(data))
-        if shown:
-            target = sys.stderr if stream == 2 else sys.stdout
-            target.write(shown)
-            target.flush()
+        with self._lock:
+            data = text.encode("utf-8", "replace")
+            shown = text if len(data) <= self._left else data[: self._left].decode("utf-8", "ignore")
+            self._more += max(0, len(data) - self._left)
+            self._left = max(0, self._left - len(data))
+            if not shown:
+                return
+            if stream not in self._begun:
+                self.flush()  # what the other stream began came first
+            earlier = self._begun.pop(stream, "")
+            whole, end, begun = (earlier + shown).rpartition("\n")
+            self._put(stream, whole + end)
+            if begun:
+                if end or not earlier:
+                    self._due = time.monotonic() + LINE_SECONDS
+                self._begun[stream] = begun
+                self._wait()
+
+    def flush(self) -> None:
+        """Show what has no end of line yet."""
+        with self._lock:
+            for stream, text in self._begun.items():
+                self._put(stream, text)
+            self._begun.clear()
+
+    def _wait(self) -> None:
+        if self._later is None:
+            self._later = threading.Timer(max(0.0, self._due - time.monotonic()), self._late)
+            self._later.daemon = True
+            self._later.start()
+
+    def _late(self) -> None:
+        with self._lock:
+            self._later = None
+            if self._begun and time.monotonic() < self._due:  # another line than the one it was started for
+                self._wait()
+            else:
+                self.flush()
+
+    def _put(self, stream: int, text: str) -> None:
+        if not text:
+            return
+        target, other = (sys.stderr, sys.stdout) if stream == 2 else (sys.stdout, sys.stderr)
+        if stream != self._last:  # a stream that isn't flushed is sent later than what was written after it
+            other.flush()
+        self._last = stream
+        target.write(text)
+        target.flush()
 
     def finish(self, where: str, dropped_bytes: int = 0) -> None:
         """Say how much more there was, and where it is; and what came too fast to be kept at all."""
+        self.flush()
         if self._more and not self._quiet:
             print(f"\n[{units.format_size(self._more)} more isn't shown here; {where}]")
         if dropped_bytes:

@@ -45,6 +45,7 @@ def logs(context: Context) -> Any:
     try:
         container.follow(sink, **chosen)
     except KeyboardInterrupt:
+        sink.flush()
         print("(no longer followed; it goes on)" if container.state in _LISTED else "(no longer followed)")
     sink.finish(f"%container logs {container.name}")
     return None

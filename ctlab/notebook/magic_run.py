@@ -91,6 +91,7 @@ def _show(context: Context, container: Container, keep: bool) -> Completed:
         except KeyboardInterrupt as interrupt:
             raise Interrupted(f"{container.name}: {interrupt}") from None
     finally:
+        sink.flush()
         if not keep and not container.lab.gone:
             container.remove()
     where = f"%container logs {container.name}" if keep else "the result has it: x = %container run …"
@@ -116,6 +117,8 @@ def execute(context: Context) -> Any:
             completed = container.exec(command, stdin=body, sink=sink, tty=tty, **options)
     except KeyboardInterrupt as interrupt:
         raise Interrupted(f"{name}: {interrupt}") from None
+    finally:
+        sink.flush()
     assert isinstance(completed, Completed)
     return _finish(context, completed, sink, "the result has it: x = %container exec …")
 

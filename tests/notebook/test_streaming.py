@@ -40,6 +40,40 @@ def test_stderr_goes_to_stderr(kernel: Any) -> None:
     assert cell.stream() == "lab 'lab' started\nout\n"
 
 
+def shown(cell: Any) -> list[tuple[str, str]]:
+    """The pieces that a cell was sent, in order: (stdout or stderr, text)."""
+    streams = [message["content"] for message in cell.messages if message["msg_type"] == "stream"]
+    return [(content["name"], content["text"]) for content in streams]
+
+
+def test_the_order_of_print_and_both_streams_is_kept(kernel: Any) -> None:
+    kernel.good("%container run -d --name web")
+    script = "echo SECOND >&2; sleep 0.1; echo THIRD; sleep 0.1; echo FOURTH >&2"
+    cell = kernel.good(f"print('FIRST')\n%container exec web -- sh -c '{script}'\nprint('FIFTH')")
+    assert "".join(text for _, text in shown(cell)) == "FIRST\nSECOND\nTHIRD\nFOURTH\nFIFTH\n"
+    assert [name for name, _ in shown(cell)] == ["stdout", "stderr", "stdout", "stderr", "stdout"]
+
+
+@pytest.mark.parametrize("verb", ["run", "exec web"])
+def test_lines_that_come_in_pieces_are_shown_whole(kernel: Any, verb: str) -> None:
+    """As `ip -br` and `curl` write them: a word, or a letter, at a time."""
+    kernel.good("%container run -d --name web")
+    pieces = "for piece in ('a ', 'b ', f'{n}\\n'): time.sleep(0.002); os.write(2, piece.encode())"
+    program = f"import os, time\nfor n in range(40):\n {pieces}\n"
+    cell = kernel.good(f"%%container {verb} -- python3 -\n{program}")
+    assert cell.stream("stderr") == "".join(f"a b {n}\n" for n in range(40))
+    assert all(text.endswith("\n") for _, text in shown(cell))
+
+
+def test_what_has_no_end_of_line_is_shown_while_the_program_waits(kernel: Any) -> None:
+    kernel.good("%container run -d --name web")
+    kernel.start("%container exec web -- sh -c 'printf \"name? \"; sleep 60'")
+    kernel.until("name? ")
+    kernel.interrupt()
+    assert kernel.finish().stream() == "name? "
+    assert kernel.good("%container exec web -- printf end").stream() == "end"
+
+
 @pytest.mark.parametrize("named", ["", "--name job "])
 def test_interrupting_run_stops_the_program_and_not_the_lab(kernel: Any, named: str) -> None:
     kernel.good("%container run -d --name other")
