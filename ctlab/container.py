@@ -81,7 +81,7 @@ class Container:
 
     @property
     def oom_killed(self) -> bool:
-        """Whether the kernel killed something in it for reaching the memory limit."""
+        """Whether its last run ended since the kernel killed something in it for reaching the memory limit."""
         return self._oom_killed
 
     @property

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 import select
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -82,7 +83,21 @@ class Execution:
             self._container.name,
             self.command,
             pipes.dropped_bytes,
+            self._killed_for_memory(),
         )
+
+    def _killed_for_memory(self) -> bool:
+        """Whether its SIGKILL came from the limit of memory of its container, says the kernel's count alone.
+
+        A shell whose program was killed ends with that status, too.
+        """
+        if self.returncode != 128 + signal.SIGKILL or self._container.limits.memory_bytes is None:
+            return False
+        try:
+            asked = messages.MemoryKills(self._container.id)
+            return self._container.lab._call(asked, messages.Killed).message.by_memory
+        except CtlabError:  # it has gone with its container
+            return self._container.oom_killed
 
     def _communicate(self, connection: Connection, pipes: _Pipes, sink: Sink | None, *, tty: bool) -> messages.Ended:
         poll = select.poll()

@@ -87,6 +87,7 @@ class Supervisor:
             messages.Signal: messages.Seen(True),
             messages.Pause: messages.State("paused" if getattr(request, "frozen", False) else "running"),
             messages.Facts: messages.Known("running", None, {"mnt": 5}, 4096, "folder"),
+            messages.MemoryKills: messages.Killed(False),
             messages.Top: messages.Table([process]),
             messages.Costs: messages.Used({"supervisor": {"resident_bytes": 1, "cpu_seconds": 0.5}}, {"bytes": 5}),
             messages.Names: messages.Named(["a", "b/"]),

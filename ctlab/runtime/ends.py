@@ -46,7 +46,8 @@ def ended(supervisor: Supervisor, record: Record, hear: Callable[[Supervisor, Re
     record.state = "exited"
     if slot.cgroup is not None:
         with contextlib.suppress(OSError):
-            record.oom_killed = (slot.cgroup.oom_kills() or 0) > record.oom_before
+            grown = (slot.cgroup.oom_kills() or 0) > record.oom_before
+            record.oom_killed = grown and record.returncode != 0  # what ended well wasn't ended by that
     answer = exit_message(record)
     waiters, record.waiters = record.waiters, []
     for waiter in waiters:  # first: whoever waits should not pay for the clearing away
@@ -158,8 +159,25 @@ def send_signal(supervisor: Supervisor, call: Call) -> None:
     if seen or not call.message.only_if_seen:
         if number == signal.SIGKILL and record.state == "paused" and record.slot.cgroup is not None:
             record.slot.cgroup.thaw()
+        memory_killed(record)  # what was killed earlier isn't why it ends now
         signal.pidfd_send_signal(record.pidfd, number)
     call.reply(messages.Seen(seen))
+
+
+def memory_killed(record: Record) -> bool:
+    """Whether something in it was killed for its memory limit since this was last asked: then that is accounted for."""
+    if record.slot is None:
+        return record.oom_killed
+    before = record.oom_before
+    if record.slot.cgroup is not None:
+        with contextlib.suppress(OSError):
+            record.oom_before = record.slot.cgroup.oom_kills() or 0
+    return record.oom_before > before
+
+
+def memory_kills(supervisor: Supervisor, call: Call) -> None:
+    """An exec's program has ended by SIGKILL: the owner asks whether the limit of memory was the reason."""
+    call.reply(messages.Killed(memory_killed(supervisor.record(call.message.id))))
 
 
 def catches(pid: int, number: int) -> bool:
@@ -211,4 +229,9 @@ def forget(supervisor: Supervisor, record: Record) -> None:
             supervisor.catch_up()
 
 
-VERBS = {messages.Wait: wait, messages.Signal: send_signal, messages.Remove: remove}
+VERBS = {
+    messages.Wait: wait,
+    messages.Signal: send_signal,
+    messages.Remove: remove,
+    messages.MemoryKills: memory_kills,
+}

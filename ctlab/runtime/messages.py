@@ -208,6 +208,12 @@ class Facts(NamedTuple):
     id: str
 
 
+class MemoryKills(NamedTuple):
+    """Whether something in it was killed for its memory limit since this was last asked, or a signal sent: `Killed`."""
+
+    id: str
+
+
 class Listening(NamedTuple):
     """The TCP ports on which something in it listens: `Ports`."""
 
@@ -368,6 +374,12 @@ class Known(NamedTuple):
     cgroup_folder: str | None
 
 
+class Killed(NamedTuple):
+    """Whether something was killed for memory."""
+
+    by_memory: bool
+
+
 class Ports(NamedTuple):
     """TCP ports, in order."""
 
@@ -471,15 +483,15 @@ REQUESTS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
         Start, StartMany, FirstProcesses, Image, Exec, SignalExecution, ResizeExecution, Logs, Follow, Unfollow, Wait,
-        Signal, Remove, Pause, Limits, Attach, Detach, Rename, Configure, Perform, Top, Facts, Listening, Dump,
-        Rings, Sampler, Costs, Kind, Names, CopyOut, CopyIn,
+        Signal, Remove, Pause, Limits, Attach, Detach, Rename, Configure, Perform, Top, Facts, MemoryKills, Listening,
+        Dump, Rings, Sampler, Costs, Kind, Names, CopyOut, CopyIn,
     )
 }  # fmt: skip
 ANSWERS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
         Ok, Failure, LimitRefusal, Running, Firsts, Begun, Ended, Output, Followed, Exit, Seen, State, Table, Known,
-        Ports, Dumped, Counters, Used, Lies, Copied, Named,
+        Killed, Ports, Dumped, Counters, Used, Lies, Copied, Named,
     )
 }  # fmt: skip
 EVENTS: dict[str, Any] = {

@@ -48,7 +48,7 @@ class Record:
         self.path = self.workdir = ""  # of the program of the present start
         self.returncode: int | None = None
         self.oom_killed = False
-        self.oom_before = 0
+        self.oom_before = 0  # how many kills for memory are accounted for
         self.start_number = 0  # which start this is: an exit that is heard of late must not end the next one
         self.restarting = False
         self.remove_at_exit = False

@@ -54,6 +54,34 @@ def test_so_is_each_of_a_batch(lab: Any) -> None:
     assert [(container.wait(patient(20)), container.oom_killed) for container in made] == [(137, True)] * 20
 
 
+def test_a_program_of_an_exec_says_so_and_a_container_that_is_stopped_later_does_not(lab: Any) -> None:
+    need_controller(lab, "memory")
+    container = lab.run(["sleep", "600"], memory=LEAST)
+    if lab._client.facts["cgroup"] == "v2":
+        pytest.skip("version 2 ends the whole container (memory.oom.group)")
+    calm = container.exec(["sh", "-c", "kill -9 $$"])
+    assert (calm.returncode, calm.oom_killed) == (137, False)
+    for command in (EAT, ["sh", "-c", "tail /dev/zero; exit $?"]):
+        done = container.exec(command)
+        assert (done.returncode, done.oom_killed) == (137, True)
+        assert "OOMKilled" in repr(done) and "reached its memory limit" in done.failure()
+        assert container.inspect()["oom_killed"] is False and container.state == "running"
+    calm = container.exec(["sh", "-c", "kill -9 $$"])
+    assert (calm.returncode, calm.oom_killed) == (137, False)
+    container.exec(["sh", "-c", "tail /dev/zero; true"]).check()  # nobody asks whether that one's was
+    container.stop()
+    assert (container.returncode, container.oom_killed) == (137, False)
+    assert "OOMKilled" not in repr(container)
+
+
+def test_a_container_that_ends_well_was_not_ended_by_it(lab: Any) -> None:
+    need_controller(lab, "memory")
+    container = lab.run(["sh", "-c", "tail /dev/zero; exit $(($? - 137))"], memory=LEAST)
+    status = container.wait(patient(10))
+    assert container.oom_killed == (status != 0)
+    assert status == (0 if lab._client.facts["cgroup"] == "v1" else 137)
+
+
 def test_each_start_counts_for_itself(lab: Any) -> None:
     need_controller(lab, "memory")
     script = "if [ -e /tmp/again ]; then exit 3; fi; touch /tmp/again; exec tail /dev/zero"
