@@ -108,6 +108,8 @@ class _Receiver:
                 count += 1
                 parts = _parts(member.name)
                 if count == 1:
+                    if len(parts) > 1:
+                        raise tar.ArchiveError(f"{tar.shown(member.name)} comes before the folder that it is in")
                     top, self._folder = parts[0], member.kind == tar.FOLDER
                     place.look(folder=self._folder)
                 if count > ENTRIES_MOST:

@@ -260,6 +260,14 @@ def test_any_answer_is_taken(world: Path, answer: messages.Copied) -> None:
     assert found == world / "here/d"
 
 
+@pytest.mark.parametrize("kind", [b"0", b"2", b"5"])
+def test_the_first_entry_is_what_was_asked_for(world: Path, kind: bytes) -> None:
+    """And nothing below it: a link that comes alone would lie where the copy was to be, and lead anywhere."""
+    for rest in (b"", TOP, entry(b"d/y", EVIL)):
+        found, _ = copy(entry(b"d/a", kind=kind, link=b"." if kind == b"2" else b"") + rest + END, world / "here")
+        assert "comes before the folder" in str(found) and os.listdir(world / "here") == [] and untouched(world)
+
+
 def test_what_was_left_out_is_said_on_one_line(world: Path) -> None:
     answer = messages.Copied([["d/so\x1b[2Jck\n", "a socket"]], 9)
     found, said = copy(TOP + entry(b"d/p", kind=b"6") + END, world / "here", answer)
