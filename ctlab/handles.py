@@ -13,7 +13,7 @@ from .names import did_you_mean
 if TYPE_CHECKING:
     import pandas
 
-    from .lab import Lab
+    from .values import Values
 
 T = TypeVar("T")
 
@@ -28,16 +28,14 @@ class Handles(Sequence[T], Generic[T]):
         kind: str,
         note: str = "",
         *,
-        lab: Lab | None = None,
-        again: Callable[[], Handles[T]] | None = None,
+        values: Values | None = None,
     ) -> None:
-        """`kind`: what one is called. `lab`, `again`: a listing's lab, and what asks for it once more."""
+        """`kind`: what one is called. `values`: what its frame holds instead of what is shown."""
         self._items = tuple(items)
         self._row = row
         self._kind = kind
         self._note = note
-        self.lab = lab
-        self.again = again
+        self._values = values
 
     @overload
     def __getitem__(self, key: int | str) -> T: ...
@@ -45,7 +43,7 @@ class Handles(Sequence[T], Generic[T]):
     def __getitem__(self, key: slice) -> Handles[T]: ...
     def __getitem__(self, key: int | str | slice) -> T | Handles[T]:
         if isinstance(key, slice):
-            return Handles(self._items[key], self._row, self._kind, self._note)
+            return Handles(self._items[key], self._row, self._kind, self._note, values=self._values)
         if isinstance(key, int):
             return self._items[key]
         for item in self._items:
@@ -75,7 +73,11 @@ class Handles(Sequence[T], Generic[T]):
         return [self._row(item) for item in self._items]
 
     def frame(self) -> pandas.DataFrame:
-        """The table as a DataFrame."""
+        """The listing as a DataFrame, of values as they are now: states, times, addresses, numbers."""
+        if self._values is not None:
+            from .values import frame
+
+            return frame(self._items, self._values)
         import pandas
 
         return pandas.DataFrame(self.rows())

@@ -23,6 +23,7 @@ from .plan import ops, rootfs
 from .request import KEYWORDS, check_body, unknown_keyword
 from .runtime import messages
 from .runtime.client import Client, Reply, Request, T
+from .values import CONTAINER, NETWORK
 from .words_of_command import split_command
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Lab:
         with self._lock:
             found = list(self._containers.values())
         note = as_of() + ("" if engines.vm_facts(self) is None else "; a pid is the VM's")
-        return Handles(found, container_row, "container", note, lab=self, again=lambda: self.containers)
+        return Handles(found, container_row, "container", note, values=CONTAINER)
 
     @property
     def networks(self) -> Handles[Network]:
@@ -136,7 +137,7 @@ class Lab:
 
         with self._lock:
             found = list(self._networks.values())
-        return Handles(found, network_row, "network", as_of(), lab=self, again=lambda: self.networks)
+        return Handles(found, network_row, "network", as_of(), values=NETWORK)
 
     @property
     def nodes(self) -> Handles[Any]:
@@ -206,7 +207,7 @@ class Lab:
             return made[0]
         from .cards import as_of, container_row
 
-        return Handles(made, container_row, "container", as_of())
+        return Handles(made, container_row, "container", as_of(), values=CONTAINER)
 
     # -- what handles ask for -------------------------------------------------------------------------
     def _container(self, name: str | Container) -> Container:

@@ -1,7 +1,7 @@
-"""What cells show: a program's output while it runs, and tables that are kept up to date.
+"""What cells show: a program's output while it runs, and maps and charts that are kept up to date.
 
-Everything live of a lab (maps, charts, tables) is in `lab.views`; after each cell in which the lab changed, and
-before it is stopped, what a saved notebook would hold is brought up to date.
+A table stays as it was when it was shown. Everything live of a lab (maps, charts) is in `lab.views`; after each cell in
+which the lab changed, and before it is stopped, what a saved notebook would hold is brought up to date.
 """
 
 from __future__ import annotations
@@ -10,22 +10,18 @@ import contextlib
 import sys
 import threading
 import time
-import uuid
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import labs, units
-from .shown import put, replace
 
 if TYPE_CHECKING:
-    from ..handles import Handles
     from ..lab import Lab
 
 # The result that the present cell's magic has streamed: shown already, so its value isn't shown once more.
 _streamed: object = None
 
 LINE_SECONDS = 0.2  # how long a line may be without its end before it is shown so
-KEPT_TABLES = 20  # of one lab; the outputs of older ones stay as they are
 
 
 class CellSink:
@@ -103,53 +99,6 @@ class CellSink:
             print(f"\n[{units.format_size(self._more)} more isn't shown here; {where}]")
         if dropped_bytes:
             print(f"\n[about {units.format_size(dropped_bytes)} came too fast to be kept]")
-
-
-class TableView:
-    """A table in the outputs of cells: shown with an id, so that it can be replaced."""
-
-    def __init__(self, table: Handles[Any]) -> None:
-        self._table = table
-        self._id = f"ctlab-table-{uuid.uuid4().hex}"
-        self._shown = ""
-
-    def _bundle(self) -> dict[str, str]:
-        return {"text/plain": repr(self._table), "text/html": self._table._repr_html_()}
-
-    def show(self) -> None:
-        """Put it into the cell."""
-        bundle = self._bundle()
-        self._shown = repr(self._table.rows())
-        put(bundle, self._id)
-
-    def refresh_stored(self) -> None:
-        """Ask again and replace the output, if it would look different."""
-        if self._table.again is None:
-            return
-        self._table = self._table.again()
-        now = repr(self._table.rows())
-        if now == self._shown:
-            return
-        self._shown = now
-        replace(self._bundle(), self._id)
-
-    def close(self) -> None:
-        """Up to date once more, and then no longer."""
-        self.refresh_stored()
-
-
-def show_table(table: Handles[Any]) -> None:
-    """Show Handles; those of a lab are kept up to date. In a terminal, where nothing can be replaced: plain text."""
-    if not has_kernel():
-        raise NotImplementedError  # the formatter's word for "not by me"
-    view = TableView(table)
-    view.show()
-    if table.again is not None and table.lab is not None and not table.lab.gone:
-        views = table.lab.views
-        views.append(view)
-        old = [one for one in views if isinstance(one, TableView)][:-KEPT_TABLES]
-        for one in old:
-            views.remove(one)
 
 
 _seen: weakref.WeakKeyDictionary[Lab, int] = weakref.WeakKeyDictionary()

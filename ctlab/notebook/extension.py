@@ -26,7 +26,6 @@ def load(shell: Any) -> None:
     after_cell = display.after_cell
     shell.events.register("post_run_cell", after_cell)
     formatter = shell.display_formatter.ipython_display_formatter
-    formatter.for_type("ctlab.handles.Handles", display.show_table)
     formatter.for_type("ctlab.completed.Completed", display.show_completed)
     ticks.hook()
     setattr(shell, KEY, (made, matcher, after_cell))
@@ -63,12 +62,11 @@ def unload(shell: Any) -> None:
 
 def _forget_formatters(shell: Any) -> None:
     formatter = shell.display_formatter.ipython_display_formatter
-    for module, name in (("ctlab.handles", "Handles"), ("ctlab.completed", "Completed")):
-        # Registered by name; the formatter turns the name into the class when it first meets one.
-        found = getattr(sys.modules.get(module), name, None)
-        for key in (f"{module}.{name}", found):
-            if key is not None:
-                try:
-                    formatter.pop(key)
-                except KeyError:
-                    pass
+    # Registered by name; the formatter turns the name into the class when it first meets one.
+    found = getattr(sys.modules.get("ctlab.completed"), "Completed", None)
+    for key in ("ctlab.completed.Completed", found):
+        if key is not None:
+            try:
+                formatter.pop(key)
+            except KeyError:
+                pass

@@ -112,8 +112,9 @@ def one_or_all(found: Sequence[Container]) -> Container | Handles[Container]:
         return found[0]
     from ..cards import as_of, container_row
     from ..handles import Handles
+    from ..values import CONTAINER
 
-    return Handles(found, container_row, "container", as_of())
+    return Handles(found, container_row, "container", as_of(), values=CONTAINER)
 
 
 class Text(str):

@@ -14,18 +14,16 @@ def listing(context: Context) -> Any:
     """`%container ps`: Handles; with -q the names."""
     from ..cards import as_of, container_row
     from ..handles import Handles
+    from ..values import CONTAINER
 
     lab, everything = context.lab_or_none, bool(context.option("all"))
     if lab is None:
         return [] if context.option("quiet") else Handles[Any]([], lambda _: {}, "container", "no lab runs here")
 
-    def table() -> Handles[Any]:
-        found = [one for one in lab.containers if everything or one.state in _LISTED]
-        ended = len(lab.containers) - len(found)
-        note = f"{as_of()}{f'; {ended} that ended: ps -a' if ended else ''}"
-        return Handles(found, container_row, "container", note, lab=lab, again=table)
-
-    made = table()
+    found = [one for one in lab.containers if everything or one.state in _LISTED]
+    ended = len(lab.containers) - len(found)
+    note = f"{as_of()}{f'; {ended} that ended: ps -a' if ended else ''}"
+    made = Handles(found, container_row, "container", note, values=CONTAINER)
     return made.keys() if context.option("quiet") else made
 
 

@@ -123,8 +123,9 @@ def _one_or_all(found: list[Any]) -> Any:
         return found[0]
     from ..cards import as_of, network_row
     from ..handles import Handles
+    from ..values import NETWORK
 
-    return Handles(found, network_row, "network", as_of())
+    return Handles(found, network_row, "network", as_of(), values=NETWORK)
 
 
 VERBS = {

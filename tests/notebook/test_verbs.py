@@ -193,7 +193,14 @@ def test_listings(shell: Any) -> None:
     assert shell.run("%container").keys() == ["web"]
     everything = shell.run("%container ps -a")
     assert everything.keys() == ["web", "job"] and everything["JOB"].state == "exited" and everything[0].name == "web"
-    assert everything.frame()["status"].tolist()[1] == "exited (0)"
+    frame = everything.frame().set_index("name")
+    assert (frame.loc["web", "state"], frame.loc["job", "returncode"]) == ("running", 0)
+    assert frame.loc["web", "pid"] == everything["web"].pid and frame["pid"].isna().tolist() == [False, True]
+    assert frame.loc["web", "ipv4"] == "10.88.0.2" and frame.loc["web", "ipv6"] is None
+    assert str(frame["started_at"].dtype) == "datetime64[ns, UTC]"
+    assert (frame.loc["job", "finished_at"] - frame.loc["job", "started_at"]).total_seconds() < 60
+    assert everything[:0].frame().columns.tolist() == everything.frame().columns.tolist()
+    assert shell.lab.networks.frame()["ipv4_subnet"].tolist() == ["10.88.0.0/24"]
     assert shell.run("%container ps -aq") == ["web", "job"]
 
 
