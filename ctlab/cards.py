@@ -48,7 +48,7 @@ def short(text: str, length: int = 60) -> str:
 
 def container_row(container: Container) -> dict[str, Any]:
     """What `ps` shows of one."""
-    where = " ".join(f"{network} {address}" for network, address in container.addresses.items())
+    where = " ".join(f"{network} {address}" for network, address in container.all_addresses.items())
     return {
         "name": container.name,
         "status": status(container),

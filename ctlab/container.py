@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from ipaddress import IPv4Address, IPv6Address, ip_interface
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import copying, ending, executing, following, output, ticks, units
 from .completed import Completed, Logs, Process, signal_of
-from .errors import LabGone, NotFound, StateError
+from .errors import BadInput, LabGone, NotFound, StateError
 from .execution import Sink
 from .names import key, nearest
 from .plan import limits as limits_plan
@@ -95,6 +95,11 @@ class Container:
         return {e.network: e.addresses[0].partition("/")[0] for e in self.endpoints if e.addresses}
 
     @property
+    def all_addresses(self) -> dict[str, str]:
+        """Network → every address, IPv4 first, without prefix lengths, as tables and cards show it."""
+        return {e.network: " ".join(a.partition("/")[0] for a in _by_version(e)) for e in self.endpoints if e.addresses}
+
+    @property
     def command(self) -> tuple[str, ...]:
         """What runs; empty for a container that idles."""
         return self._spec.command
@@ -109,15 +114,21 @@ class Container:
         """Its resource limits; None = unlimited."""
         return self._spec.limits
 
-    def address(self, network: str | None = None, version: int = 4) -> IPv4Interface | IPv6Interface:
-        """Its address on a network (on the first one, without a name). NotFound if it has none there."""
+    def address(self, network: str | None = None, version: int | None = None) -> IPv4Address | IPv6Address:
+        """Its address on a network (without a name: on the first one), bare: f"ping {web.address()}". NotFound.
+
+        `version`: 4 or 6; without it the IPv4 one, or the IPv6 one where there is no other.
+        """
+        if version not in (None, 4, 6):
+            raise BadInput(f"address: version {version!r}: 4 or 6")
         for endpoint in self.endpoints:
             if network is None or key(endpoint.network) == key(network):
-                for text in endpoint.addresses:
-                    if ip_interface(text).version == version:
-                        return ip_interface(text)
+                for text in _by_version(endpoint):
+                    if version in (None, ip_interface(text).version):
+                        return ip_interface(text).ip
+        what = "address" if version is None else f"IPv{version} address"
         where = f"on network '{network}'" if network else "on any network"
-        raise NotFound(f"{self.name} has no IPv{version} address {where}; it has {self.addresses or 'none'}")
+        raise NotFound(f"{self.name} has no {what} {where}; it has {self.all_addresses or 'none'}")
 
     def _alive(self) -> None:
         if self._gone:
@@ -348,7 +359,8 @@ class Container:
             how = signal_of(self._returncode or 0) or self._returncode
             status = f"exited ({'OOMKilled' if self._oom_killed else how})"
         where = (
-            " ".join(f"{network} {address}" for network, address in self.addresses.items()) or self._spec.network_mode
+            " ".join(f"{network} {address}" for network, address in self.all_addresses.items())
+            or self._spec.network_mode
         )
         return f"<Container {self.name}: {status}, {where}>"
 
@@ -356,6 +368,10 @@ class Container:
         from .cards import container_card
 
         return container_card(self)
+
+
+def _by_version(endpoint: EndpointSpec) -> list[str]:
+    return sorted(endpoint.addresses, key=lambda text: ":" in text)
 
 
 def unknown(name: str, known: Iterable[str]) -> NotFound:

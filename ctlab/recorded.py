@@ -20,7 +20,17 @@ CONTAINER_METHODS = {
     "remove", "rename", "restart", "routes", "script", "start", "stop", "stream_until_end", "top", "unpause", "update",
     "wait", "write",
 }  # fmt: skip
-CONTAINER_PROPERTIES = {"command", "endpoints", "image", "limits", "oom_killed", "pid", "returncode", "spec"}
+CONTAINER_PROPERTIES = {
+    "all_addresses",
+    "command",
+    "endpoints",
+    "image",
+    "limits",
+    "oom_killed",
+    "pid",
+    "returncode",
+    "spec",
+}
 _GONE = {"pid", "namespaces", "id"}  # of what was known: numbers that lead to nothing any more
 
 

@@ -80,7 +80,7 @@ def test_what_can_be_checked_before_leaves_the_old_one(lab: Any) -> None:
             lab.run(name="web", exists="replace", **options)
         assert lab["web"] is old and old.state == "running" and old.exec(["true"]).returncode == 0
     new = lab.run(name="web", exists="replace", networks=["blue"], ip="10.9.0.5", mac_address="02:00:00:00:00:07")
-    assert new is not old and str(new.address("blue")) == "10.9.0.5/29"
+    assert new is not old and str(new.address("blue")) == "10.9.0.5"
     assert {net.name: len(net.pools[0].owners) for net in lab.networks} == {"blue": 2, "full": 1}
 
 

@@ -94,7 +94,7 @@ def test_what_the_handle_says_is_what_the_kernel_has(lab: Any) -> None:
     assert (entry["address"], entry["mtu"], "LOWER_UP" in entry["flags"]) == (endpoint.mac, 1400, True)
     assert default_route(container) == ("10.40.0.1", "eth0")
     assert set(interfaces(container)) == {"lo", "eth0"}
-    assert str(container.address("blue")) == "10.40.0.2/24"
+    assert f"{container.address('blue')}" == "10.40.0.2"
     assert network.containers == [container]
 
 
@@ -121,6 +121,20 @@ def test_ipv6_and_both(lab: Any) -> None:
     other = lab.run(networks=["chosen"])
     assert {other.address("chosen").version, other.address("chosen", 6).version} == {4, 6}
     assert ask(alone, alone.name, AAAA) == (0, ["fd00:6::2"])
+
+
+def test_an_ipv6_address_is_as_good_as_any(lab: Any) -> None:
+    lab.network("six", subnet="fd00:66::/64")
+    lab.network("both", subnet=["fd00:67::/64", "10.67.0.0/24"])
+    one, two = lab.run(name="one", networks=["six", "both"]), lab.run(name="two", networks=["six"])
+    assert (str(two.address()), str(two.address("six", 6))) == ("fd00:66::3", "fd00:66::3")
+    assert f"{one.address('both')} {one.address('both', version=6)}" == "10.67.0.2 fd00:67::2"
+    assert "both 10.67.0.2 fd00:67::2" in repr(one) and "both 10.67.0.2 fd00:67::2" in one._repr_html_()
+    with pytest.raises(NotFound, match=r"two has no IPv4 address on any network; it has .*fd00:66::3"):
+        two.address(version=4)
+    frame = lab.containers.frame().set_index("name")
+    assert (frame.loc["two", "ipv4"], frame.loc["two", "ipv6"]) == (None, "fd00:66::3")
+    assert one.exec(f"ping -c 1 -W 5 {two.address()}").check()
 
 
 def test_addresses_asked_for(lab: Any) -> None:
@@ -199,7 +213,7 @@ def test_connect_and_disconnect_while_it_runs(lab: Any) -> None:
     assert ask(container, "peer", A) == (NXDOMAIN, [])
     assert green.connect(container) is container
     assert set(interfaces(container)) == {"lo", "eth0", "eth1"}
-    assert addresses(container, "eth1") == {str(container.address("green"))}
+    assert addresses(container, "eth1") == {container.endpoints[-1].addresses[0]}
     assert default_route(container) == ("10.47.0.1", "eth0")
     assert fetch(container, "peer").check().stdout == "peer\n"
     blue.disconnect("web")
@@ -223,7 +237,7 @@ def test_connect_a_stopped_container(lab: Any) -> None:
     green.connect(container)
     blue.disconnect(container)
     container.start()
-    assert addresses(container, container.endpoints[0].interface) == {str(container.address("green"))}
+    assert addresses(container, container.endpoints[0].interface) == {container.endpoints[-1].addresses[0]}
 
 
 def test_connect_with_a_taken_address_changes_nothing(lab: Any) -> None:

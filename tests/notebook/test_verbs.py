@@ -60,7 +60,7 @@ def test_networks(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert shell.run("%network ls -q") == ["blue", "six", "bridge"]
     assert shell.run("%network")["blue"].subnets == ("10.10.0.0/24",)
     web = shell.run("%network connect blue web --ip 10.10.0.9 --mac-address 02:00:00:00:00:09")
-    assert str(web.address("blue")) == "10.10.0.9/24" and web.endpoints[1].mac == "02:00:00:00:00:09"
+    assert str(web.address("blue")) == "10.10.0.9" and web.endpoints[1].mac == "02:00:00:00:00:09"
     facts = shell.run("%network inspect blue")
     assert facts["containers"] == {"web": ["10.10.0.9/24"]} and json.loads(repr(facts)) == facts
     assert set(shell.run("%network inspect blue six")) == {"blue", "six"}

@@ -172,7 +172,7 @@ def test_a_container_forges_no_frames_by_default(lab: Any) -> None:
     """ARP answers and router advertisements for others need NET_RAW, which only `--cap-add` gives."""
     victim = lab.run(name="victim")
     plain = lab.run(name="plain")
-    said = plain.exec(["python3", "-c", FORGE, "10.255.0.1", str(victim.address().ip)]).check().stdout
+    said = plain.exec(["python3", "-c", FORGE, "10.255.0.1", str(victim.address())]).check().stdout
     assert said.splitlines()[0] == "no frames" and "sent" not in said, said
     if not lab._client.facts["single_id"]:
         need_ids(lab)
@@ -197,7 +197,7 @@ def test_forged_frames_stay_on_their_network(lab: Any) -> None:
     for one in (elsewhere, same):  # the resolver answers: now each stands in the node's table, and the node in its own
         one.exec(["getent", "hosts", "attacker"])
     macs = {one.name: one.endpoints[0].mac for one in (elsewhere, same, attacker)}
-    address = {one.name: str(one.address().ip) for one in (elsewhere, same)}
+    address = {one.name: str(one.address()) for one in (elsewhere, same)}
     gateways = {"elsewhere": "10.62.0.1", "same": "10.61.0.1"}
     assert {name: believed(lab, None, address[name]) for name in address} == {name: macs[name] for name in address}
     of_gateways = {name: believed(lab, lab[name], gateways[name]) for name in gateways}
