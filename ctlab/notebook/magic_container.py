@@ -50,7 +50,7 @@ def prune(context: Context) -> Any:
     for container in found:
         container.remove()
     print(f"removed {', '.join(container.name for container in found)}" if found else "no container to remove")
-    return [container.name for container in found]
+    return [container.name for container in found] or None
 
 
 def rename(context: Context) -> Any:

@@ -42,10 +42,21 @@ def stop(context: Context) -> Any:
     return found[0] if len(found) == 1 else _table(found)
 
 
+class _Status(Facts):
+    """What is known of a lab: a dictionary, shown as the lab's card where there is a page."""
+
+    def __init__(self, lab: Any) -> None:
+        super().__init__(lab.status())
+        self._card: str = lab._repr_html_()
+
+    def _repr_html_(self) -> str:
+        return self._card
+
+
 def status(context: Context) -> Any:
     """`%lab status [NAME]`: what it holds, what it costs."""
     lab = labs.find(context.subjects[0]) if context.subjects else context.lab
-    return Facts(lab.status())
+    return _Status(lab)
 
 
 def listing(context: Context) -> Any:

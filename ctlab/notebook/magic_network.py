@@ -101,7 +101,7 @@ def prune(context: Context) -> Any:
     for network in found:
         network.remove()
     print(f"removed {', '.join(network.name for network in found)}" if found else "no network to remove")
-    return [network.name for network in found]
+    return [network.name for network in found] or None
 
 
 def nodes(context: Context) -> Any:

@@ -104,6 +104,15 @@ def test_a_shells_dollar_is_no_formula(shell: Any) -> None:
         assert cell != "%container ps" or "$(date)" in html
 
 
+def test_a_lab_is_a_card_and_an_empty_prune_says_so_alone(kernel: Any) -> None:
+    kernel.good("%lab start")
+    [data] = [m["content"]["data"] for m in kernel.good("%lab").messages if m["msg_type"] == "execute_result"]
+    assert "ctlab-card" in data["text/html"] and '"name": "lab"' in data["text/plain"]
+    for noun in ("container", "network"):
+        cell = kernel.good(f"%{noun} prune")
+        assert (cell.stream(), cell.value) == (f"no {noun} to remove\n", None)
+
+
 def test_inspect_is_json(kernel: Any) -> None:
     import json
 
