@@ -202,6 +202,9 @@ def test_listings(shell: Any) -> None:
     assert everything[:0].frame().columns.tolist() == everything.frame().columns.tolist()
     assert shell.lab.networks.frame()["ipv4_subnet"].tolist() == ["10.88.0.0/24"]
     assert shell.run("%container ps -aq") == ["web", "job"]
+    shell.run("%container run --expect any --name bad -- sh -c 'exit 3'\n%container kill web")
+    rows = shell.run("%container ps -a").rows()
+    assert [row["status"] for row in rows] == ["exited (SIGKILL)", "exited (0)", "failed (3)"]
 
 
 def test_looking(shell: Any) -> None:
