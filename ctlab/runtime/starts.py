@@ -142,7 +142,7 @@ def _with_quota(said: dict[str, Any]) -> dict[str, Any]:
     """What a first process died of, with the quota, or the full storage, named where it is one."""
     if (named := storage.named(said, starting=True)) is not said:
         return named
-    if said["errno"] == errno.ENOSPC and not said["message"].startswith(("WriteFile", "Folder", "write")):
+    if said["errno"] == errno.ENOSPC and not said["message"].startswith(("write", "folder")):
         # Not a full file system: detached mounts are counted as mount namespaces, too.
         return said | {"message": no_room(said["message"], errno.ENOSPC)}
     return said

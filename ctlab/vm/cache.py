@@ -101,7 +101,8 @@ def _remove(name: str, above: int) -> None:
 
 
 def refused(path: Path, error: OSError) -> CtlabError:
-    """One line for a cache that can't be written."""
+    """One line for a cache that can't be written; what isn't finished yet has a name that says nobody anything."""
+    path = path.parent if path.name.startswith(_UNFINISHED) else path
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return CtlabError(
             f"no room for the VM's files in {path}: {describe(error)}; "
