@@ -26,9 +26,12 @@ def hear(lab: Lab, event: Event) -> None:
     elif isinstance(event, messages.SamplerError):
         lab._doubt(f"the lab's sampler failed, and counters may be missing: {one_line(event.message)}")
     elif isinstance(event, messages.HelperDied):
-        text = f"the lab's {one_line(event.helper, 40)} died (status {event.status})"
-        if event.helper == "sampler":
-            lab._doubt(f"{text}: there are no newer counters")
+        text = one_line(event.lost)
+        if event.again:
+            helper, how = one_line(event.helper, 40), one_line(event.how, 40)
+            text = f"the lab's {helper} died ({how}) and was started anew: {text}"
+        if event.helper == "sampler" and text not in lab._doubts:
+            lab._doubt(text)
         else:
             lab._note(text)
         lab._changed()

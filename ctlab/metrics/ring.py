@@ -217,7 +217,8 @@ class Ring:
         head = self._words[_HEAD]
         start = head % self.capacity
         fits = min(count, self.capacity - start)
-        self._words[_BEGUN] = head + count
+        # A writer that was killed may have begun more: those rows stay torn until they are overwritten.
+        self._words[_BEGUN] = max(self._words[_BEGUN], head + count)
         self._barrier()
         for view, column in zip(self._views, columns, strict=True):
             if fits == count:

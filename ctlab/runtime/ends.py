@@ -220,7 +220,7 @@ def _answer(supervisor: Supervisor, call: Call, tries: int) -> None:
 
 def forget(supervisor: Supervisor, record: Record) -> None:
     supervisor.records.pop(record.id, None)
-    supervisor.services.forget_output(record)
+    supervisor.services.outputs.forget(record)
     os.close(record.ring)
     record.ring = -1
     if record.private >= 0:

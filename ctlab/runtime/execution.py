@@ -223,20 +223,27 @@ def _possible(window: list[int]) -> list[int]:
 def logs(supervisor: Supervisor, call: Call) -> None:
     """The ring of a container's output, once all that was written by now is in it."""
     record = supervisor.record(call.message.id)
-    supervisor.services.sync(record, lambda: call.reply(messages.Output(), [record.ring] if record.ring >= 0 else []))
+
+    def collected(why: str) -> None:
+        if why:
+            call.fail("StateError", why)
+        else:
+            call.reply(messages.Output(), [record.ring] if record.ring >= 0 else [])
+
+    supervisor.services.outputs.sync(record, collected)
 
 
 def follow(supervisor: Supervisor, call: Call) -> None:
     """Tell the eventfd that came along whenever there is more output; the answer is the ring."""
     record = supervisor.record(call.message.id)
-    supervisor.services.follow(record, call.message.follower, call.descriptors[0])
+    supervisor.services.outputs.follow(record, call.message.follower, call.descriptors[0])
     call.reply(messages.Followed(), [record.ring])
     call.close_descriptors()
 
 
 def unfollow(supervisor: Supervisor, call: Call) -> None:
     """The follower of that number has gone."""
-    supervisor.services.unfollow(supervisor.record(call.message.id), call.message.follower)
+    supervisor.services.outputs.unfollow(supervisor.record(call.message.id), call.message.follower)
     call.reply(messages.Ok())
 
 

@@ -113,12 +113,12 @@ class NodeExecutor:
                 else:
                     raise TypeError(f"not an operation of a node: {operation}")
             flush()
-        except Failure:
-            self.undo(undo)
-            raise
         except OSError as error:
             self.undo(undo)
             raise Failure(operation, error) from error
+        except BaseException:
+            self.undo(undo)
+            raise
         return undo
 
     def _use_spare(self, spare: Spare, operation: ops.MakeVeth, master: int) -> None:

@@ -466,10 +466,12 @@ class SamplerError(NamedTuple):
 
 
 class HelperDied(NamedTuple):
-    """A process of the lab's own has ended."""
+    """A helper of the lab's has ended: how; whether there is a new one; what is lost, or why there is none."""
 
     helper: str
-    status: int
+    how: str
+    again: bool
+    lost: str
 
 
 class Gone(NamedTuple):

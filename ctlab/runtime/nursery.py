@@ -50,6 +50,18 @@ def live(control: _socket.socket, folders: cgroup.LabFolders | None, keep: set[i
         os._exit(1)
 
 
+def again(control: _socket.socket, context: Context) -> NoReturn:
+    """In a clone of the supervisor's, which is in the lab's root already: serve in place of one that has died."""
+    syscalls.close_all_but({control.fileno(), *context.descriptors()})  # what the supervisor reports to isn't ours
+    try:
+        main(control, context)
+    except Exception as error:
+        with suppress(OSError):
+            orders.send(control, {"note": describe_bug(error)})
+    finally:
+        os._exit(1)
+
+
 def become_root(*, single_id: bool) -> None:
     """Take the ids of the lab's root, which the keeper has mapped by now."""
     os.setresgid(0, 0, 0)

@@ -14,7 +14,7 @@ import select
 from typing import TYPE_CHECKING, Any
 
 from ..plan import ops
-from . import birth, messages, nursery, orders, storage
+from . import birth, burial, messages, nursery, orders, storage
 from .context import Filter
 from .made import Slot, Spare
 from .record import Runner
@@ -52,19 +52,44 @@ class Pool:
         self._timer_set = self._shrink_set = False
         self._runners: list[Runner] = []
         self._runners_coming = 0
-        self._nursery = supervisor.nursery
+        self._asked: set[int] = set()  # numbers of slots that the nursery is to make
+        self._form: dict[str, Any] | None = None  # what the nursery was told of what it makes
+        self._hear()
+
+    def _hear(self) -> None:
+        """Hear the nursery that there is."""
+        control = self._supervisor.services.nursery.control
+        assert control is not None
         self._heard = select.poll()
-        self._heard.register(self._nursery, select.POLLIN)
-        supervisor.on(self._nursery.fileno(), self._nursery_says_unasked)
+        self._heard.register(control, select.POLLIN)
+        self._supervisor.on(control.fileno(), self._nursery_says_unasked)
+
+    def renew(self) -> None:
+        """The nursery has died: bury what it was making, and let the new one, if there is one, make it anew."""
+        self._coming = self._runners_coming = 0
+        asked, self._asked = self._asked, set()
+        burial.half_made(self._supervisor, asked, {slot.private for slot in self._ready})
+        self._supervisor.settle_names()
+        if self._supervisor.services.nursery.control is None:
+            self._wanted = self._goal = 0  # containers are made when asked for
+            return
+        self._hear()
+        if self._form is not None:
+            self._ask(self._form)
+            self.refill()
 
     def configure(self, operations: list[list[Any]], limits: list[list[Any]], wanted: int, filter_: Filter) -> None:
         """What makes a slot (encoded), the limits and the filter of system calls that it has, how many to keep."""
         self.operations = ops.decode(operations)
-        self._wanted = self._goal = wanted
+        control = self._supervisor.services.nursery.control
+        self._wanted = self._goal = 0 if control is None else wanted
         self.limits = limits
         self._supervisor.context.filter = filter_
         filters = [filter_.early, filter_.late]
-        orders.send(self._nursery, {"operations": operations, "limits": limits, "filter": filters})
+        self._form = {"operations": operations, "limits": limits, "filter": filters}
+        if control is not None:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the next one is told
+                orders.send(control, self._form)
         while len(self._ready) > wanted:
             self.discard(self._ready.pop())
         self.refill()
@@ -153,14 +178,14 @@ class Pool:
     def _nursery_says(self) -> None:
         self._silent = False
         try:
-            message, descriptors = orders.receive(self._nursery)
+            control = self._supervisor.services.nursery.control
+            assert control is not None
+            message, descriptors = orders.receive(control)
         except OSError:  # no room for its descriptors: whatever it was, it won't come again
             self._coming = self._runners_coming = 0
             raise
         if message is None:
-            self._supervisor.off(self._nursery.fileno())
-            self._wanted = self._goal = self._coming = 0  # it died: containers are made when asked for
-            self._supervisor.settle_names()
+            self._supervisor.services.nursery.died()
             return
         if "note" in message:
             self._supervisor.tell(messages.Note(f"nursery: {message['note']}"))
@@ -176,6 +201,7 @@ class Pool:
             self._runners_coming = max(0, self._runners_coming - 1)
             return
         self._coming = max(0, self._coming - 1)
+        self._asked.discard(message["made"] if "made" in message else message["failed"])
         if "failed" in message:
             for pid in message["born"]:  # killed by the nursery, but our children
                 with contextlib.suppress(ChildProcessError):
@@ -213,13 +239,18 @@ class Pool:
                 self._order(awaited=True)
 
     def _order(self, *, awaited: bool) -> None:
-        if self._ask({"make": self.number(), "awaited": awaited}):
+        number = self.number()
+        if self._ask({"make": number, "awaited": awaited}):
             self._coming += 1
+            self._asked.add(number)
 
     def _ask(self, message: dict[str, Any], descriptors: list[int] | None = None) -> bool:
         """Ask the nursery for something; False if it is dead, or has so much to do that it can't be asked now."""
+        control = self._supervisor.services.nursery.control
+        if control is None:
+            return False
         try:
-            orders.send(self._nursery, message, descriptors or (), flags=_socket.MSG_DONTWAIT)
+            orders.send(control, message, descriptors or (), flags=_socket.MSG_DONTWAIT)
         except OSError:
             return False
         return True

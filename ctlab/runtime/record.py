@@ -61,6 +61,8 @@ class Record:
         self.fresh_links: list[tuple[str, ...]] = []  # possible names of each pair that may not carry packets yet
         self.namespaces: dict[str, int] = {}  # descriptors, where the first process can't be asked for them
         self.terminals: list[int] = []
+        self.sampled = False  # whether the sampler reads its counters
+        self.streams: dict[int, tuple[int, int]] = {}  # what it writes to, of each run of which something may come
         self.waiters: list[Call] = []
 
     def mark(self, what: str) -> None:

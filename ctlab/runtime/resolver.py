@@ -151,7 +151,6 @@ class Resolver:
         self._poll = select.epoll()
         self._poll.register(control, select.EPOLLIN)
         self._sockets: dict[int, socket.socket] = {}
-        self._listen("127.0.0.11")
 
     def run(self) -> NoReturn:
         """Until the supervisor goes."""
@@ -174,8 +173,12 @@ class Resolver:
 
     def _change(self, message: dict[str, Any]) -> None:
         if "listen" in message:
-            self._listen(message["listen"])
-            protocol.send(self._control, {"listening": message["listen"]})
+            number = 0
+            try:
+                self._listen(message["listen"])
+            except OSError as error:  # a container on `host` has taken it
+                number = error.errno or 0
+            protocol.send(self._control, {"listening": message["listen"], "errno": number})
         elif "deaf" in message:
             for descriptor, server in list(self._sockets.items()):
                 if server.getsockname()[0] == message["deaf"]:
@@ -188,7 +191,11 @@ class Resolver:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         server = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         # Without SO_REUSEADDR: of datagrams whoever sets it last would get the packets, a container on `host` too.
-        server.bind((address, PORT))
+        try:
+            server.bind((address, PORT))
+        except OSError:
+            server.close()
+            raise
         self._sockets[server.fileno()] = server
         self._poll.register(server, select.EPOLLIN)
 

@@ -1,20 +1,18 @@
-"""The supervisor's helpers, each a forked child: collector, resolver, sampler."""
+"""The supervisor's helpers: collector (see `outputs`), nursery (see `pool`), resolver, sampler, and what these hear."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import socket
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from ..errors import describe_bug
-from ..kernel import netlink, syscalls, title
+from ..kernel import netlink
 from ..metrics import columns as metric_columns
 from ..metrics import sampler
 from ..metrics.ring import Ring
-from . import collector, messages, packets, protocol, resolver
+from . import messages, nursery, protocol, resolver
+from .helper import Helper
+from .outputs import Outputs
 from .record import Record
 
 if TYPE_CHECKING:
@@ -29,128 +27,114 @@ class Services:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
-        self._syncing: dict[int, Callable[[], None]] = {}
-        self._sync_number = 0
-        self.pids: dict[str, int] = {}
         self.container_ring = Ring.create(metric_columns.CONTAINERS_SCHEMA, RING_ROWS).fd
         self.endpoint_ring = Ring.create(metric_columns.ENDPOINTS_SCHEMA, RING_ROWS).fd
-        self._collector = self.start("collector", collector.main)
-        self._resolver = self.start("resolver", resolver.main)
-        interval = supervisor.start.interval_seconds
+        self.outputs = Outputs(supervisor)
+        self._names: dict[str, tuple[str, list[Any]]] = {}  # in lower case -> the name, its endpoints
+        self._addresses: dict[str, None] = {}  # that are answered on
+        self._resolver = Helper(
+            supervisor, "resolver", resolver.main,
+            lost="questions for names that came meanwhile have no answer",
+            without="no name of a container is found any more",
+            renew=self._renew_resolver,
+        )  # fmt: skip
+        self._resolver.start()
+        self._addresses["127.0.0.11"] = None
+        self._resolver.send({"listen": "127.0.0.11"})
         containers, endpoints = self.container_ring, self.endpoint_ring
-        self._sampler = self.start(
-            "sampler",
-            lambda control: sampler.main(control, containers, endpoints, interval),
-            keep={containers, endpoints},
-        )
-        link = netlink.Netlink()
-        protocol.send(self._sampler, {"do": "node", "name": "host"}, [link.fileno()])
-        link.close()
-        supervisor.on(self._collector.fileno(), self._collector_says)
-        supervisor.on(self._sampler.fileno(), self._sampler_says)
+        self._interval = supervisor.start.interval_seconds
+        self._paused = False
+        self._sampler = Helper(
+            supervisor, "sampler", lambda control: sampler.main(control, containers, endpoints, self._interval),
+            lost="the counters of that moment are missing",
+            without="there are no newer counters",
+            renew=self._renew_sampler, hear=self._sampler_says, keep=lambda: {containers, endpoints},
+        )  # fmt: skip
+        self._sampler.start()
+        self._give_node()
+        self.nursery: Helper = Helper(
+            supervisor, "nursery", lambda control: nursery.again(control, supervisor.context),
+            lost="nothing is lost, but starts took longer meanwhile",
+            without="starts take longer, since nothing is made in advance",
+            renew=lambda: supervisor.pool.renew(), keep=supervisor.context.descriptors,
+        )  # fmt: skip
 
-    def start(self, name: str, main: Callable[[socket.socket], Any], keep: set[int] | None = None) -> socket.socket:
-        ours, theirs = protocol.pair()
-        pid, pidfd = syscalls.clone3_python(0)
-        if pid == 0:
-            self._become(name, theirs, self._supervisor.events, main, keep or set())
-        theirs.close()
-        self.watch(name, pid, pidfd)
-        return ours
-
-    def watch(self, name: str, pid: int, pidfd: int) -> None:
-        """Tell when a helper ends."""
-        self.pids[name] = pid
-        self._supervisor.on(pidfd, lambda: self._ended(name, pidfd))
-
-    @staticmethod
-    def _become(
-        name: str, control: socket.socket, report: socket.socket, main: Callable[[socket.socket], Any], keep: set[int]
-    ) -> NoReturn:
-        try:
-            syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-            syscalls.close_all_but({control.fileno(), report.fileno(), *keep})
-            title.set_title(f"ctlab {name}")
-            main(control)
-        except Exception as error:
-            with contextlib.suppress(OSError):
-                packets.send(report, protocol.pack(messages.Note(f"{name}: {describe_bug(error)}")))
-        finally:
-            os._exit(1)
-
-    def _ended(self, name: str, pidfd: int) -> None:
-        status = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-        self._supervisor.off(pidfd)
-        os.close(pidfd)
-        self._supervisor.tell(messages.HelperDied(name, status.si_status if status else 0))
-
-    # -- collector ------------------------------------------------------------------------------
-    def collect(self, record: Record, out: int, err: int) -> None:
-        """Keep what a container writes from now on."""
-        protocol.send(self._collector, {"do": "add", "key": record.key}, [out, err, record.ring])
-
-    def sync(self, record: Record, then: Callable[[], None]) -> None:
-        """Call `then` once everything that was written by now has been collected."""
-        self._sync_number += 1
-        self._syncing[self._sync_number] = then
-        try:
-            protocol.send(self._collector, {"do": "sync", "key": record.key, "sync": self._sync_number})
-        except OSError:
-            del self._syncing[self._sync_number]
-            raise
-
-    def follow(self, record: Record, follower: int, eventfd: int) -> None:
-        """Tell `eventfd` whenever there is more."""
-        protocol.send(self._collector, {"do": "follow", "key": record.key, "follower": follower}, [eventfd])
-
-    def unfollow(self, record: Record, follower: int) -> None:
-        """Tell it no more."""
-        with contextlib.suppress(OSError):
-            protocol.send(self._collector, {"do": "unfollow", "key": record.key, "follower": follower})
-
-    def forget_output(self, record: Record) -> None:
-        """The container is removed."""
-        with contextlib.suppress(OSError):
-            protocol.send(self._collector, {"do": "drop", "key": record.key})
-
-    def _collector_says(self) -> None:
-        message, _, _ = protocol.receive(self._collector)
-        if message is None:
-            self._supervisor.off(self._collector.fileno())
-            for then in self._syncing.values():
-                then()
-            self._syncing.clear()
-            return
-        self._syncing.pop(message["synced"])()
+    @property
+    def pids(self) -> dict[str, int]:
+        """The helpers that there are."""
+        helpers = (self.nursery, self.outputs.collector, self._resolver, self._sampler)
+        return {helper.name: helper.pid for helper in helpers if helper.control is not None}
 
     # -- resolver -------------------------------------------------------------------------------
     def name(self, name: str, endpoints: list[Any]) -> None:
         """`name` has these addresses: [[network, [address, …]], …]; none: it is gone."""
-        with contextlib.suppress(OSError):
-            protocol.send(self._resolver, {"name": name, "endpoints": endpoints})
+        if not endpoints and self._names.pop(name.lower(), None) is None:
+            return
+        if not endpoints and self._resolver.control is None:
+            return
+        if endpoints:
+            self._resolver.needed()
+            self._names[name.lower()] = name, endpoints
+        self._resolver.send({"name": name, "endpoints": endpoints})
 
     def listen(self, address: str) -> None:
-        """Answer on one more address; returns when it does."""
-        protocol.send(self._resolver, {"listen": address})
-        protocol.receive(self._resolver)
+        """Answer on one more address; returns when it does. Raises OSError, Refused."""
+        self._addresses[address] = None
+        control = self._resolver.control
+        try:
+            self._resolver.send({"listen": address})
+            if self._resolver.control is control:  # else a new one has been told of all addresses
+                self._listening(address)
+        except BaseException:
+            del self._addresses[address]
+            raise
+
+    def _listening(self, address: str) -> None:
+        """Wait until it answers there."""
+        told: protocol.Message | None = {}
+        while told is not None and told.get("listening") != address:
+            assert self._resolver.control is not None
+            told, _, _ = protocol.receive(self._resolver.control)
+        if told is None:
+            self._resolver.died()
+            self._resolver.needed()
+        elif told["errno"]:
+            raise OSError(told["errno"], os.strerror(told["errno"]))
+
+    def _renew_resolver(self) -> None:
+        if self._resolver.control is None:
+            return
+        for name, endpoints in self._names.values():
+            self._resolver.send({"name": name, "endpoints": endpoints})
+        for address in self._addresses:
+            self._resolver.send({"listen": address})
+        for _ in self._addresses:
+            told, _, _ = protocol.receive(self._resolver.control)
+            if told is None:
+                return  # it has died again, which is heard of by itself
+            if told["errno"]:
+                why = os.strerror(told["errno"])
+                text = f"the lab's resolver, started anew, can't answer on {told['listening']} any more: {why}"
+                self._supervisor.tell(messages.Note(text))
 
     def deaf(self, address: str) -> None:
         """Answer no more there."""
-        with contextlib.suppress(OSError):
-            protocol.send(self._resolver, {"deaf": address})
+        self._addresses.pop(address, None)
+        if self._resolver.control is not None:
+            self._resolver.send({"deaf": address})
 
     # -- sampler --------------------------------------------------------------------------------
     def sample(self, record: Record) -> None:
         """Read this container's counters from now on."""
         slot = record.slot
-        if slot is None:
+        if slot is None or self._sampler.control is None:
             return
+        record.sampled = True
         with contextlib.suppress(OSError):
             if slot.cgroup is not None:
                 source, folders = slot.cgroup.stat_fds()
                 try:
-                    protocol.send(
-                        self._sampler,
+                    self._sampler.send(
                         {"do": "add", "key": record.key, "source": source, "controllers": list(folders)},
                         list(folders.values()),
                     )
@@ -165,33 +149,56 @@ class Services:
                 }  # fmt: skip
                 proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
-                    protocol.send(self._sampler, message, [proc])
+                    self._sampler.send(message, [proc])
                 finally:
                     os.close(proc)
             self.sample_links(record)
 
     def sample_links(self, record: Record) -> None:
         """The container's endpoints have changed."""
+        if not record.sampled or self._sampler.control is None:
+            return  # it is told of them when the container is worth reading
         links = []
         for key, veth in record.links:
             with contextlib.suppress(OSError):
                 links.append([key, self._supervisor.node.index(veth)])
         with contextlib.suppress(OSError):
-            protocol.send(self._sampler, {"do": "endpoints", "key": record.key, "links": links, "node": "host"})
+            self._sampler.send({"do": "endpoints", "key": record.key, "links": links, "node": "host"})
 
     def sample_no_more(self, record: Record) -> None:
         """The container's program has ended."""
+        if not record.sampled or self._sampler.control is None:
+            return
+        record.sampled = False
         with contextlib.suppress(OSError):
-            protocol.send(self._sampler, {"do": "remove", "key": record.key})
+            self._sampler.send({"do": "remove", "key": record.key})
 
     def sampler_control(self, message: dict[str, Any]) -> None:
-        """Pass an order on (interval, pause, resume)."""
-        protocol.send(self._sampler, message)
+        """Pass an order on (interval, pause, resume). Raises Refused."""
+        self._sampler.needed()
+        if message.get("do") == "interval":
+            self._interval = message["seconds"]
+        else:
+            self._paused = message.get("do") == "pause"
+        self._sampler.send(message)
 
-    def _sampler_says(self) -> None:
-        message, _, _ = protocol.receive(self._sampler)
-        if message is None:
-            self._supervisor.off(self._sampler.fileno())
+    def _give_node(self) -> None:
+        link = netlink.Netlink()
+        try:
+            self._sampler.send({"do": "node", "name": "host"}, [link.fileno()])
+        finally:
+            link.close()
+
+    def _renew_sampler(self) -> None:
+        if self._sampler.control is None:
             return
+        self._give_node()
+        if self._paused:
+            self._sampler.send({"do": "pause"})
+        for record in list(self._supervisor.records.values()):
+            if record.sampled:
+                self.sample(record)
+
+    def _sampler_says(self, message: protocol.Message) -> None:
         if "error" in message:
             self._supervisor.tell(messages.SamplerError(message["error"]))

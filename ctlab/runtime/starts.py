@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 def start(supervisor: Supervisor, call: Call) -> None:
     """Start a container, new or again; the answer comes once its program has been exec'ed."""
     message: messages.Start = call.message
+    supervisor.services.outputs.collector.needed()
     record = supervisor.records.get(message.id)
     if record is not None and record.slot is not None:
         raise Refused("StateError", f"container {message.name} is running already")
@@ -230,15 +231,21 @@ def _status(supervisor: Supervisor, record: Record) -> None:
         if message["init"]:
             record.namespaces = namespace_descriptors(slot.pid)
         _go_when_up(supervisor, record, slot, _CARRIER_TRIES)
-        _collect(supervisor, record, slot)
+        try:
+            _collect(supervisor, record, slot)
+        except Refused as error:
+            _give_up(supervisor, record, {"error": error.kind, "message": str(error), "errno": error.errno})
     elif "error" in message:
-        starter, record.starter = record.starter, None
-        again = record.restarting
-        message = _with_quota(message)
-        ends.kill_slot(supervisor, record)
-        ends.unmake(supervisor, record, again)
-        if starter is not None:
-            starter.fail(message["error"], message["message"], message["errno"])
+        _give_up(supervisor, record, _with_quota(message))
+
+
+def _give_up(supervisor: Supervisor, record: Record, failure: dict[str, Any]) -> None:
+    starter, record.starter = record.starter, None
+    again = record.restarting
+    ends.kill_slot(supervisor, record)
+    ends.unmake(supervisor, record, again)
+    if starter is not None:
+        starter.fail(failure["error"], failure["message"], failure["errno"])
 
 
 _SAMPLE_AFTER_SECONDS = 0.005
@@ -261,8 +268,8 @@ def _go_when_up(supervisor: Supervisor, record: Record, slot: Slot, tries: int) 
 def _collect(supervisor: Supervisor, record: Record, slot: Slot) -> None:
     """Hand what it will write to the collector."""
     out, err = record.terminals or (slot.out, slot.err)
-    supervisor.services.collect(record, out, err)
-    for descriptor in {out, err, slot.out, slot.err}:
+    supervisor.services.outputs.collect(record, out, err)
+    for descriptor in {slot.out, slot.err} - {out, err}:
         os.close(descriptor)
     slot.out = slot.err = -1
     record.terminals = []

@@ -75,7 +75,7 @@ class Supervisor(Descriptors):
         super().__init__()
         self.start = start
         self.folders = folders
-        self.nursery, self._nursery_pid, self._nursery_pidfd = nursery
+        self._first_nursery = nursery
         self.events = socket.socket(fileno=start.events)
         self.keeper = socket.socket(fileno=start.keeper)
         self.single_id = start.single_id
@@ -255,7 +255,7 @@ class Supervisor(Descriptors):
         self.tree.build()
         self.context = Context(self.folders, self.single_id, launcher.Launcher(LAUNCHER))
         namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        orders.send(self.nursery, {"enter": True}, [namespace])
+        orders.send(self._first_nursery[0], {"enter": True}, [namespace])
         os.close(namespace)
         syscalls.sethostname("ctlab")
         self.node_link = netlink.Netlink()
@@ -268,7 +268,8 @@ class Supervisor(Descriptors):
         if self.start.port >= 0:
             self._open_channel()
         self.services = services.Services(self)
-        self.services.watch("nursery", self._nursery_pid, self._nursery_pidfd)
+        control, pid, pidfd = self._first_nursery
+        self.services.nursery.adopt(socket.socket(fileno=control.detach()), pid, pidfd)
         self.node = executor.NodeExecutor(self.node_link, self.services.listen, self._rename)
         self.pool = pool.Pool(self)
         calls = socket.socket(fileno=self.start.calls)
