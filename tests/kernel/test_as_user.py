@@ -30,8 +30,8 @@ FOR_ONE = {
         "test_networks.py", "test_copy_hardening.py", "../wall/test_escape_classes.py",
     ),
     "one-id": (
-        "test_labs.py", "test_packets_stay.py", "test_container_names.py", "test_hostile_archives.py",
-        "test_script_descriptors.py", "../wall/test_around.py",
+        "test_helpers.py", "test_labs.py", "test_packets_stay.py", "test_container_names.py",
+        "test_hostile_archives.py", "test_script_descriptors.py", "../wall/test_around.py",
     ),
 }  # fmt: skip
 LONG = ("test_interrupted_changes.py", "test_floods.py")  # in the long form alone, as each
