@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .completed import Completed
-from .errors import CtlabError, LabGone, TimedOut
+from .errors import LabGone, TimedOut
 from .interrupts import Interrupts
 from .names import parse_signal
 from .runtime import answers, messages, packets
@@ -41,7 +41,6 @@ class Execution:
         self.number = next(_numbers)
         self.returncode: int | None = None
         self._ended = threading.Event()
-        self._answered = False  # nothing is to come any more on the connection
 
     def _message(self, *, tty: bool, detached: bool, window: Sequence[int] | None = None) -> messages.Exec:
         return messages.Exec(
@@ -57,23 +56,15 @@ class Execution:
         on to the program as SIGINT, then SIGTERM after 2 s, then SIGKILL after 2 more.
         """
         began = time.monotonic()
-        client = self._container.lab._client
-        connection = client.connection()
-        pipes = _Pipes(stdin, tty)
-        try:
-            connection.send(self._message(tty=tty, detached=False), [*pipes.theirs, *extra])
-            pipes.close_theirs()
-            reply = self._communicate(connection, pipes, sink, tty=tty)
-        except LabGone:
-            self._answered = False
-            raise
-        finally:
-            clean = self._answered
-            pipes.close()
-            if clean:
-                client.give_back(connection)
-            else:
-                connection.close()
+        with self._container.lab._client.borrow() as connection, contextlib.closing(_Pipes(stdin, tty)) as pipes:
+            try:
+                connection.send(self._message(tty=tty, detached=False), [*pipes.theirs, *extra])
+                pipes.close_theirs()
+                reply = self._communicate(connection, pipes, sink, tty=tty)
+            except BaseException:  # of a sink, of somebody's signal handler: nobody would wait for it any more
+                if not connection.answered:
+                    connection.send_only([messages.SignalExecution(self.number, 9)])
+                raise
         self.returncode = reply.returncode
         return Completed(
             self.returncode,
@@ -122,19 +113,14 @@ class Execution:
                     if descriptor == interrupts.fileno():
                         continue
                     if descriptor == connection.socket.fileno():
-                        try:
-                            answer = connection.receive(*kinds)
-                        except CtlabError:
-                            self._answered = True
-                            raise
+                        answer = connection.receive(*kinds)
                         if isinstance(answer.message, messages.Begun):
-                            kinds = (messages.Ended,)
+                            kinds, connection.answered = (messages.Ended,), False
                             for master in self._terminals(answer.descriptors):
                                 pipes.adopt(master)
                                 poll.register(master, select.POLLIN)
                         else:
                             reply = answer.message
-                            self._answered = True
                             poll.unregister(connection.socket)
                     elif descriptor == pipes.writable:
                         if not pipes.feed():
@@ -202,7 +188,8 @@ class Execution:
         if not self._ended.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
             raise TimedOut(f"{' '.join(self.command)} in {self._container.name} still runs after {timeout:g} s")
         if self.returncode is None:
-            raise LabGone(f"{' '.join(self.command)} in {self._container.name} has ended with its lab")
+            gone = self._container.lab._client._gone_error()
+            raise LabGone(f"{' '.join(self.command)} in {self._container.name} has ended with its lab: {gone}")
         return self.returncode
 
     def signal(self, signal: str | int) -> None:

@@ -25,7 +25,9 @@ def inspect_container(container: Container) -> dict[str, Any]:
     try:
         known = container.lab._call(messages.Facts(container.id), messages.Known).message
     except CtlabError:
-        pass  # it has just gone: what was known of it still is
+        if container.lab.gone:
+            raise
+        # it has just gone: what was known of it still is
     spec = container.spec
     limits = {k: v for k, v in dataclasses.asdict(spec.limits).items() if v is not None and k != "pids_default"}
     # What its program runs with, which an update doesn't change; else what it would be started with.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .container import Container
 
 _numbers = itertools.count(1)
+_GONE_SECONDS = 0.5  # between two looks whether the lab is still there
 
 
 class Follower:
@@ -89,19 +90,21 @@ class Follower:
                 sink(record.stream, text)
 
     def pieces(self, timeout_seconds: float | None = None) -> Iterator[tuple[int, str]]:
-        """(stream, text) as it comes, until the container's streams end, the lab goes or the time is over."""
+        """(stream, text) as it comes, until the container's streams end or the time is over. Raises LabGone."""
         until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         found: list[tuple[int, str]] = []
         while True:
             going_on = self.read(lambda stream, text: found.append((stream, text)))
             yield from found
             found.clear()
-            if not going_on or self._container.lab.gone:
+            if not going_on:
                 return
+            if self._container.lab.gone:
+                self._container._alive()
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
                 return
-            readable(1.0 if left is None else min(1.0, left), self.fileno())
+            readable(_GONE_SECONDS if left is None else min(_GONE_SECONDS, left), self.fileno())
 
     def close(self) -> None:
         """Stop following."""

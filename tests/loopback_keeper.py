@@ -15,7 +15,7 @@ import time
 from unittest import mock
 
 from ctlab.errors import CtlabError
-from ctlab.kernel import syscalls
+from ctlab.kernel import process_end, syscalls
 from ctlab.runtime import prune
 from ctlab.vm import guest, keeper, preparing, process
 from ctlab.vm.options import VmOptions
@@ -72,7 +72,7 @@ class Loopback:
     def ended(self, wait_seconds: float = 0.0) -> str:
         """What has ended."""
         process.wait(self.pidfds["qemu"], wait_seconds)
-        return f"the guest's first process ended: {process.status(self.pidfds['qemu'])}"
+        return f"the guest's first process ended: {process_end.how(self.pidfds['qemu'])}"
 
     def kill(self) -> None:
         """End the guest: its keeper sees its owner die."""

@@ -35,6 +35,7 @@ _START_SECONDS = 30.0
 _VM_START_SECONDS = 1200.0  # its keeper gives up earlier, with a reason; the first start may fetch a kernel
 _STOP_SECONDS = 15.0
 _WHY_SECONDS = 5.0  # until what is known of a lab's death is known here; a VM's keeper waits 4 for its last words
+_SIGN_SECONDS = 1.0  # between the ends of two sockets of one process that dies
 _LONGEST_POLL_MS = (1 << 31) - 1  # poll(2) takes an int
 
 
@@ -76,13 +77,15 @@ class Connection:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
     def send(self, request: Request, descriptors: Sequence[int] = ()) -> None:
-        """Send a request. Raises KernelError for one that can't be, OSError."""
+        """Send a request. Raises LabGone, KernelError for one that can't be sent, OSError."""
         self.answered = False
         try:
             passing.send(self.socket, protocol.pack(request), descriptors)
         except KernelError:
             self.answered = True
             raise
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._client._gone_error() from None
 
     def send_only(self, requests: Sequence[Request]) -> None:
         """Send requests that are served after what was sent before, and whose answers nobody waits for."""
@@ -146,7 +149,8 @@ class Client:
         self._stopping = False
         self._died = False
         self.why_gone = ""  # what is known of its death, once it is `_explained`
-        self._explained = threading.Event()
+        self._explained = False
+        self._explaining = threading.Lock()
         self._vm = vm
         self.in_vm = vm is not None
         self._storage_bytes = storage_bytes  # None: the keeper's default, since it knows whose memory it is
@@ -303,32 +307,60 @@ class Client:
             return self._idle.get_nowait()
         except queue.Empty:
             pass
-        with self._lock:
-            # All are in use: the supervisor is given one more over a control connection that is made for it.
-            return self._another()
-
-    def _another(self) -> Connection:
-        ours, theirs = protocol.pair()
+        # All are in use: the supervisor is given one more over a control connection that is made for it.
         try:
-            passing.send(self._events, protocol.encode({"connection": True}), [theirs.fileno()])
-        except OSError:
+            ours, theirs = protocol.pair()
+        except OSError as error:
+            text = f"no connection for the call: {describe(error)}{_limit() if error.errno == errno.EMFILE else ''}"
+            raise KernelError(text, error.errno or 0) from None
+        try:
+            with theirs, self._lock:
+                passing.send(self._events, protocol.encode({"connection": True}), [theirs.fileno()])
+        except BaseException as error:
             ours.close()
-            raise self._gone_error() from None
-        except KernelError:
-            ours.close()
+            if isinstance(error, OSError):
+                raise self._gone_error() from None
             raise
-        finally:
-            theirs.close()
         return Connection(ours, self)
 
-    def _gone_error(self) -> LabGone:
-        """The error for whoever calls a lab that has gone: with what is known of its death."""
-        if not self._stopping:
-            self._explained.wait(_WHY_SECONDS)
+    def _gone_error(self) -> StateError:
+        """The error for whoever has met the end of a connection, or calls a lab that has gone: with what is known."""
+        if not (self._died or self._stopping or self._has_died()):
+            return StateError(f"lab {self.name!r} goes on, but has closed this connection: its supervisor may have "
+                              "too many open files; remove containers, or raise the limit (ulimit -n)")  # fmt: skip
         if not self._died:
             return LabGone(f"lab {self.name!r} was stopped")
-        why = f": {self.why_gone}" if self.why_gone else " (its supervisor or keeper did)"
+        if not self._explained:
+            self._explain()
+        why = f": {self.why_gone}" if self.why_gone else ""
         return LabGone(f"lab {self.name!r} died{why}")
+
+    def _has_died(self) -> bool:
+        """Whether the lab has died, of which a closed connection is a first sign; the others close with it."""
+        signs = select.poll()
+        try:
+            for sock in (self._events, self._control):
+                signs.register(sock, 0)  # a hang-up is told all the same
+        except ValueError:  # closed by who has seen its end already
+            return True
+        if not signs.poll(_SIGN_SECONDS * 1000):
+            return False
+        self._note_death()
+        return True
+
+    def _note_death(self) -> None:
+        """Its sockets have ended: it has died, unless somebody stops it."""
+        with self._lock:
+            if not self._stopping:
+                self._died = True
+                self._gone.set()
+
+    def _explain(self) -> None:
+        """Find out why it died. The first to see it does: who hears events may be waiting for a lock that we hold."""
+        with self._explaining:
+            if not self._explained:
+                self.why_gone = self._reason()
+                self._explained = True
 
     def give_back(self, connection: Connection) -> None:
         """The call is over and its answer was read."""
@@ -343,8 +375,6 @@ class Client:
         connection = self.connection()
         try:
             yield connection
-        except BrokenPipeError:
-            raise self._gone_error() from None
         finally:
             if connection.answered:
                 self.give_back(connection)
@@ -376,15 +406,12 @@ class Client:
     def _hear(self) -> None:
         while (event := self._next_event()) is not None:
             self._tell(event)
-        unexpected = self._died or not self._stopping
-        if unexpected:
-            self._died = True
-            self._gone.set()
-            if not self._explained.is_set():
-                self.why_gone = self._reason()
-                self._explained.set()
+        self._note_death()
+        if self._died:
+            self._explain()
+        self._tell(messages.Gone(self._died, self.why_gone))
+        if self._died:
             self.stop()  # only to wait for the keeper, and to clean up if it is the keeper that died
-        self._tell(messages.Gone(unexpected, self.why_gone))
         self._events.close()
 
     def _tell(self, event: Event) -> None:
@@ -416,12 +443,12 @@ class Client:
             if first:
                 self._died = True
                 self.why_gone = f"its inside sent {what}, so it was ended"
-                self._explained.set()
+                self._explained = True
                 self._gone.set()
         if first:
             with contextlib.suppress(OSError):  # the event thread does the rest
                 self._events.shutdown(socket.SHUT_RDWR)
-        return self._gone_error()
+        return LabGone(str(self._gone_error()))
 
     @contextlib.contextmanager
     def doubting(self, what: str) -> Iterator[None]:
@@ -435,14 +462,24 @@ class Client:
             raise self.end_for(f"as {what} {error}") from None
 
     def _reason(self) -> str:
-        """What the keeper says of the lab's death, if it still can."""
+        """What the keeper says of the lab's death, or what the kernel says of the keeper's."""
         with contextlib.suppress(OSError, Surprise):
             while readable(_WHY_SECONDS, self._control.fileno()):
                 message, _, _ = protocol.receive(self._control)
-                if message is None or "why" in message:
-                    why = str((message or {}).get("why", ""))
-                    return "\n".join(map(one_line, why.splitlines()))
-        return ""
+                if message is None:
+                    break
+                if "why" in message:
+                    return "\n".join(map(one_line, str(message["why"]).splitlines()))
+        return f"its keeper ended ({end})" if (end := self._keepers_end()) else "its keeper ended"
+
+    def _keepers_end(self) -> str:
+        """How the keeper has ended, in a word; "" if nobody can tell."""
+        from ..kernel import process_end
+
+        with self._keeper_lock:
+            if self._keeper_pidfd < 0 or not readable(_SIGN_SECONDS, self._keeper_pidfd):
+                return ""
+            return process_end.how(self._keeper_pidfd)
 
 
 def readable(seconds: float, descriptor: int) -> bool:

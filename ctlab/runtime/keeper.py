@@ -160,12 +160,17 @@ class Keeper:
                     return
 
     def _supervisor_died(self) -> None:
-        self.clean_up()
         last_words = select.poll()
         last_words.register(self.channel, select.POLLIN)
         while not self.why and last_words.poll(0) and self._serve():
             pass
-        self._say({"gone": "died", "why": self.why})
+        if not self.why:
+            from ..kernel import process_end
+
+            end = process_end.how(self.supervisor_pidfd) if self._wait_for_supervisor(_DEATH_SECONDS) else ""
+            self.why = f"its supervisor ended{f' ({end})' if end else ''}"
+        self._say({"gone": "died", "why": self.why})  # first: the folders of what is frozen may take seconds
+        self.clean_up()
 
     def _owner_says(self) -> bool:
         """The owner's word; True when all is over."""

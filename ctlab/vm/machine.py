@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 
 from ..errors import CtlabError, KernelError, StateError, describe
+from ..kernel import process_end
 from . import accel, architecture, command_line, prepare, process, programs, reader, shares
 from .options import VmOptions
 
@@ -174,7 +175,7 @@ class Machine:
         """
         if "qemu" in self.pidfds:
             process.wait(self.pidfds["qemu"], wait_seconds)
-        how = {name: process.status(pidfd) for name, pidfd in self.pidfds.items()}
+        how = {name: process_end.how(pidfd) for name, pidfd in self.pidfds.items()}
         if not any(how.values()):
             return ""
         if not how.get("qemu"):

@@ -102,17 +102,6 @@ def _become(
     os.execve(words[0], list(words), environment)
 
 
-def status(pidfd: int) -> str:
-    """How a child ended, whom nobody has waited for yet: `status 1`, `SIGKILL`; empty while it runs."""
-    try:
-        ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return ""
-    if ended is None:
-        return ""
-    return f"status {ended.si_status}" if ended.si_code == os.CLD_EXITED else signal.Signals(ended.si_status).name
-
-
 def wait(pidfd: int, seconds: float) -> None:
     """Until it has ended, or the time is over."""
     poll = select.poll()

@@ -198,7 +198,7 @@ def test_a_death_is_noted_in_one_line() -> None:
 
 
 def test_a_death_is_an_error_with_the_consoles_lines_below_it() -> None:
-    client: Any = SimpleNamespace(_stopping=True, _died=True, why_gone=WHY, name="deep")
+    client: Any = SimpleNamespace(_stopping=True, _died=True, _explained=True, why_gone=WHY, name="deep")
     error = Client._gone_error(client)
     assert isinstance(error, LabGone)
     assert str(error) == f"lab 'deep' died: {WHY}"

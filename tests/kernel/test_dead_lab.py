@@ -1,0 +1,148 @@
+"""A lab that dies says so: to every handle, from any thread, at once, and with the reason."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from kernel_help import patient, wait_until
+
+import ctlab
+from ctlab.errors import LabGone
+
+pytestmark = pytest.mark.kernel
+SOON_SECONDS = 1.0
+
+
+class Caller(threading.Thread):
+    """Calls something, again and again or once, until an error ends it."""
+
+    def __init__(self, call: Callable[[], object], *, again: bool = False) -> None:
+        super().__init__(daemon=True)
+        self.error: BaseException | None = None
+        self.ended_at = 0.0
+        self._call, self._again = call, again
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._call()
+            while self._again:
+                self._call()
+        except BaseException as error:
+            self.error = error
+        self.ended_at = time.monotonic()
+
+
+def die(lab: Any, who: str) -> float:
+    """SIGKILL to one of its processes; when that was."""
+    at = time.monotonic()
+    os.kill(lab._client.facts[who], signal.SIGKILL)
+    return at
+
+
+@pytest.mark.parametrize("who", ["supervisor", "keeper"])
+def test_whoever_holds_the_lock_hears_of_a_death_at_once(fresh_lab: Any, who: str) -> None:
+    """The ends of containers that go with `rm` are heard on a thread that waits for the callers' lock."""
+    callers = [Caller(lambda: fresh_lab.run(["true"], rm=True), again=True) for _ in range(2)]
+    assert wait_until(lambda: next(fresh_lab._numbers) > 20)
+    at = die(fresh_lab, who)
+    for caller in callers:
+        caller.join(patient(20))
+        assert isinstance(caller.error, LabGone), caller.error
+        assert f"died: its {who} ended (SIGKILL)" in str(caller.error)
+        assert caller.ended_at - at < patient(SOON_SECONDS)
+
+
+@pytest.mark.parametrize("who", ["supervisor", "keeper"])
+def test_all_that_waits_ends_with_its_lab(fresh_lab: Any, who: str) -> None:
+    web = fresh_lab.run(["sh", "-c", "echo up; sleep 600"], name="web")
+    process = web.exec(["sleep", "600"], detach=True)
+    seen = threading.Event()
+
+    def saw(stream: int, text: str) -> None:
+        seen.set()
+
+    waits: dict[str, Callable[[], object]] = {
+        "wait": web.wait, "wait_for": lambda: fresh_lab.wait_for(web, 81, 600),
+        "follow": lambda: web.follow(saw), "exec": lambda: web.exec(["sleep", "600"]),
+        "terminal": lambda: web.exec(["sleep", "600"], tty=True), "process": process.wait,
+        "foreground": lambda: web.stream_until_end(saw),
+    }  # fmt: skip
+    callers = {name: Caller(call) for name, call in waits.items()}
+    assert seen.wait(patient(5))
+    assert wait_until(lambda: sum("sleep 600" in process["command"] for process in web.top()) >= 4)
+    at = die(fresh_lab, who)
+    for name, caller in callers.items():
+        caller.join(patient(20))
+        assert isinstance(caller.error, LabGone), (name, caller.error)
+        assert f"died: its {who} ended (SIGKILL)" in str(caller.error), (name, caller.error)
+        assert caller.ended_at - at < patient(SOON_SECONDS), name
+
+
+@pytest.mark.parametrize("who", ["supervisor", "keeper"])
+def test_every_handle_of_a_dead_lab_says_why(fresh_lab: Any, who: str) -> None:
+    """Also before anything else has noticed, and in whichever way the end of the sockets is met."""
+    blue = fresh_lab.network("blue")
+    web, ended = fresh_lab.run(name="web", networks=["blue"]), fresh_lab.run(["true"], name="ended")
+    assert ended.wait(patient(5)) == 0
+    actions: list[Callable[[], object]] = [
+        lambda: web.exec(["true"]), lambda: web.exec(["true"], detach=True), lambda: web.exec(["cat"], stdin="x"),
+        lambda: web.script("true"), web.logs, web.stop, web.kill, web.restart, web.pause, web.remove, web.wait,
+        web.top, web.inspect, web.routes, web.neighbours, web.stats, ended.start, lambda: web.update(memory="1g"),
+        lambda: web.copy_in("/etc/hosts", "/srv"), lambda: web.copy_out("/etc/hosts", "/tmp"),
+        lambda: web.write("/srv/x", "y"), lambda: web.rename("www"), lambda: web.follow(print),
+        lambda: web.stream_until_end(lambda stream, text: None), lambda: fresh_lab.run(["true"]),
+        lambda: fresh_lab.run(["true"], count=3), lambda: fresh_lab.network("green"), lambda: blue.connect("ended"),
+        lambda: blue.disconnect("web"), blue.remove, fresh_lab.status, fresh_lab.stats,
+        lambda: fresh_lab.wait_for("web", 80), lambda: fresh_lab["nobody"],
+    ]  # fmt: skip
+    at = die(fresh_lab, who)
+    supervisor = f"/proc/{fresh_lab._client.facts['supervisor']}/root"  # what is not yet dead may still answer
+    assert wait_until(lambda: not os.path.exists(supervisor))
+    callers = [Caller(action) for action in actions]
+    for number, caller in enumerate(callers):
+        caller.join(patient(20))
+        assert isinstance(caller.error, LabGone), (number, caller.error)
+        assert f"died: its {who} ended (SIGKILL)" in str(caller.error), (number, caller.error)
+        assert caller.ended_at - at < patient(3 * SOON_SECONDS), number  # many threads on few processors
+    assert ended.wait() == 0 and web.state == "lost"
+    with ctlab.Lab(fresh_lab.name) as another:  # of its name
+        assert another.run(["true"]).wait(patient(5)) == 0
+
+
+def test_a_program_that_nobody_waits_for_any_more_ends(lab: Any) -> None:
+    """Whatever is raised in the middle: by a sink, by somebody's handler of a signal."""
+
+    class Alarm(Exception):
+        pass
+
+    def alarm(*_: object) -> None:
+        raise Alarm
+
+    def refuse(stream: int, text: str) -> None:
+        raise BrokenPipeError("the sink's own")
+
+    web = lab.run(name="web")
+    seen = threading.Event()
+    earlier = signal.signal(signal.SIGALRM, alarm)
+    try:
+        for tty in (False, True):
+            seen.clear()
+            ring = threading.Thread(target=lambda: seen.wait() and os.kill(os.getpid(), signal.SIGALRM))
+            ring.start()
+            with pytest.raises(Alarm):
+                web.exec(["sh", "-c", "echo up; exec sleep 1234"], tty=tty, sink=lambda stream, text: seen.set())
+            ring.join()
+            assert seen.is_set()
+            with pytest.raises(BrokenPipeError, match="the sink's own"):
+                web.exec(["sh", "-c", "echo up; exec sleep 1234"], tty=tty, sink=refuse)
+    finally:
+        signal.signal(signal.SIGALRM, earlier)
+    assert wait_until(lambda: not any("1234" in process["command"] for process in web.top()))
+    assert web.exec(["echo", "on"]).stdout == "on\n"
