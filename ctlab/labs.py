@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import os
 import threading
+import weakref
 from typing import TYPE_CHECKING
 
 from .errors import NotFound
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 lock = threading.RLock()
 _running: list[Lab] = []  # in order of start
 _entered: list[Lab] = []  # those inside their ``with``
+_all: weakref.WeakSet[Lab] = weakref.WeakSet()  # handles of those that have ended are asked, too
 _owner = os.getpid()
 
 
@@ -24,6 +26,7 @@ def add(lab: Lab) -> None:
     """A lab has started."""
     with lock:
         _running.append(lab)
+        _all.add(lab)
 
 
 def discard(lab: Lab) -> None:
@@ -85,6 +88,17 @@ def use(name: str) -> Lab:
         _running.remove(lab)
         _running.append(lab)
     return lab
+
+
+def _forked() -> None:
+    """In a fork nobody gives back what another thread held: so that a call says whose the lab is, and doesn't wait."""
+    global lock
+    lock = threading.RLock()
+    for lab in _all:
+        lab._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 @atexit.register

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from kernel_help import patient, wait_until
+from kernel_help import patient, run_owner, wait_until
 
 import ctlab
 from ctlab.errors import LabGone
@@ -146,3 +146,38 @@ def test_a_program_that_nobody_waits_for_any_more_ends(lab: Any) -> None:
         signal.signal(signal.SIGALRM, earlier)
     assert wait_until(lambda: not any("1234" in process["command"] for process in web.top()))
     assert web.exec(["echo", "on"]).stdout == "on\n"
+
+
+def test_a_fork_is_told_whose_the_lab_is_whatever_was_held(usable: None) -> None:
+    said = run_owner("""
+import os, signal, sys, threading, warnings
+import ctlab
+warnings.simplefilter("ignore")  # a fork of a process with threads
+lab = ctlab.Lab("owner")
+web = lab.run(name="web")
+held, over = threading.Event(), threading.Event()
+def hold():
+    with lab._lock, ctlab.labs.lock:
+        held.set()
+        over.wait()
+holder = threading.Thread(target=hold)
+holder.start()
+held.wait()
+for action in (lambda: lab.run(["true"]), lambda: lab.network("x"), web.remove, lambda: web.update(memory="1g"),
+               web.pause, lambda: print(len(lab.containers), ctlab.current() is lab), lab.stop):
+    sys.stdout.flush()
+    if not (child := os.fork()):
+        signal.alarm(20)
+        try:
+            action()
+        except ctlab.LabGone as error:
+            print("of which this is a fork" in str(error))
+        sys.stdout.flush()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+over.set()
+holder.join()
+assert web.exec(["true"]).returncode == 0
+lab.stop()
+""")
+    assert said.split("\n") == ["True"] * 5 + ["1 True", ""]
