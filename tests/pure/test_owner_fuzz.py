@@ -180,7 +180,7 @@ def test_a_supervisor_that_answers_with_anything(tmp_path: Path) -> None:
                 if container._gone:
                     break
                 if lab.gone:
-                    assert wait_until(lambda lab=lab: lab._client._explained.is_set())
+                    assert wait_until(lambda lab=lab: lab._client._explained)
                     assert "its inside sent" in lab._client.why_gone, lab._client.why_gone
                     break
             assert all(note.isprintable() for note in lab.notes)
