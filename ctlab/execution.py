@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .completed import Completed
-from .errors import LabGone, TimedOut
+from .errors import CtlabError, LabGone, TimedOut
 from .interrupts import Interrupts
 from .names import parse_signal
 from .runtime import answers, messages, packets
