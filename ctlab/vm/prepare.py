@@ -96,7 +96,11 @@ def _held(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        except BaseException:  # an interrupt comes between two instructions: what was just begun nobody else removes
+            cache.clear_unfinished(folder)
+            raise
     finally:
         os.close(descriptor)
 

@@ -88,7 +88,7 @@ def test_all_that_waits_ends_with_its_lab(fresh_lab: Any, who: str) -> None:
 @pytest.mark.parametrize("who", ["supervisor", "keeper"])
 def test_every_handle_of_a_dead_lab_says_why(fresh_lab: Any, who: str) -> None:
     """Also before anything else has noticed, and in whichever way the end of the sockets is met."""
-    blue = fresh_lab.network("blue")
+    blue, empty = fresh_lab.network("blue"), fresh_lab.network("empty")
     web, ended = fresh_lab.run(name="web", networks=["blue"]), fresh_lab.run(["true"], name="ended")
     assert ended.wait(patient(5)) == 0
     actions: list[Callable[[], object]] = [
@@ -99,7 +99,7 @@ def test_every_handle_of_a_dead_lab_says_why(fresh_lab: Any, who: str) -> None:
         lambda: web.write("/srv/x", "y"), lambda: web.rename("www"), lambda: web.follow(print),
         lambda: web.stream_until_end(lambda stream, text: None), lambda: fresh_lab.run(["true"]),
         lambda: fresh_lab.run(["true"], count=3), lambda: fresh_lab.network("green"), lambda: blue.connect("ended"),
-        lambda: blue.disconnect("web"), blue.remove, fresh_lab.status, fresh_lab.stats,
+        lambda: blue.disconnect("web"), empty.remove, fresh_lab.status, fresh_lab.stats,
         lambda: fresh_lab.wait_for("web", 80), lambda: fresh_lab["nobody"],
     ]  # fmt: skip
     at = die(fresh_lab, who)
