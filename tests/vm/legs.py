@@ -28,9 +28,11 @@ LONG: Mapping[str, str] = {
     "test_bad_input_python.py": "sentences",
     "test_container_names.py": "names and addresses are the owner's",
     "test_copy_races.py": "as test_hostile_archives.py",
+    "test_dead_lab.py": "what an owner's callers are told",
     "test_engines.py": "which engine an owner takes",
     "test_explain_node.py": "the commands for a node; those for a container, with cgroups of version 2, stay",
     "test_growth.py": "what an owner keeps",
+    "test_helpers.py": "children of the supervisor, on each kernel the same; and a flood of 24 MB",
     "test_hostile_archives.py": "what is made of a tar stream; test_copy.py and test_images.py stay",
     "test_hostile_files.py": "what is made of files of an image",
     "test_interrupted_changes.py": "interrupts of an owner",
@@ -43,6 +45,7 @@ LONG: Mapping[str, str] = {
     "test_pool.py": "the slots of a lab, whose times an emulated machine changes",
     "test_runtime_folders.py": "the owner's folders",
     "test_script_descriptors.py": "as test_hostile_files.py",
+    "test_vm_cache.py": "an owner's folder",
     "test_shell.py": "terminals of a person; tests/vm has one in a machine",
 }
 # Again as an ordinary user of the guest: (range of ids, delegated folder) -> the files.
@@ -76,7 +79,7 @@ SECONDS: Mapping[str, float] = {
     "test_explain_container.py": 66,
     "test_explain_node.py": 61,
     "test_filters.py": 17,
-    "test_floods.py": 79,
+    "test_floods.py": 110,
     "test_growth.py": 77,
     "test_host_mounts.py": 14,
     "test_hostile_archives.py": 106,
