@@ -29,7 +29,7 @@ NFT = ("nft-flowtable", "nft-queue", "nft-bridge-conntrack")
 CAPABILITIES: tuple[str, ...] = (
     *(step.name for step in STEPS), *LINKS, *QDISCS, *NFT,
     "cgroup v1", *(f"cgroup v1 {name}" for name in V1), "cgroup v2", *(f"cgroup v2 {name}" for name in V2),
-    "systemd scope", "ordinary user with cgroup v1", "ordinary user with cgroup v2",
+    "systemd scope", "ordinary user with cgroup v1", "ordinary user with cgroup v2", "beside podman",
 )  # fmt: skip
 
 # What the leg exists for. Without the virtual machine none of it would have been tested.
