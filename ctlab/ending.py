@@ -10,7 +10,7 @@ from . import network, sampled_names
 from .errors import CtlabError, NotFound, StateError, TimedOut
 from .names import key, parse_signal
 from .runtime import messages
-from .runtime.client import readable
+from .runtime.waiting import readable
 from .whole import whole
 
 if TYPE_CHECKING:

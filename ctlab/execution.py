@@ -18,7 +18,8 @@ from .errors import CtlabError, LabGone, TimedOut
 from .interrupts import Interrupts
 from .names import parse_signal
 from .runtime import answers, messages, packets
-from .runtime.client import Connection, readable
+from .runtime.connection import Connection
+from .runtime.waiting import readable
 
 if TYPE_CHECKING:
     from .container import Container

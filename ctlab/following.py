@@ -11,7 +11,7 @@ from .execution import Kept, Sink
 from .interrupts import Interrupts
 from .names import parse_signal
 from .runtime import messages
-from .runtime.client import readable_of
+from .runtime.waiting import readable_of
 
 if TYPE_CHECKING:
     from .container import Container

@@ -10,7 +10,7 @@ from .runtime import messages
 
 if TYPE_CHECKING:
     from .lab import Lab
-    from .runtime.client import Event
+    from .runtime.connection import Event
 
 
 def hear(lab: Lab, event: Event) -> None:

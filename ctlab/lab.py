@@ -22,7 +22,8 @@ from .plan import network as network_plan
 from .plan import ops, rootfs
 from .request import KEYWORDS, check_body, unknown_keyword
 from .runtime import messages
-from .runtime.client import Client, Reply, Request, T
+from .runtime.client import Client
+from .runtime.connection import Reply, Request, T
 from .values import CONTAINER, NETWORK
 from .words_of_command import split_command
 

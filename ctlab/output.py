@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from .completed import Logs
 from .errors import CtlabError, LabGone
 from .runtime import messages, packets
-from .runtime.client import readable
 from .runtime.log_ring import RECORD_BYTES, LogRing, Record
+from .runtime.waiting import readable
 
 if TYPE_CHECKING:
     from .container import Container

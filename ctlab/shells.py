@@ -24,7 +24,7 @@ from .runtime.packets import Surprise
 if TYPE_CHECKING:
     from .container import Container
     from .lab import Lab
-    from .runtime.client import Event
+    from .runtime.connection import Event
 
 SHELLS = ("/bin/bash", "/bin/sh")
 _REQUEST_BYTES = 64 << 10

@@ -85,6 +85,7 @@ def uses(*capabilities: str) -> None:
 
 
 SETTLE_SECONDS = 5.0  # how long the kernel is given to finish what was ended (namespaces go in the background)
+STRANGER = 54321  # an id that no account has
 
 
 def wait_until(condition: Callable[[], bool], timeout: float = SETTLE_SECONDS, step: float = 0.005) -> bool:

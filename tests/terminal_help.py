@@ -16,7 +16,7 @@ from typing import Any
 
 from kernel_help import ROOT, patient
 
-from ctlab.runtime.client import readable
+from ctlab.runtime.waiting import readable
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 CTRL_C, CTRL_D = "\x03", "\x04"

@@ -22,13 +22,14 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import KINDS, CtlabError, KernelError, LabGone, StateError, describe, one_line
-from . import answers, messages, packets, passing, protocol, prune
+from . import messages, packets, passing, protocol, prune
+from .connection import Connection, Event, Reply, Request, T
 from .packets import Surprise
+from .waiting import readable
 
 _BOOTSTRAP = "import sys;sys.path.insert(0,{parent!r});from ctlab.{module} import main;main()"
 _START_SECONDS = 30.0
@@ -36,92 +37,9 @@ _VM_START_SECONDS = 1200.0  # its keeper gives up earlier, with a reason; the fi
 _STOP_SECONDS = 15.0
 _WHY_SECONDS = 5.0  # until what is known of a lab's death is known here; a VM's keeper waits 4 for its last words
 _SIGN_SECONDS = 1.0  # between the ends of two sockets of one process that dies
-_LONGEST_POLL_MS = (1 << 31) - 1  # poll(2) takes an int
-
 
 if TYPE_CHECKING:
     from ..vm.options import VmOptions
-
-
-T = TypeVar("T")
-Request = tuple[Any, ...]  # one of `messages.REQUESTS`
-Event = tuple[Any, ...]  # one of `messages.EVENTS`, or `Gone`
-
-
-class Reply(Generic[T]):
-    """An answer: the message, the descriptors beside it, the process it speaks of (numbered as here)."""
-
-    __slots__ = ("descriptors", "message", "process")
-
-    def __init__(self, message: T, descriptors: list[int], process: int) -> None:
-        self.message = message
-        self.descriptors = descriptors
-        self.process = process
-
-
-def raise_failure(failure: messages.Failure) -> NoReturn:
-    """Raise what an answer reports."""
-    cls, text = KINDS.get(failure.kind, CtlabError), one_line(failure.message)
-    if issubclass(cls, KernelError):
-        raise cls(text, failure.errno)
-    raise cls(text)
-
-
-class Connection:
-    """One call socket of a client. `answered`: nothing is to come on it, so that somebody else may have it."""
-
-    def __init__(self, sock: socket.socket, client: Client) -> None:
-        self.socket = sock
-        self.answered = True
-        self._client = client
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-
-    def send(self, request: Request, descriptors: Sequence[int] = ()) -> None:
-        """Send a request. Raises LabGone, KernelError for one that can't be sent, OSError."""
-        self.answered = False
-        try:
-            passing.send(self.socket, protocol.pack(request), descriptors)
-        except KernelError:
-            self.answered = True
-            raise
-        except (BrokenPipeError, ConnectionResetError):
-            raise self._client._gone_error() from None
-
-    def send_only(self, requests: Sequence[Request]) -> None:
-        """Send requests that are served after what was sent before, and whose answers nobody waits for."""
-        self.answered = False
-        with contextlib.suppress(OSError):
-            for request in requests:
-                packets.send(self.socket, protocol.pack(request), flags=socket.MSG_DONTWAIT)
-
-    def receive(self, *kinds: type[T]) -> Reply[T]:
-        """The next answer, which is of one of these kinds. Raises what it reports if it is a failure.
-
-        LabGone at the end of file and for what can't be the answer, KernelError where its descriptors had no room here.
-        """
-        client = self._client
-        try:
-            body, descriptors, process = packets.receive(self.socket)
-            if not body:
-                raise client._gone_error()
-            message = answers.read(body, descriptors, kinds)
-        except Surprise as error:
-            raise client.end_for(f"as an answer {error}") from None
-        except OSError as error:
-            if error.errno != errno.EMFILE:
-                raise client._gone_error() from None
-            self.answered = True
-            raise KernelError(f"the answer can't be taken: {error.strerror}", errno.EMFILE) from None
-        self.answered = True
-        if type(message) is messages.Failure:
-            raise_failure(message)
-        if client.in_vm:  # the kernel has named a relay of ours, and a VM's kernel knows another process
-            process = message.pid if type(message) is messages.Running else 0
-        return Reply(message, descriptors, process)
-
-    def close(self) -> None:
-        """Close the socket."""
-        self.socket.close()
 
 
 class Client:
@@ -482,23 +400,6 @@ class Client:
             return process_end.how(self._keeper_pidfd)
 
 
-def readable(seconds: float, descriptor: int) -> bool:
-    """Wait for a descriptor (of any number: select stops at 1024); False when the time is over."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(min(seconds * 1000, _LONGEST_POLL_MS)))
-
-
-def readable_of(seconds: float | None, descriptors: Sequence[int]) -> list[int]:
-    """Those that are readable, once one is or the time is over; None: no time limit."""
-    poll = select.poll()
-    for descriptor in descriptors:
-        poll.register(descriptor, select.POLLIN)
-    return [
-        descriptor for descriptor, _ in poll.poll(None if seconds is None else min(seconds * 1000, _LONGEST_POLL_MS))
-    ]
-
-
 def _memfile() -> BinaryIO:
     """A file in memory for what the keeper has to say if it fails."""
     return os.fdopen(os.memfd_create("ctlab-keeper-errors", os.MFD_CLOEXEC), "rb+", buffering=0)
@@ -519,16 +420,3 @@ def _keeper_environment(for_vm: bool) -> dict[str, str]:
     kept["PYTHON_COLORS"] = "0"  # what it says is an error's text; a notebook's own kernel asks for colours
     kept["PYTHONDONTWRITEBYTECODE"] = "1" if not os.access(os.path.dirname(__file__), os.W_OK) else ""
     return kept
-
-
-def wait_for(condition: Callable[[], bool], timeout_seconds: float | None, step_seconds: float = 0.01) -> bool:
-    """Poll a condition that no event announces; False when the time is over."""
-    until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-    while not condition():
-        if until is not None and time.monotonic() >= until:
-            return False
-        time.sleep(step_seconds)
-    return True
-
-
-__all__ = ["Client", "Connection", "Reply", "StateError", "raise_failure", "wait_for"]

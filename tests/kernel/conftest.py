@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from cgroup_world import World, need_root
-from kernel_help import patient
+from kernel_help import STRANGER, patient
+from kernel_help import need_root as needs_root
 from sampler_world import CGROUP, CONTAINER, V1
 
 from ctlab.kernel.cgroup_discover import Delegation, discover
@@ -97,3 +98,15 @@ def pid_namespace() -> Iterator[tuple[int, subprocess.Popen[str]]]:
     yield int(first), process
     if process.poll() is None:
         process.communicate("quit\n", timeout=patient(10))
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Path:
+    """A folder of another user; root only."""
+    needs_root("to make another user's folder")
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    path = tmp_path / "stranger"
+    path.mkdir()
+    os.chown(path, STRANGER, STRANGER)
+    return path

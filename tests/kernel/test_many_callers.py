@@ -16,7 +16,7 @@ from kernel_help import patient, wait_until
 
 from ctlab.errors import CtlabError
 from ctlab.runtime import messages
-from ctlab.runtime.client import readable
+from ctlab.runtime.waiting import readable
 
 pytestmark = pytest.mark.kernel
 EXECUTIONS, THREADS = 300, 8

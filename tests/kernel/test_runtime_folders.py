@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from cgroup_world import need_root
-from kernel_help import long_form, wait_until
+from kernel_help import STRANGER, long_form, wait_until
 
 from ctlab.errors import CtlabError
 from ctlab.kernel import cgroup_discover
@@ -26,7 +26,6 @@ from ctlab.runtime import base_folder, prune, runtime_folder
 
 pytestmark = pytest.mark.kernel
 
-STRANGER = 54321  # an id that no account has
 LAB = "0123456789ab"
 ROUNDS = 5000 if long_form() else 300
 
@@ -53,18 +52,6 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(base_folder, "_LOGIN", str(tmp_path / "nowhere"))
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     return place
-
-
-@pytest.fixture
-def stranger(tmp_path: Path) -> Path:
-    """A folder of another user; root only."""
-    need_root()
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    path = tmp_path / "stranger"
-    path.mkdir()
-    os.chown(path, STRANGER, STRANGER)
-    return path
 
 
 @contextlib.contextmanager

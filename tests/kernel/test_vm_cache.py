@@ -8,15 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from cgroup_world import need_root
-from kernel_help import tries
+from kernel_help import STRANGER, tries
 
 from ctlab.errors import CtlabError
 from ctlab.vm import cache
 
 pytestmark = pytest.mark.kernel
 
-STRANGER = 54321  # an id that no account has
 REMEDY = "set XDG_CACHE_HOME to a folder of yours"
 
 # A stranger whose `ctlab` is a link to a folder of root's. As soon as a file is begun in there, the link leads to a
@@ -42,18 +40,6 @@ while True:
         os.symlink(mine, link + ".new")
         os.rename(link + ".new", link)
 """
-
-
-@pytest.fixture
-def stranger(tmp_path: Path) -> Path:
-    """A folder of another user; root only."""
-    need_root()
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    path = tmp_path / "stranger"
-    path.mkdir()
-    os.chown(path, STRANGER, STRANGER)
-    return path
 
 
 @pytest.fixture

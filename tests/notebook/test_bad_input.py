@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import need_controller, need_freezer
+from kernel_help import need_controller, need_freezer, wait_until
 
 from ctlab import labs
 from ctlab.errors import CtlabError
-from ctlab.runtime.client import wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -46,7 +45,7 @@ def _links(lab: Any) -> list[str]:
         return sorted(link["name"] for link in lab.nodes["host"].links())
 
     expected = 1 + len(lab.networks) + sum(len(c.endpoints) for c in lab.containers if c.state != "exited")
-    wait_for(lambda: len(names()) == expected, 2.0)
+    wait_until(lambda: len(names()) == expected, 2.0)
     return names()
 
 

@@ -21,9 +21,9 @@ from kernel_help import no_hang, open_descriptors, tries
 from ctlab.metrics import columns
 from ctlab.metrics.ring import Ring
 from ctlab.runtime import packets, protocol
-from ctlab.runtime.client import readable
 from ctlab.runtime.log_ring import LogRing
 from ctlab.runtime.packets import Surprise
+from ctlab.runtime.waiting import readable
 from ctlab.vm import calls, frames, keeper
 from ctlab.vm.loop import Loop
 from ctlab.vm.relay import Relay
