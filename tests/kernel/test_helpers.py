@@ -93,10 +93,11 @@ def test_a_dead_helper_is_started_anew(fresh_lab: Any, name: str) -> None:
 def test_nothing_that_is_written_is_lost_with_the_collector(fresh_lab: Any) -> None:
     """Killed while it has its hands full: each byte is kept or counted, and no writer hears of it."""
     lab, size = fresh_lab, 24 << 20
+    part = size // 4 // 4096
     script = (
         "import os, time\n"
         f"for n in range({size // 4096}):\n"
-        f"    while n % {size // 16384} == 0 and not os.path.exists(f'/srv/{{n // {size // 16384}}}'): time.sleep(0.001)\n"
+        f"    while n % {part} == 0 and not os.path.exists(f'/srv/{{n // {part}}}'): time.sleep(0.001)\n"
         "    os.write(1, (b'%015d\\n' % n) * 256)\n"
         "os.write(2, b'done')"
     )
