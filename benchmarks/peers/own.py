@@ -168,10 +168,10 @@ class Own:
         made = list(self._lab.containers)
         states = {container.state for container in made}
         programs = [process for process in descendants(os.getpid()) if process.name == "sleep"]
-        addresses = {str(container.address("blue").ip) for container in made}
+        addresses = {str(container.address("blue")) for container in made}
         if (len(made), states, len(programs), len(addresses)) != (count, {"running"}, count, count):
             raise SideFailed(f"{len(made)} containers: {states}, {len(programs)} programs, {len(addresses)} addresses")
-        last = str(self._lab[f"w{count:03}"].address("blue").ip)
+        last = str(self._lab[f"w{count:03}"].address("blue"))
         said = self._lab["w001"].exec(["/usr/bin/python3", "-c", REACH.format(address=last)])
         if said.stdout.strip() != "111":
             raise SideFailed(f"the first container can't reach the last: {said!r}")
