@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import faults_summary
 import hypothesis
 import leg_report
 import pytest
@@ -37,9 +38,15 @@ _cgroup_folders: set[str] = set()  # of every lab that this process has started
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Where a report of this leg is wanted (CTLAB_LEG_REPORT, a file), it is written at the end."""
+    """Where a report of this leg is wanted (CTLAB_LEG_REPORT, a file), it is written at the end.
+
+    Of several processes, by the one that hears of all tests; so is the sum of the faults.
+    """
+    if hasattr(config, "workerinput"):
+        return
+    config.pluginmanager.register(faults_summary)
     path = os.environ.get("CTLAB_LEG_REPORT")
-    if path and not hasattr(config, "workerinput"):  # of several processes, by the one that hears of all tests
+    if path:
         config.pluginmanager.register(leg_report.Recorder(path))
 
 

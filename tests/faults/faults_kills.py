@@ -1,6 +1,7 @@
 """The judge of the kills: SIGKILL at seeded random moments of a running script, then a look at everything.
 
-Prints its report as one line of JSON: how often each part was killed, in which phase, what was left.
+Prints its report as one line of JSON: how often each part was killed, in which phase, what was left. A kill counts if
+the process lived until it and died of it (`Shot`); what comes too late is tried again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from faults_processes import parts_of
 from faults_script import PATIENCE, Script, trace
+from faults_shot import Shot
 from faults_world import HERE, World
 
 PHASES = {  # what the victim says before the moment, and the seconds within which it is hit after that
@@ -34,6 +36,7 @@ PHASES = {  # what the victim says before the moment, and the seconds within whi
     "end": 0.03,
 }
 HELPERS = ("collector", "resolver", "sampler", "nursery")
+MISSES = 10  # so many kills may come too late, of each part
 
 
 class Victim(Script):
@@ -55,6 +58,7 @@ class Judge:
 
     def __init__(self, world: World, seed: int) -> None:
         self.world = world
+        self.seed = seed
         self.rng = random.Random(seed)
         self.kills: Counter[str] = Counter()
         self.phases: Counter[str] = Counter()
@@ -63,6 +67,7 @@ class Judge:
         self.slowest = 0.0
         self.pruned = 0
         self.other_ends: Counter[str] = Counter()
+        self.missed: Counter[str] = Counter()
 
     # -- a moment ---------------------------------------------------------------------------------
     def moment(self, victim: Victim) -> str:
@@ -96,6 +101,14 @@ class Judge:
                 if part in parts:
                     self.world.witness(parts[part])
 
+    def count(self, part: str, phase: str, shot: Shot) -> None:
+        """Count a kill, or that it came too late."""
+        if shot.hit(PATIENCE):
+            self.kills[part] += 1
+            self.phases[phase] += 1
+        else:
+            self.missed[part] += 1
+
     # -- what follows ------------------------------------------------------------------------------
     def look(self, what: str, before: dict[str, set[str]], allow: set[int], ignore: tuple[str, ...] = ()) -> None:
         """Look for left-overs; they are noted and, for the next round's sake, removed."""
@@ -122,21 +135,24 @@ class Judge:
         """The owner by SIGKILL, and for a few by other ends."""
         before = self.world.snapshot()
         following = Victim(self.world, self.rng.randrange(2**32))
-        for number in range(count):
+        number = 0
+        while self.kills["owner"] < count and self.missed["owner"] <= MISSES:
             victim, following = following, Victim(self.world, self.rng.randrange(2**32))
             victim.wait_for("ready")
             phase = self.moment(victim)
             self.witness(victim)
             how = ("SIGTERM", "exit", "raise")[number // 8 % 3] if number % 8 == 7 else "SIGKILL"
-            if how in ("exit", "raise"):
-                victim.tell(how)
-            else:
-                victim.process.send_signal(signal.Signals[how])
-            victim.end()
+            number += 1
             if how == "SIGKILL":
-                self.kills["owner"] += 1
-                self.phases[phase] += 1
+                shot = Shot(victim.pid)
+                victim.end()
+                self.count("owner", phase, shot)
             else:
+                if how == "SIGTERM":
+                    victim.process.terminate()
+                else:
+                    victim.tell(how)
+                victim.end()
                 self.other_ends[how] += 1
             self.look(f"owner by {how} at {phase}", before, {following.pid})
         following.process.kill()
@@ -147,23 +163,19 @@ class Judge:
         """A part by SIGKILL while the owner lives on: the owner must notice, and nothing of the lab may be left."""
         before = self.world.snapshot()
         victim = self._fresh(None)
-        for _ in range(count + 10):
-            if self.kills[part] == count:
-                break
+        while self.kills[part] < count and self.missed[part] <= MISSES:
             number = self.kills[part]
             phase = self.moment(victim)
             pid = self.target(victim, part)
             if not pid:
                 self.left.append(f"{part} at {phase}: the lab had none for {PATIENCE:g} s")
+                self.missed[part] += 1
                 victim.process.kill()
                 victim = self._fresh(victim)
                 self.look(f"{part} at {phase}", before, {victim.pid})
                 continue
             self.witness(victim)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-                self.kills[part] += 1
-                self.phases[phase] += 1
+            shot = Shot(pid)
             what = f"{part} at {phase}"
             if part == "keeper" and number % 4 == 3:
                 # Nobody is left to clean up but the kernel: the folders stay until the next start or prune,
@@ -175,6 +187,7 @@ class Judge:
                     self.look(f"{what}, then owner", before, set(), ("cgroup", "file"))
                 self.world.prune()
                 self.pruned += 1
+                self.count(part, phase, shot)
                 self.look(f"{what}, then owner, then prune", before, set())
                 victim = self._fresh(None)
                 continue
@@ -188,6 +201,7 @@ class Judge:
                 victim.process.kill()
                 victim = self._fresh(victim)
             self.look(what, before, {victim.pid})
+            self.count(part, phase, shot)
             if victim.process.poll() is not None:
                 victim = self._fresh(victim)
         victim.process.kill()
@@ -205,7 +219,9 @@ class Judge:
         """All of it."""
         return {
             "who": self.world.who,
+            "seed": self.seed,
             "kills": dict(self.kills),
+            "missed": dict(self.missed),
             "other_ends": dict(self.other_ends),
             "phases": dict(self.phases),
             "left": self.left,
