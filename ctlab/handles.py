@@ -29,13 +29,18 @@ class Handles(Sequence[T], Generic[T]):
         note: str = "",
         *,
         values: Values | None = None,
+        warning: str = "",
     ) -> None:
-        """`kind`: what one is called. `values`: what its frame holds instead of what is shown."""
+        """`kind`: what one is called. `values`: what its frame holds instead of what is shown.
+
+        `warning`: a line that is shown with the table everywhere; `note`, where there is a page.
+        """
         self._items = tuple(items)
         self._row = row
         self._kind = kind
         self._note = note
         self._values = values
+        self._warning = warning
 
     @overload
     def __getitem__(self, key: int | str) -> T: ...
@@ -43,7 +48,9 @@ class Handles(Sequence[T], Generic[T]):
     def __getitem__(self, key: slice) -> Handles[T]: ...
     def __getitem__(self, key: int | str | slice) -> T | Handles[T]:
         if isinstance(key, slice):
-            return Handles(self._items[key], self._row, self._kind, self._note, values=self._values)
+            return Handles(
+                self._items[key], self._row, self._kind, self._note, values=self._values, warning=self._warning
+            )
         if isinstance(key, int):
             return self._items[key]
         for item in self._items:
@@ -95,7 +102,7 @@ class Handles(Sequence[T], Generic[T]):
         widths = [max(len(column), *(len(line[i]) for line in cells)) for i, column in enumerate(columns)]
         lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
                  for line in [[column.upper() for column in columns], *cells]]  # fmt: skip
-        return "\n".join(lines)
+        return "\n".join([*lines, f"({self._warning})"] if self._warning else lines)
 
     def _repr_html_(self) -> str:
         columns, cells = self._shown()
@@ -106,6 +113,7 @@ class Handles(Sequence[T], Generic[T]):
             "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(text)}</td>" for text in line) + "</tr>"
             for line in cells
         )
-        note = f"<p style='opacity:.7;margin:.2em 0;font-size:12px'>{html.escape(self._note)}</p>" if self._note else ""
+        text = "; ".join(filter(None, (self._note, self._warning)))
+        note = f"<p style='opacity:.7;margin:.2em 0;font-size:12px'>{html.escape(text)}</p>" if text else ""
         table = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
         return f"<table class='ctlab-table {NO_FORMULAS}'>{table}</table>{note}"

@@ -87,6 +87,7 @@ class Lab:
         self._rings: Any = None
         self._door: Door | None = None  # where terminals come, once one was asked for
         self._stopped = False
+        self._death_told = False  # whether somebody was told who would have used it, see `labs`
         self.notes: list[str] = []
         self._doubts: list[str] = []  # of the counters, to be said when they are asked for
         self.started_at = time.time()
@@ -129,7 +130,7 @@ class Lab:
         with self._lock:
             found = list(self._containers.values())
         note = as_of() + ("" if engines.vm_facts(self) is None else "; a pid is the VM's")
-        return Handles(found, container_row, "container", note, values=CONTAINER)
+        return Handles(found, container_row, "container", note, values=CONTAINER, warning=self._gone_warning())
 
     @property
     def networks(self) -> Handles[Network]:
@@ -138,7 +139,7 @@ class Lab:
 
         with self._lock:
             found = list(self._networks.values())
-        return Handles(found, network_row, "network", as_of(), values=NETWORK)
+        return Handles(found, network_row, "network", as_of(), values=NETWORK, warning=self._gone_warning())
 
     @property
     def nodes(self) -> Handles[Any]:
@@ -146,7 +147,10 @@ class Lab:
         from .cards import node_row
         from .node import Node
 
-        return Handles([Node(self, "host")], node_row, "node")
+        return Handles([Node(self, "host")], node_row, "node", warning=self._gone_warning())
+
+    def _gone_warning(self) -> str:
+        return f"as it was: lab '{self.name}' {self.why_gone}" if self.gone else ""
 
     @property
     def engine(self) -> str:
@@ -157,6 +161,19 @@ class Lab:
     def gone(self) -> bool:
         """Whether it has ended."""
         return self._stopped or self._client.gone
+
+    @property
+    def died(self) -> bool:
+        """Whether it has ended without having been stopped."""
+        return self._client.gone and not self._stopped
+
+    @property
+    def why_gone(self) -> str:
+        """How it has ended, for whoever still looks at it: ``stopped``, or ``died`` and why, in one line. "" before."""
+        if not self.died:
+            return "stopped" if self._stopped else ""
+        why = self._client.why_gone.partition("\n")[0]
+        return f"died: {why}" if why else "died"
 
     # -- making -------------------------------------------------------------------------------------
     def network(

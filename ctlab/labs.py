@@ -9,22 +9,25 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from .errors import NotFound
+from .errors import LabGone, NotFound
 from .names import did_you_mean, key
 
 if TYPE_CHECKING:
     from .lab import Lab
 
 lock = threading.RLock()
-_running: list[Lab] = []  # in order of start
+_running: list[Lab] = []  # in order of start; one that has died stays until somebody was told of it
 _entered: list[Lab] = []  # those inside their ``with``
 _all: weakref.WeakSet[Lab] = weakref.WeakSet()  # handles of those that have ended are asked, too
 _owner = os.getpid()
 
 
 def add(lab: Lab) -> None:
-    """A lab has started."""
+    """A lab has started; who starts one of a dead one's name knows of that."""
     with lock:
+        for dead in died():
+            if key(dead.name) == key(lab.name):
+                told(dead)
         _running.append(lab)
         _all.add(lab)
 
@@ -52,11 +55,18 @@ def running() -> list[Lab]:
         return [lab for lab in _running if not lab.gone]
 
 
+def died() -> list[Lab]:
+    """Those that have died and of which nobody was told, in order of start."""
+    with lock:
+        return [lab for lab in _running if _untold(lab)]
+
+
 def find(name: str) -> Lab:
-    """The running lab of that name; NotFound."""
-    for lab in running():
-        if key(lab.name) == key(name):
-            return lab
+    """The running lab of that name; NotFound. LabGone, once, for one that has died."""
+    for found in (running(), died()):
+        for lab in reversed(found):
+            if key(lab.name) == key(name):
+                return _or_gone(lab)
     names = [lab.name for lab in running()]
     raise NotFound(
         f"no lab '{name}' runs here{did_you_mean(name, names)}" + ("" if names else "; start one: %lab start")
@@ -64,21 +74,53 @@ def find(name: str) -> Lab:
 
 
 def current_or_none() -> Lab | None:
-    """The current lab: inside `with`, that one; else the one started (or chosen) last that still runs."""
+    """The current lab: inside `with`, that one; else the one started (or chosen) last that still runs.
+
+    LabGone, once, for one that has died: nobody who means it shall go on in another one without a word.
+    """
     with lock:
-        for lab in reversed(_entered):
-            if not lab.gone:
-                return lab
-        found = running()
-        return found[-1] if found else None
+        lab = next((lab for lab in reversed([*_running, *_entered]) if _untold(lab) or not lab.gone), None)
+    return None if lab is None else _or_gone(lab)
+
+
+def chosen_or_none() -> Lab | None:
+    """The current lab if it runs, for who only looks."""
+    with lock:
+        return next((lab for lab in reversed([*_running, *_entered]) if not lab.gone), None)
 
 
 def current() -> Lab:
-    """The current lab; NotFound if none runs."""
+    """The current lab; NotFound if none runs. LabGone, once, if it has died."""
     lab = current_or_none()
     if lab is None:
         raise NotFound("no lab runs here; start one: %lab start, or ctlab.Lab()")
     return lab
+
+
+def _or_gone(lab: Lab) -> Lab:
+    with lock:
+        if not _untold(lab):
+            return lab
+        told(lab)
+    now = chosen_or_none()
+    raise gone(lab, "%lab start starts a new one" if now is None else f"the current lab is '{now.name}' from now on")
+
+
+def gone(lab: Lab, more: str) -> LabGone:
+    """The error of a lab that has died, with what to do behind its first line; below it are a console's last."""
+    first, *console = str(lab._client._gone_error()).splitlines()
+    return LabGone("\n".join([f"{first}; {more}", *console]))
+
+
+def told(lab: Lab) -> None:
+    """Somebody is told of the end of a lab, if it has ended."""
+    if lab.gone:
+        lab._death_told = True
+        discard(lab)
+
+
+def _untold(lab: Lab) -> bool:
+    return lab.died and not lab._death_told
 
 
 def use(name: str) -> Lab:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def _rings(lab: Lab) -> Any:
-    """The mapped rings (containers, endpoints); they stay readable when the lab is gone."""
+    """The mapped rings (containers, endpoints); they stay readable when the lab was stopped. Raises LabGone."""
+    if lab.died:
+        lab._alive()
     if lab._rings is None:
         lab._rings = attached(lab)
     return lab._rings

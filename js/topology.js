@@ -157,6 +157,7 @@ function render({ model, el }) {
   }
   const listeners = {
     "change:elements": () => show(false),
+    "change:name": () => drawLegend(footer, model.get("name"), elements()),
     "change:few": () => show(false),
     "change:selected change:details": choose,
     "change:moved": move,

@@ -192,7 +192,7 @@ def _lab() -> Lab | None:
         return None
     from .. import labs
 
-    return labs.current_or_none()
+    return labs.chosen_or_none()
 
 
 def _labs() -> list[str]:

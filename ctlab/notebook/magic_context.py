@@ -31,6 +31,7 @@ class Context:
         self.shell: Any = magics.shell
         self.parsed = parsed
         self.body = body
+        self._used: list[Lab] = []
 
     def option(self, key: str, default: Any = None) -> Any:
         """An option's value, or `default` if it wasn't given."""
@@ -43,15 +44,31 @@ class Context:
 
     @property
     def lab(self) -> Lab:
-        """The lab that is meant and that must be there; NotFound."""
+        """The lab that is meant and that must be there; NotFound. LabGone, once, for one that has died."""
         name = self.option("lab")
-        return labs.find(name) if name else labs.current()
+        return self.named(name) if name else self._noted(labs.current())
 
     @property
     def lab_or_none(self) -> Lab | None:
-        """The lab that is meant; None if none runs at all. NotFound for a name among others."""
+        """The lab that is meant; None if none runs at all. NotFound for a name among others. LabGone as `lab`."""
         name = self.option("lab")
-        return labs.find(name) if name and labs.running() else labs.current_or_none()
+        if name and (labs.running() or labs.died()):
+            return self.named(name)
+        found = labs.current_or_none()
+        return None if found is None else self._noted(found)
+
+    def named(self, name: str) -> Lab:
+        """The lab of that name; NotFound. LabGone as `lab`."""
+        return self._noted(labs.find(name))
+
+    def _noted(self, lab: Lab) -> Lab:
+        self._used.append(lab)
+        return lab
+
+    def heard_of_death(self) -> None:
+        """An error has told of the death of a lab that was used: the next magic need not."""
+        for lab in self._used:
+            labs.told(lab)
 
     def lab_to_fill(self) -> Lab:
         """The lab that is meant; if none runs, one is started, and that is said."""

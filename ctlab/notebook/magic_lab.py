@@ -36,7 +36,7 @@ def start(context: Context) -> Any:
 def stop(context: Context) -> Any:
     """`%lab stop [NAME…]`: the stopped ones."""
     names = context.subjects or ([context.option("lab")] if context.option("lab") else [])
-    found = [labs.find(name) for name in dict.fromkeys(names)] or [labs.current()]
+    found = [context.named(name) for name in dict.fromkeys(names)] or [context.lab]
     for lab in found:
         lab.stop()
     return found[0] if len(found) == 1 else _table(found)
@@ -55,7 +55,7 @@ class _Status(Facts):
 
 def status(context: Context) -> Any:
     """`%lab status [NAME]`: what it holds, what it costs."""
-    lab = labs.find(context.subjects[0]) if context.subjects else context.lab
+    lab = context.named(context.subjects[0]) if context.subjects else context.lab
     return _Status(lab)
 
 
@@ -64,12 +64,12 @@ def listing(context: Context) -> Any:
     found = labs.running()
     if context.option("quiet"):
         return [lab.name for lab in found]
-    return _table(found)
+    return _table([*labs.died(), *found])
 
 
 def use(context: Context) -> Any:
     """`%lab use NAME`."""
-    return labs.use(context.subjects[0])
+    return labs.use(context.named(context.subjects[0]).name)
 
 
 def doctor(context: Context) -> Any:
@@ -98,7 +98,7 @@ def _table(found: list[Any]) -> Any:
     from ..cards import as_of
     from ..handles import Handles
 
-    current = labs.current_or_none()
+    current = labs.chosen_or_none()
 
     def row(lab: Any) -> dict[str, Any]:
         return {

@@ -13,6 +13,7 @@ from typing import Any
 from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope, no_var_expand
 from traitlets import Bool, Float, Int, TraitError, validate
 
+from ..errors import LabGone
 from . import grammar
 
 _MODULES = {
@@ -128,7 +129,11 @@ class CtlabMagics(Magics):
         name = _MODULES.get(f"{noun} {parsed.verb}") or _MODULES[noun]
         module = importlib.import_module(f".{name}", __package__)
         context = magic_context.Context(self, parsed, cell)
-        result = module.VERBS[f"{noun} {parsed.verb}"](context)
+        try:
+            result = module.VERBS[f"{noun} {parsed.verb}"](context)
+        except LabGone:
+            context.heard_of_death()
+            raise
         return None if parsed.silenced and magic_context.is_statement(shell) else result
 
 

@@ -113,7 +113,7 @@ class Topology:
     @property
     def text(self) -> str:
         """The map as lines of text."""
-        return map_text(self.elements, title=self.name)
+        return map_text(self.elements, title=self._title())
 
     @property
     def widget(self) -> TopologyWidget | None:
@@ -127,7 +127,7 @@ class Topology:
                 except ImportError as error:
                     self._problem = f"no live map: {error}"
                 else:
-                    self._widget = TopologyWidget(name=self.name, **self._state())
+                    self._widget = TopologyWidget(**self._state())
                     self._widget.observe(self._on_selected, "selected")
                     self._widget.observe(self._on_moved, "moved")
                     self._widget.observe(lambda _: self.tidy(), "tidy_requests")
@@ -231,11 +231,16 @@ class Topology:
     def _html(self) -> str:
         with self._lock:
             as_of = "" if hasattr(self._source, "recorded_at") else _as_of()
-            caption = " · ".join(filter(None, (self.name, self.world.summary(), as_of, self._problem)))
+            caption = " · ".join(filter(None, (self._title(), self.world.summary(), as_of, self._problem)))
             return map_svg(self._elements, positions=self._places, hues=self._hues, caption=caption)
 
+    def _title(self) -> str:
+        """The source's name, with how it has ended if it was a lab that has died."""
+        why = "" if hasattr(self._source, "recorded_at") else getattr(self._source, "why_gone", "")
+        return f"{self.name} ({why})" if why.startswith("died") else self.name
+
     def _signature(self) -> object:
-        return self._frozen, [dict(element) for element in self._elements]
+        return self._title(), self._frozen, [dict(element) for element in self._elements]
 
     def _take(self, elements: list[dict[str, object]]) -> None:
         """New elements: places and colours for what is new."""
@@ -271,7 +276,7 @@ class Topology:
             if (network := str(element.get("target", key))) in self._hues:
                 data["hue"] = self._hues[network]
             sent.append(data)
-        return {"elements": sent, "few": few(world)}
+        return {"name": self._title(), "elements": sent, "few": few(world)}
 
     def _on_selected(self, change: Mapping[str, Any]) -> None:
         self._show_details()

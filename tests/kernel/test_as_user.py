@@ -27,7 +27,8 @@ FOR_ONE = {
     ),
     "range": (
         "test_exec.py", "test_images.py", "test_copy.py", "test_bad_input_python.py", "test_runtime_folders.py",
-        "test_networks.py", "test_copy_hardening.py", "../wall/test_escape_classes.py",
+        "test_networks.py", "test_copy_hardening.py", "../notebook/test_dead_lab_magics.py",
+        "../wall/test_escape_classes.py",
     ),
     "one-id": (
         "test_helpers.py", "test_labs.py", "test_packets_stay.py", "test_container_names.py",
