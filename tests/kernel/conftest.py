@@ -1,4 +1,7 @@
-"""Fixtures of the tests of control groups and of counters: folders on the real kernel, and processes to be counted."""
+"""Fixtures of the tests of control groups, of counters and of floods.
+
+Folders on the real kernel, processes to be counted, and a lab to be flooded.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,12 @@ from pathlib import Path
 
 import pytest
 from cgroup_world import World, need_root
+from floods_help import STORAGE
 from kernel_help import STRANGER, patient
 from kernel_help import need_root as needs_root
 from sampler_world import CGROUP, CONTAINER, V1
 
+import ctlab
 from ctlab.kernel.cgroup_discover import Delegation, discover
 from ctlab.kernel.cgroup_outside import _leave
 
@@ -110,3 +115,19 @@ def stranger(tmp_path: Path) -> Path:
     path.mkdir()
     os.chown(path, STRANGER, STRANGER)
     return path
+
+
+@pytest.fixture(scope="module")
+def _little_lab(usable: None) -> Iterator[ctlab.Lab]:
+    with ctlab.Lab(f"floods-{os.getpid()}", storage=STORAGE) as made:
+        yield made
+
+
+@pytest.fixture
+def flooded(_little_lab: ctlab.Lab) -> Iterator[ctlab.Lab]:
+    """A lab with little storage and one container that does its work; every test floods it from another."""
+    _little_lab.run(["sh", "-c", "n=0; while :; do n=$((n+1)); echo $n; sleep 0.05; done"], name="calm")
+    yield _little_lab
+    for container in list(_little_lab.containers):
+        if not container._gone:
+            container.remove()

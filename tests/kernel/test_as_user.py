@@ -35,7 +35,10 @@ FOR_ONE = {
         "test_hostile_archives.py", "test_script_descriptors.py", "../wall/test_around.py",
     ),
 }  # fmt: skip
-LONG = ("test_interrupted_changes.py", "test_floods.py")  # in the long form alone, as each
+LONG = (  # in the long form alone, as each
+    "test_interrupted_changes.py", "test_flood_descriptors.py", "test_flood_keys.py", "test_flood_memory.py",
+    "test_flood_networks.py", "test_flood_processes.py", "test_flood_storage.py",
+)  # fmt: skip
 KINDS = {"range-and-folders": (True, True), "range": (True, False), "one-id": (False, False)}
 
 

@@ -178,7 +178,7 @@ def test_open_files_and_processes_are_as_in_podman(usable: None) -> None:
     But for the open files that the lab itself keeps."""
     program, executed, below_init, own = run_owner(AS_PODMAN.format(here=os.path.dirname(__file__))).splitlines()
     assert own.split()[:2] == ["4096", "4096"]
-    assert below_init == "3584 3584"  # the lab needs to have more, see test_floods
+    assert below_init == "3584 3584"  # the lab needs to have more, see test_flood_processes
     if own.endswith("rlimit"):  # stands in for a cgroup
         assert (program, executed) == ("3584 3584 2048 2048", "3584 3584 2304 2304")
     else:
