@@ -21,6 +21,7 @@ from kernel_help import need_root as needs_root
 from sampler_world import CGROUP, CONTAINER, V1
 
 import ctlab
+from ctlab.kernel import cgroup_mounts
 from ctlab.kernel.cgroup_discover import Delegation, discover
 from ctlab.kernel.cgroup_outside import _leave
 
@@ -59,14 +60,17 @@ def world_v1(delegation: Delegation) -> Iterator[World]:
 def group() -> Iterator[dict[str, Path]]:
     """A fresh v1 group, one folder for each controller, and a v2 folder as `unified` where there is one.
 
-    On a machine with version 2 alone: the v2 folder only, with all of its controllers.
+    On a machine with version 2 alone: the v2 folder only, with all of its controllers. An ordinary user's lie below the
+    folders that were delegated to him.
     """
     whole = (CGROUP / "cgroup.controllers").exists()
     name = f"ctlab-test-{os.getpid()}-{time.monotonic_ns()}"
     made: dict[str, Path] = {}
+    own = cgroup_mounts.own_paths(Path("/proc/self/cgroup").read_text()) if os.geteuid() else {}
     try:
         for controller in ("unified",) if whole else (*V1, "unified"):
-            folder = CGROUP / name if whole else CGROUP / controller / name
+            below = own.get("" if controller == "unified" else controller, "/").lstrip("/")
+            folder = CGROUP / name if whole else CGROUP / controller / below / name
             try:
                 folder.mkdir()
             except OSError as error:

@@ -10,52 +10,13 @@ from pathlib import Path
 import pytest
 from as_user import ROOT, User, ordinary_user
 from kernel_help import long_form, tries, uses
+from user_legs import KINDS, MAY_SKIP, files_for
 
 pytestmark = [
     pytest.mark.kernel,
     pytest.mark.user,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make an ordinary user"),
 ]
-
-# What depends on who one is: run as each kind of user.
-FOR_EACH = ("test_containers.py", "test_container_limits.py", "test_security.py", "test_hostile_files.py")
-# What depends on it less: as one of them, in the long form as each.
-FOR_ONE = {
-    "range-and-folders": (
-        "test_container_life.py", "test_host_mounts.py", "test_logs.py", "test_many_callers.py", "test_shell.py",
-        "../wall/test_escapes.py",
-    ),
-    "range": (
-        "test_exec.py", "test_images.py", "test_copy.py", "test_bad_input_python.py", "test_runtime_folders.py",
-        "test_networks.py", "test_copy_hardening.py", "../notebook/test_dead_lab_magics.py",
-        "../wall/test_escape_classes.py",
-    ),
-    "one-id": (
-        "test_helpers.py", "test_labs.py", "test_packets_stay.py", "test_container_names.py",
-        "test_hostile_archives.py", "test_script_descriptors.py", "../wall/test_around.py",
-    ),
-}  # fmt: skip
-LONG = (  # in the long form alone, as each
-    "test_interrupted_changes.py", "test_flood_descriptors.py", "test_flood_keys.py", "test_flood_memory.py",
-    "test_flood_networks.py", "test_flood_processes.py", "test_flood_storage.py",
-)  # fmt: skip
-KINDS = {"range-and-folders": (True, True), "range": (True, False), "one-id": (False, False)}
-
-
-def files_for(kind: str) -> list[str]:
-    """Paths of the files that are run as this kind of user."""
-    every = (*(name for names in FOR_ONE.values() for name in names), *LONG)
-    more = every if long_form() else FOR_ONE[kind]
-    return [str(ROOT / "tests/kernel" / name) for name in (*FOR_EACH, *more)]
-
-
-# What may be skipped for each kind of user; anything else that is skipped fails the test.
-_ROOT_ONLY = ("root's to count", "needs root", "no busybox")
-MAY_SKIP = {
-    "range-and-folders": (*_ROOT_ONLY, "this lab has", "limits can be set here", "version 2 folder", "quota file"),
-    "range": (*_ROOT_ONLY, "this lab has", "no cgroup", "version 2 folder", "quota file"),
-    "one-id": (*_ROOT_ONLY, "this lab has cgroup", "no cgroup", "only one user id", "version 2 folder", "quota file"),
-}
 
 
 @pytest.fixture(params=list(KINDS))
@@ -86,8 +47,7 @@ def test_the_kernel_tests_pass(user: tuple[str, User]) -> None:
     assert (version != "none") == cgroups, done.stdout
     if cgroups:
         assert {"cpu", "memory", "pids"} <= set(controllers)
-    files = files_for(kind)
-    assert all(Path(file).exists() for file in files)
+    files = [str(ROOT / "tests/kernel" / name) for name in files_for(kind)]
     done = who.pytest("-q", "-rfEs", *files, timeout=tries(280, 1800))
     print(done.stdout[-3000:])
     assert done.returncode == 0, done.stdout[-6000:]

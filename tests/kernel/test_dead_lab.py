@@ -155,15 +155,16 @@ import ctlab
 warnings.simplefilter("ignore")  # a fork of a process with threads
 lab = ctlab.Lab("owner")
 web = lab.run(name="web")
+limit = (lambda: web.update(memory="1g")) if "memory" in lab._client.facts["controllers"] else web.restart
 held, over = threading.Event(), threading.Event()
 def hold():
     with lab._lock, ctlab.labs.lock:
         held.set()
         over.wait()
-holder = threading.Thread(target=hold)
+holder = threading.Thread(target=hold, daemon=True)
 holder.start()
 held.wait()
-for action in (lambda: lab.run(["true"]), lambda: lab.network("x"), web.remove, lambda: web.update(memory="1g"),
+for action in (lambda: lab.run(["true"]), lambda: lab.network("x"), web.remove, limit,
                web.pause, lambda: print(len(lab.containers), ctlab.current() is lab), lab.stop):
     sys.stdout.flush()
     if not (child := os.fork()):

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from explain_help import comparable
-from kernel_help import need_root, patient
+from kernel_help import patient
 
 from ctlab.kernel import netlink, syscalls
 from ctlab.plan import network, ops
@@ -74,9 +74,19 @@ _SYSCTLS = (
 )  # fmt: skip
 
 
+def enter_user(pid: int) -> list[str]:
+    """What runs a command in the user namespace of a process, where that isn't our own."""
+    return ["nsenter", "--target", str(pid), "--user", "--preserve-credentials"] if os.geteuid() else []
+
+
+def enter_network(pid: int) -> list[str]:
+    """What runs a command in the network namespace of a process."""
+    return [*(enter_user(pid) or ["nsenter", "--target", str(pid)]), "--net"]
+
+
 def look(pid: int) -> dict[str, Any]:
     """The network state of the namespace of a process, and its sysctls."""
-    enter = ["nsenter", "--target", str(pid), "--net"]
+    enter = enter_network(pid)
     state: dict[str, Any] = {}
     for name, command in _READ.items():
         text = subprocess.run([*enter, *command.split()], check=True, capture_output=True, text=True).stdout
@@ -105,7 +115,7 @@ def carried(pid: int) -> None:
 
     It does so a moment after the link is up. What is taken away within this moment leaves other IPv6 routes behind.
     """
-    command = ["nsenter", "--target", str(pid), "--net", "ip", "-j", "link"]
+    command = [*enter_network(pid), "ip", "-j", "link"]
     until = time.monotonic() + patient(5)
     while time.monotonic() < until:
         links = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -117,18 +127,18 @@ def carried(pid: int) -> None:
 
 @contextlib.contextmanager
 def namespaces(count: int) -> Iterator[list[int]]:
-    """Processes that hold a fresh network namespace each."""
-    need_root("to make network namespaces outside of a lab")
-    holders = [
-        subprocess.Popen(
-            ["unshare", "--net", "sh", "-c", "echo; exec sleep 60"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        for _ in range(count)
-    ]
+    """Processes that hold a fresh network namespace each; an ordinary user's in one user namespace."""
+    holders: list[subprocess.Popen[bytes]] = []
     try:
-        for holder in holders:
+        for _ in range(count):
+            first = ["--user", "--map-root-user"] if os.geteuid() and not holders else []
+            command = ["unshare", *first, "--net", "sh", "-c", "echo; exec sleep 60"]
+            if holders:
+                command = [*enter_user(holders[0].pid), *command]
+            holder = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            holders.append(holder)
             assert holder.stdout is not None
-            assert holder.stdout.readline(), "unshare --net"
+            assert holder.stdout.readline(), command
         yield [holder.pid for holder in holders]
     finally:
         for holder in holders:
@@ -180,8 +190,7 @@ def script(*blocks: list[str]) -> str:
 
 def type_in(node: int, lines: str) -> None:
     """Runs the lines in the network namespace of a process; not one of them may complain."""
-    enter = ["nsenter", "--target", str(node), "--net", "sh", "-e"]
-    done = subprocess.run(enter, input=lines, text=True, capture_output=True)
+    done = subprocess.run([*enter_network(node), "sh", "-e"], input=lines, text=True, capture_output=True)
     assert (done.returncode, done.stderr) == (0, ""), lines
 
 
@@ -191,7 +200,8 @@ def test_node_operations_leave_the_same_state(world: str, disconnect: bool) -> N
     with namespaces(4) as (node, container, typed_node, typed_container):
         arguments = json.dumps([node, container, world, disconnect])
         path = os.pathsep.join([str(ROOT), str(Path(__file__).parents[1])])
-        subprocess.run([sys.executable, __file__, arguments], check=True, env={**os.environ, "PYTHONPATH": path})
+        command = [*enter_user(node), sys.executable, __file__, arguments]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": path})
         type_in(typed_node, typed(typed_container, WORLDS[world]))
         if disconnect:
             carried(typed_node)

