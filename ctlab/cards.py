@@ -143,7 +143,7 @@ def lab_card(lab: Lab) -> str:
             "containers": ", ".join(c.name for c in lab.containers) or "none",
             "networks": ", ".join(n.name for n in lab.networks) or "none",
             "engine": lab.engine if vm is None else f"{lab.engine}: {engines.describe(vm)}",
-            "ids": facts["mapping"] if vm is None else f"in the VM, {facts['mapping']}",
+            "ids": engines.ids_words(lab),
             "limits": f"cgroup {facts['cgroup']}: {limits}",
         },
     )

@@ -14,6 +14,7 @@ from .plan import ops
 from .request import check_exists
 from .runtime import messages
 from .spec import NetworkSpec
+from .spelling import option
 from .starting import attach_message, detach_message, links, name_endpoints
 from .whole import whole
 
@@ -50,21 +51,26 @@ def existing_network(lab: Lab, old: Network, spec: Any, any_subnet: bool, exists
     if exists == "keep":
         return old
     if exists == "error" or (exists is None and ticks.same(old.tick)):
-        raise NameInUse(f"network '{old.name}' exists ({' '.join(old.subnets)}); exists='replace' makes it anew")
+        raise NameInUse(
+            f"network '{old.name}' exists ({' '.join(old.subnets)}); {option('exists', 'replace')} makes it anew"
+        )
     if exists is None and same:
         old.tick, old.cell = ticks.now(), ticks.cell()
         lab.say(f"network {old.name}: unchanged")
         return old
-    hanging = [c.name for c in old.containers if ticks.same(c.tick) is False]
+    here = ticks.cell_id()
+    hanging = [c.name for c in old.containers if not ticks.same(c.tick) and (here is None or c.cell_id != here)]
     if hanging:
         raise StateError(
             f"network '{old.name}' can't be made anew: {', '.join(hanging)} of other cells "
             f"{'hang' if len(hanging) > 1 else 'hangs'} on it; remove {'them' if len(hanging) > 1 else 'it'} first"
         )
-    for container in old.containers:
-        ending.remove(lab, container, "it was removed")
+    gone = old.containers
+    for container in gone:
+        ending.remove(lab, container, f"it was removed with network '{old.name}', which was made anew")
     remove_network(lab, old)
-    lab.say(f"replaced network {old.name} ({old.cell})")
+    also = f" and what hung on it: {', '.join(container.name for container in gone)}" if gone else ""
+    lab.say(f"replaced network {old.name} ({old.cell}){also}")
     return None
 
 

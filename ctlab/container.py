@@ -13,11 +13,12 @@ from . import copying, ending, executing, following, output, ticks, units
 from .completed import Completed, Logs, Process, signal_of
 from .errors import BadInput, LabGone, NotFound, StateError
 from .execution import Sink
-from .names import key, nearest
+from .names import is_pattern, key, nearest
 from .plan import limits as limits_plan
-from .request import limits_of
+from .request import checked, limits_of
 from .runtime import messages
 from .spec import ContainerSpec, EndpointSpec
+from .spelling import in_a_magic
 from .words_of_command import split_command
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Container:
         self._body: tuple[str, str | bytes] | None = None  # ("stdin" or "script", what its program reads)
         self.tick = ticks.now()
         self.cell = ticks.cell()
+        self.cell_id = ticks.cell_id()
         self.created_at = time.time()
         self.started_at: float | None = None
         self.finished_at: float | None = None
@@ -218,6 +220,7 @@ class Container:
         return self
 
     # -- running something in it --------------------------------------------------------------------
+    @checked
     def exec(
         self,
         command: str | Sequence[str],
@@ -226,7 +229,7 @@ class Container:
         env: Mapping[str, Any] | Iterable[str] | None = None,
         env_file: str | Iterable[str] | None = None,
         workdir: str | None = None,
-        user: str | None = None,
+        user: str | int | None = None,
         tty: bool = False,
         detach: bool = False,
         sink: Sink | None = None,
@@ -241,6 +244,7 @@ class Container:
             detach=detach, sink=sink,
         )  # fmt: skip
 
+    @checked
     def script(
         self,
         text: str,
@@ -248,7 +252,7 @@ class Container:
         env: Mapping[str, Any] | Iterable[str] | None = None,
         env_file: str | Iterable[str] | None = None,
         workdir: str | None = None,
-        user: str | None = None,
+        user: str | int | None = None,
         tty: bool = False,
         detach: bool = False,
         sink: Sink | None = None,
@@ -260,12 +264,14 @@ class Container:
         )  # fmt: skip
 
     # -- what it wrote ------------------------------------------------------------------------------
+    @checked
     def logs(self, *, tail: int | None = None, since: str | float | None = None, timestamps: bool = False) -> Logs:
         """What it wrote to stdout and stderr, as far as it is kept."""
         self._alive()
         seconds = units.parse_duration(since) if since is not None else None
         return output.logs(self, tail=tail, since_seconds=seconds, timestamps=timestamps)
 
+    @checked
     def follow(
         self,
         sink: Sink,
@@ -377,6 +383,9 @@ def _by_version(endpoint: EndpointSpec) -> list[str]:
 def unknown(name: str, known: Iterable[str]) -> NotFound:
     """The error for a container that isn't there."""
     names = list(known)
+    if is_pattern(name):
+        ways = "--all of rm and stop, or {expr} for several" if in_a_magic() else "choose of lab.containers by .name"
+        return NotFound(f"no container '{name}': names aren't patterns here; {ways}")
     near = nearest(name, names)
     tail = f"; did you mean '{near}'?" if near else f"; there are: {', '.join(names)}" if names else "; there are none"
     return NotFound(f"no container '{name}'{tail}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import ending, engines, filters, network, sampled_names, ticks, units
 from .container import Container
-from .errors import AddressError, BadInput, CtlabError, LimitRefused, NameInUse, NotFound
+from .errors import AddressError, BadInput, CtlabError, NameInUse, NotFound
 from .executing import body_descriptor, in_container
 from .images import reference
 from .ipam import parse_mac
@@ -27,6 +27,7 @@ from .plan import limits as limits_plan
 from .request import check_exists, container_spec, several
 from .runtime import messages, packets
 from .spec import ContainerSpec
+from .spelling import option
 from .starting import start_message
 from .whole import Deferred, whole
 
@@ -64,13 +65,13 @@ def create(lab: Lab, names: list[str], argv: list[str], keywords: dict[str, Any]
         elif exists == "error" or (exists is None and ticks.same(old.tick)):
             raise NameInUse(
                 f"container '{spec.name}' exists ({old.state}); "
-                "remove it first, choose another name, or exists='replace'"
+                f"remove it first, choose another name, or {option('exists', 'replace')}"
             )
         else:
             replaced[spec.name] = old
     if kept:
         if len(specs) > 1:
-            raise BadInput("exists='keep' doesn't go with count")
+            raise BadInput(f"{option('exists', 'keep')} doesn't go with {option('count', len(specs))}")
         return kept
     if replaced:
         _rehearse(lab, specs, replaced, addresses)
@@ -87,7 +88,9 @@ def _rehearse(
     if asked["mac_address"] is not None:
         parse_mac(asked["mac_address"])
     if any(spec.network_mode == f"container:{old.id}" for spec in specs for old in replaced.values()):
-        raise BadInput(f"--network container:NAME: container '{specs[0].name}' is replaced, and its network with it")
+        raise BadInput(
+            f"{option('network', 'container:NAME')}: container '{specs[0].name}' is replaced, and its network with it"
+        )
     copies = {name: Network(lab, net.spec, [pool.copy() for pool in net.pools]) for name, net in lab._networks.items()}
     for old in replaced.values():
         for endpoint in old.endpoints:
@@ -210,11 +213,6 @@ def call_start(lab: Lab, container: Container, message: messages.Start, undo: me
     lab._client.allow(message.mounts)
     try:
         return lab._call(message, messages.Running, descriptors, undo=[undo]).process
-    except LimitRefused as error:
-        parts = str(error).split("\t")
-        if len(parts) == 3:
-            raise LimitRefused(f"{container.name}: the kernel refused {parts[1]} = {parts[2]}") from None
-        raise
     except CtlabError as error:
         raise in_container(error, container.name, container.command, container.image) from None
     finally:

@@ -16,6 +16,7 @@ from . import opening, units
 from .errors import BadInput, CtlabError, Unsupported
 from .names import did_you_mean
 from .runtime.client import Client
+from .spelling import option
 
 if TYPE_CHECKING:
     from .lab import Lab
@@ -42,14 +43,21 @@ def choose(engine: str, memory: str | int | None, cpus: int | None, if_needed: b
         near = did_you_mean(engine, NAMES) if isinstance(engine, str) else ""
         raise BadInput(f"no engine {engine!r}{near}; there are: {', '.join(NAMES)}")
     if if_needed and engine == "native":
-        raise BadInput("vm_if_needed goes with engine='auto': 'native' is this machine's kernel or none")
+        what = option("vm-if-needed").rstrip("=")
+        raise BadInput(f"{what} goes with {option('engine', 'auto')}: 'native' is this machine's kernel or none")
     if if_needed is None:
         if_needed = engine == "auto" and if_needed_by_default()
     given = [name for name, value in (("vm_memory", memory), ("vm_cpus", cpus)) if value is not None]
     if given and engine != "vm" and not if_needed:
-        option = given[0].replace("_", "-")
-        raise BadInput(f"{given[0]} is for a VM: add engine='vm' (%lab start --engine vm --{option} …)")
+        what = option(given[0].replace("_", "-")).rstrip("=")
+        raise BadInput(f"{what} is for a VM: add {option('engine', 'vm')}")
     return Engine(engine, _options(memory, cpus) if given else None, if_needed)
+
+
+def ids_words(lab: Lab) -> str:
+    """Whose ids the lab has; in a VM they are the guest's, whoever has started it."""
+    words: str = lab._client.facts["mapping"]
+    return words if vm_facts(lab) is None else f"in the VM, {words.removeprefix('started by root: ')}"
 
 
 def if_needed_by_default() -> bool:

@@ -40,8 +40,44 @@ def one_line(text: str, most: int = 2000) -> str:
     return shown.rstrip() + (" …" if len(text) > most else "")
 
 
+LINES_BELOW = "; the console's last lines:\n"
+"""What comes behind this in a message is more lines: the one case of a message that has any."""
+_MOST_CHARACTERS, _MOST_OF_A_WORD, _MOST_LINES_BELOW = 2000, 300, 40
+
+
+def told(text: str) -> str:
+    """A message as one line for a person, whatever was echoed in it: nothing steers a terminal, nothing is endless.
+
+    What can't be printed is written as in Python's literals; of a very long word, and of a very long line, the
+    beginning and the end are left, since the end says what to do.
+    """
+    if len(text) <= _MOST_OF_A_WORD and text.isprintable():
+        return text
+    text, mark, below = text.partition(LINES_BELOW)
+    if mark:
+        lines = [told(line) for line in below.splitlines()[-_MOST_LINES_BELOW:]]
+        return told(text) + mark + "\n".join(lines)
+    words = (_escaped(" ".join(word.split())) for word in text.split(" "))
+    return _cut(" ".join(_cut(word, _MOST_OF_A_WORD) for word in words), _MOST_CHARACTERS)
+
+
+def _cut(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}…({len(text)} characters)…{text[-most // 4 :]}"
+
+
+def _escaped(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)
+
+
 class CtlabError(Exception):
     """Anything that ctlab refuses or that failed in an expected way; the text is one line."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(told(str(message)))
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows: the message, and where in the cells it came from."""

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .completed import Completed, Process
-from .errors import CtlabError, KernelError, NotFound, ProgramNotFound, StateError, describe
+from .errors import BadInput, CtlabError, KernelError, NotFound, ProgramNotFound, StateError, describe
 from .execution import Execution, Sink
 from .kernel.capabilities import DEFAULT
 from .plan import limits as limits_plan
-from .request import SCRIPT_DESCRIPTOR, environment, several
+from .request import SCRIPT_DESCRIPTOR, environment, several, user_word
 from .runtime.program import DEFAULT_PATH
 from .spec import ContainerSpec
 
@@ -38,6 +38,8 @@ def execute(
     settings["script_descriptor"] = None if script is None else SCRIPT_DESCRIPTOR
     if script is not None:
         argv = ["/bin/sh", f"/dev/fd/{SCRIPT_DESCRIPTOR}"]
+    if not argv:
+        raise BadInput(f"exec needs a command: {container.name}.exec(['ls', '-l'])")
     execution = Execution(container, argv, settings)
     container._alive()
     if container.state == "created":
@@ -71,7 +73,7 @@ def _settings(
     env: Mapping[str, Any] | Iterable[str] | None = None,
     env_file: str | Iterable[str] | None = None,
     workdir: str | None = None,
-    user: str | None = None,
+    user: str | int | None = None,
     tty: bool = False,
 ) -> dict[str, Any]:
     """What the program gets, where nothing else is asked for: what the container's own has."""
@@ -80,8 +82,8 @@ def _settings(
     pairs = dict(default_environment(spec, tty=tty)) | dict(spec.env) | own
     return {
         "environment": [f"{name}={value}" for name, value in pairs.items()],
-        "workdir": workdir or spec.workdir,
-        "user": user or spec.user,
+        "workdir": str(workdir or spec.workdir),
+        "user": user_word(user) or spec.user,
         "capabilities": list(DEFAULT if spec.capabilities is None else spec.capabilities),
         "processes": processes(container),
     }

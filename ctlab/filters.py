@@ -17,6 +17,7 @@ from .seccomp import docker
 from .seccomp.compile import digest, passes, program
 from .seccomp.default import PROFILE
 from .seccomp.profile import Profile
+from .spelling import option
 
 if TYPE_CHECKING:
     from .spec import ContainerSpec
@@ -88,7 +89,8 @@ def _passes_keyctl(text: str, source: str, capabilities: frozenset[str], kernel_
 
 def _as_typed(error: BadInput) -> BadInput:
     """What is wrong with a profile, after the option that named its file."""
-    return BadInput(f"--security-opt seccomp={str(error).removeprefix('seccomp profile ')}")
+    path, _, wrong = str(error).removeprefix("seccomp profile ").partition(": ")
+    return BadInput(f"{option('security-opt', f'seccomp={path}')}: {wrong}")
 
 
 def _profile(text: str, source: str, kernel_release: str) -> Profile:

@@ -25,7 +25,9 @@ from types import MappingProxyType
 
 from .errors import AddressError, BadInput
 from .names import shorten
+from .spelling import option
 
+IPV6_MTU = 1280  # bytes; the least that IPv6 works on (RFC 8200)
 Address = IPv4Address | IPv6Address
 Interface = IPv4Interface | IPv6Interface
 Network = IPv4Network | IPv6Network
@@ -300,7 +302,11 @@ class Pool:
         if holders:
             more = f" and {len(holders) - 3} more" if len(holders) > 3 else ""
             kept.append(f"{', '.join(holders[:3])}{more} {'have' if len(holders) > 1 else 'has'} the rest")
-        larger = f"a larger one: --subnet {self.subnet.supernet()}" if self.subnet.prefixlen else "nothing is larger"
+        larger = (
+            f"a larger one: {option('subnet', str(self.subnet.supernet()))}"
+            if self.subnet.prefixlen
+            else "nothing is larger"
+        )
         return f"{self.subnet} is exhausted ({usable} usable: {'; '.join(kept)}); {larger}"
 
     def release(self, address: str | Address | Interface) -> None:

@@ -16,14 +16,15 @@ from .container import Container, unknown
 from .errors import BadInput, LabGone, NotFound
 from .handles import Handles
 from .hearing import hear
-from .names import did_you_mean, key
+from .names import did_you_mean, is_pattern, key
 from .network import Network
 from .plan import network as network_plan
 from .plan import ops, rootfs
-from .request import KEYWORDS, check_body, unknown_keyword
+from .request import KEYWORDS, check_body, checked, unknown_keyword
 from .runtime import messages
 from .runtime.client import Client
 from .runtime.connection import Reply, Request, T
+from .spelling import in_a_magic
 from .values import CONTAINER, NETWORK
 from .words_of_command import split_command
 
@@ -50,6 +51,7 @@ class Lab:
     Raises Unsupported where this machine can't run containers, with the remedy; NameInUse; BadInput.
     """
 
+    @checked
     def __init__(
         self,
         name: str = "lab",
@@ -176,6 +178,7 @@ class Lab:
         return f"died: {why}" if why else "died"
 
     # -- making -------------------------------------------------------------------------------------
+    @checked
     def network(
         self,
         name: str,
@@ -246,7 +249,12 @@ class Lab:
     def _network(self, name: str) -> Network:
         found = self._networks.get(key(name))
         if found is None:
-            names = [*[n.name for n in self._networks.values()], "host", "none"]
+            if name in ("host", "none"):
+                raise BadInput(f"network '{name}' is predefined: there is nothing to inspect, connect or remove")
+            if is_pattern(name):
+                ways = "%network prune removes all that nothing hangs on" if in_a_magic() else "lab.networks has all"
+                raise NotFound(f"no network '{name}': names aren't patterns here; {ways}")
+            names = [*[n.name for n in list(self._networks.values())], "host", "none"]
             raise NotFound(f"no network '{name}'{did_you_mean(name, names) or '; there are: ' + ', '.join(names)}")
         return found
 
@@ -359,6 +367,7 @@ class Lab:
             for e in c.endpoints
         ]
 
+    @checked
     def wait_for(self, container: str | Container, port: int, timeout: float | str = 5.0) -> None:
         """Wait until something in a container listens on a TCP port; TimeoutError."""
         from .measuring import wait_for_port
@@ -374,7 +383,7 @@ class Lab:
             "name": self.name, "id": self._client.id, "engine": self.engine, **({"vm": vm} if vm is not None else {}),
             "containers": len(self._containers),
             "running": sum(c.state == "running" for c in self._containers.values()), "networks": len(self._networks),
-            "ids": facts["mapping"], "cgroup": facts["cgroup"], "limits": facts["controllers"],
+            "ids": engines.ids_words(self), "cgroup": facts["cgroup"], "limits": facts["controllers"],
             "cgroup_reason": facts["cgroup_reason"], "pids_limit": opening.pids_words(facts["pids_by"]),
             "storage": costs.storage, "interval_seconds": self.interval_seconds, "processes": costs.processes,
         }  # fmt: skip

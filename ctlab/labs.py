@@ -10,7 +10,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from .errors import LabGone, NotFound
-from .names import did_you_mean, key
+from .names import did_you_mean, is_pattern, key
 
 if TYPE_CHECKING:
     from .lab import Lab
@@ -68,6 +68,8 @@ def find(name: str) -> Lab:
             if key(lab.name) == key(name):
                 return _or_gone(lab)
     names = [lab.name for lab in running()]
+    if is_pattern(name):
+        raise NotFound(f"no lab '{name}': names aren't patterns here; all: %lab stop --all")
     raise NotFound(
         f"no lab '{name}' runs here{did_you_mean(name, names)}" + ("" if names else "; start one: %lab start")
     )

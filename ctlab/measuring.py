@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .errors import BadInput, StateError, TimedOut
+from .request import unknown_keyword
 from .runtime import messages, packets
 
 if TYPE_CHECKING:
@@ -48,13 +49,17 @@ def stats(
     lab: Lab, *, containers: Any = None, metrics: Any = None, last: Any = "30s", by: str = "container", **options: Any
 ) -> pandas.DataFrame:
     """See `Lab.stats`."""
-    from .metrics.frame import Names, read_frame
+    from .metrics.frame import OPTIONS, Names, read_frame
 
+    for word in options:
+        if word not in OPTIONS:
+            raise unknown_keyword(word, ("containers", "metrics", "last", "by", *OPTIONS))
     containers_ring, endpoints_ring = _rings(lab)
     nodes = dict.fromkeys(lab._names, "host")
     names = Names(containers=dict(lab._names), endpoints=dict(lab._endpoint_names), nodes=nodes)
     if containers is not None and not isinstance(containers, str):
-        containers = [c if isinstance(c, str) else c.name for c in containers]
+        several = [containers] if hasattr(containers, "name") else containers
+        containers = [c if isinstance(c, str) else c.name for c in several]
     return read_frame(
         containers_ring, endpoints_ring, names, by=by, containers=containers, metrics=metrics, last=last, lab=lab.name,
         **options,

@@ -10,6 +10,8 @@ from difflib import SequenceMatcher
 from .errors import BadInput
 
 MAX_LENGTH = 63
+MOST_AT_ONCE = 100_000
+NODE = "host"  # what the node is called, in tables, on the map and by name
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}", re.ASCII)
 # `{n}`, `{n:2}`, `{n:02}`, `{n:03d}`: nothing of str.format beyond a width, so no attribute can be reached.
 COUNTER = re.compile(r"\{n(?::(0?)([1-9]?)d?)?\}", re.ASCII)
@@ -25,6 +27,8 @@ def check_name(kind: str, name: object) -> str:
     if not isinstance(name, str):
         raise BadInput(f"a {kind}'s name is text, not {type(name).__name__} ({name!r})")
     if NAME.fullmatch(name):
+        if kind == "container" and key(name) == NODE:
+            raise BadInput(f"container name '{name}' is the node's: choose another")
         return name
     shown = shorten(name)
     if not name:
@@ -35,6 +39,11 @@ def check_name(kind: str, name: object) -> str:
     if wrong is None:
         raise BadInput(f"{kind} name {shown} starts with {name[0]!r}: it must start with a letter or a digit")
     raise BadInput(f"{kind} name {shown} has {wrong!r} in it: letters a-z A-Z, digits, '_', '.' and '-' only")
+
+
+def is_pattern(name: str) -> bool:
+    """Whether it is one for a shell, which would have made names of it."""
+    return "*" in name or "?" in name or ("[" in name and "]" in name)
 
 
 def key(name: str) -> str:
@@ -81,6 +90,8 @@ def expand_pattern(kind: str, pattern: str, count: int, first: int = 1) -> list[
     """
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise BadInput(f"a count is a whole number from 1, not {count!r}")
+    if count > MOST_AT_ONCE:
+        raise BadInput(f"a count goes from 1 to {MOST_AT_ONCE}, {count} is more")
     if count > 1 and not has_counter(pattern):
         ways = f"'{pattern}{{n}}' or '{pattern}{{n:02}}'"
         raise BadInput(f"{count} {kind}s need {count} names: put the number in, {ways}")

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from . import ticks
-from .errors import AddressError, BadInput, Unsupported
+from .errors import AddressError, BadInput, StateError, Unsupported
 from .ipam import (
+    IPV6_MTU,
     Interface,
     Pool,
     check_overlap,
@@ -16,13 +17,16 @@ from .ipam import (
     choose_ipv6,
     mac_from_id,
     mac_from_ipv4,
+    overlap,
     parse_mac,
     parse_subnet,
 )
-from .names import check_name
+from .ipam import Network as Subnet
+from .names import check_name, key
 from .plan import network as network_plan
-from .request import several
+from .request import checked, several, whole_number
 from .spec import EndpointSpec, NetworkSpec
+from .spelling import in_a_magic, option
 
 if TYPE_CHECKING:
     from .container import Container
@@ -41,7 +45,7 @@ class Network:
         self.pools = pools
         self.tick = ticks.now()
         self.cell = ticks.cell()
-        self._removed = ""
+        self.cell_id = ticks.cell_id()
 
     @property
     def name(self) -> str:
@@ -68,23 +72,37 @@ class Network:
         """The containers that have an endpoint here."""
         return [c for c in self.lab._containers.values() if any(e.network == self.name for e in c.endpoints)]
 
+    def _there(self) -> None:
+        """Raises LabGone, StateError for one that was removed."""
+        self.lab._alive()
+        if self.lab._networks.get(key(self.name)) is not self:
+            raise StateError(f"network '{self.name}' was removed{self._instead()}")
+
+    def _instead(self) -> str:
+        other = self.lab._networks.get(key(self.name))
+        return f": take lab.networks['{other.name}']" if other is not None else ""
+
+    @checked
     def connect(self, container: str | Container, *, ip: str | None = None, ip6: str | None = None,
                 mac_address: str | None = None) -> Container:  # fmt: skip
         """Give a container an endpoint here, running or not."""
         from . import connecting
 
+        self._there()
         return connecting.connect(self.lab, self, self.lab._container(container), ip, ip6, mac_address)
 
     def disconnect(self, container: str | Container) -> Container:
         """Take a container's endpoint here away."""
         from . import connecting
 
+        self._there()
         return connecting.disconnect(self.lab, self, self.lab._container(container))
 
     def remove(self) -> None:
         """Remove it; StateError names who is still attached."""
         from . import connecting
 
+        self._there()
         connecting.remove_network(self.lab, self)
 
     def explain(self) -> str:
@@ -96,6 +114,7 @@ class Network:
 
     def inspect(self) -> dict[str, Any]:
         """Everything known of it, as plain values."""
+        self._there()
         return {
             "name": self.name, "driver": self.driver, "node": self.spec.node, "subnets": list(self.subnets),
             "gateways": list(self.gateways), "mtu": self.spec.mtu, "internal": self.spec.internal,
@@ -129,19 +148,24 @@ def plan_network(
     """A checked spec and its address pools. Raises BadInput, AddressError, Unsupported."""
     check_name("network", name)
     if name in PREDEFINED:
-        raise BadInput(f"network '{name}' is predefined: use it with --network {name}")
+        raise BadInput(f"network '{name}' is predefined: use it with {option('network', name)}")
     if driver in _LATER:
         raise Unsupported(f"driver '{driver}' isn't in this version; there is: bridge (and the networks host and none)")
     if driver != "bridge":
         from .names import did_you_mean
 
         raise BadInput(f"no network driver '{driver}'{did_you_mean(driver, ['bridge', *_LATER])}; there is: bridge")
-    if mtu is not None and not 68 <= int(mtu) <= 65535:
-        raise BadInput(f"--mtu {mtu}: from 68 to 65535")
+    existing = list(existing)
+    mtu_bytes = 1500 if mtu is None else whole_number("mtu", mtu)
+    if not 68 <= mtu_bytes <= 65535:
+        raise BadInput(f"{option('mtu', mtu)}: from 68 to 65535")
     taken = [(network.name, parse_subnet(text)) for network in existing for text in network.subnets]
     chosen = [parse_subnet(text) for text in several(subnet)]
     for number, one in enumerate(chosen):
-        check_overlap(one, [*taken, *((name, other) for other in chosen[:number])])
+        try:
+            check_overlap(one, [*taken, *((name, other) for other in chosen[:number])])
+        except AddressError as error:
+            raise AddressError(f"{error}{_what_is_idle(one, existing)}") from None
     if not any(one.version == 4 for one in chosen) and not chosen:
         chosen.append(choose_ipv4([other for _, other in taken]))
     if ipv6 and not any(one.version == 6 for one in chosen):
@@ -149,6 +173,8 @@ def plan_network(
     for version in (4, 6):
         if sum(one.version == version for one in chosen) > 1:
             raise AddressError(f"network '{name}': one IPv{version} subnet at most")
+    if mtu_bytes < IPV6_MTU and any(one.version == 6 for one in chosen):
+        raise BadInput(f"{option('mtu', mtu)} is too small for IPv6, which needs {IPV6_MTU}")
     wanted = {ipaddress.ip_address(_address(text)).version: text for text in several(gateway)}
     for version, text in wanted.items():
         if not any(one.version == version for one in chosen):
@@ -159,10 +185,19 @@ def plan_network(
         driver=driver,
         subnets=tuple(str(pool.subnet) for pool in pools),
         gateways=tuple(str(pool.gateway_interface) for pool in pools),
-        mtu=int(mtu) if mtu is not None else 1500,
+        mtu=mtu_bytes,
         internal=internal,
     )
     return spec, pools
+
+
+def _what_is_idle(subnet: Subnet, existing: Iterable[Network]) -> str:
+    """The end of a message: what to do where only networks that nothing hangs on are in the way."""
+    there = [net for net in existing if any(overlap(subnet, parse_subnet(text)) for text in net.subnets)]
+    if not there or any(net.containers for net in there):
+        return ""
+    how = "%network prune removes" if in_a_magic() else "its remove() takes away"
+    return f", on which nothing hangs: {how} it"
 
 
 def _address(text: str) -> str:

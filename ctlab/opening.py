@@ -12,6 +12,7 @@ from .errors import BadInput, CtlabError, NameInUse, Unsupported
 from .names import check_name, key
 from .plan.limits import PIDS_DEFAULT
 from .request import check_exists
+from .spelling import option
 
 if TYPE_CHECKING:
     from .doctor import Report
@@ -69,9 +70,9 @@ def replace_earlier(lab: Lab, exists: str | None) -> None:
     for other in labs.running():
         if key(other.name) == key(lab.name):
             if exists == "error" or (exists is None and ticks.same(other.tick)):
-                raise NameInUse(f"lab '{lab.name}' runs already; stop it first, or exists='replace'")
+                raise NameInUse(f"lab '{lab.name}' runs already; stop it first, or {option('exists', 'replace')}")
             if exists == "keep":
-                raise BadInput("exists='keep' makes no new lab: take ctlab.labs.find(name)")
+                raise BadInput(f"{option('exists', 'keep')} makes no new lab: take ctlab.labs.find(name)")
             other.stop()
             lab._note(f"replaced lab {lab.name} ({other.cell})")
 

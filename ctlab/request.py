@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 from . import security_options, units
 from .errors import BadInput, NotFound, Unsupported
@@ -14,7 +15,9 @@ from .kernel.capabilities import DEFAULT, GRANTABLE, NUMBER
 from .names import check_name, did_you_mean, nearest, parse_signal
 from .plan.limits import PIDS_DEFAULT, Limits
 from .plan.ops import is_kernels
+from .reading import read_text
 from .spec import ContainerSpec, MountSpec
+from .spelling import in_a_magic, option
 
 KEYWORDS = frozenset(
     {
@@ -38,6 +41,7 @@ _DOCKER_ONLY = {
 
 
 SCRIPT_DESCRIPTOR = 9
+MOST_MOUNTS = 250  # each is a descriptor in one message, which carries 253 (SCM_MAX_FD), and the body may be two more
 
 
 def check_body(argv: list[str], count: int | None, keywords: Mapping[str, Any]) -> None:
@@ -48,7 +52,8 @@ def check_body(argv: list[str], count: int | None, keywords: Mapping[str, Any]) 
     if len(given) > 1:
         raise BadInput("stdin= and script= exclude each other: a script's own stdin is empty")
     if count is not None and count > 1:
-        raise BadInput(f"{given[0]}= is one container's, so it can't go with count={count}")
+        body = "a cell's body" if in_a_magic() else f"{given[0]}="
+        raise BadInput(f"{body} is one container's, so it can't go with {option('count', count)}")
     if given == ["script"]:
         if argv:
             raise BadInput("script= is run by /bin/sh, so it can't go with a command")
@@ -69,10 +74,19 @@ def several(value: str | Iterable[str] | None) -> list[str]:
         return []
     if isinstance(value, str):
         return [value]
+    if isinstance(value, os.PathLike) or hasattr(value, "pools"):
+        return [_text(value)]
     try:
-        return [str(item) for item in value]
+        return [_text(item) for item in value]
     except TypeError:
         raise BadInput(f"{value!r} is neither a text nor a list of them") from None
+
+
+def _text(item: object) -> str:
+    """A word of a list, which may also be a path, or a Network where its name could stand."""
+    if isinstance(item, os.PathLike):
+        return str(os.fspath(item))
+    return str(item.name) if hasattr(item, "pools") else str(item)  # type: ignore[attr-defined]  # a Network's
 
 
 def unknown_keyword(word: str, known: Iterable[str]) -> BadInput:
@@ -83,6 +97,24 @@ def unknown_keyword(word: str, known: Iterable[str]) -> BadInput:
     return BadInput(
         f"no keyword {word}=" + (f"; did you mean {near}=?" if near else f"; there are {', '.join(sorted(known))}")
     )
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def checked(function: F) -> F:
+    """A method that says of a keyword that it doesn't have what there is instead, as `Lab.run` does."""
+    code = function.__code__
+    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount][1:]
+    have = frozenset(known)
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        if not have.issuperset(keywords):
+            raise unknown_keyword(next(word for word in keywords if word not in have), known)
+        return function(*arguments, **keywords)
+
+    return cast(F, call)
 
 
 def limits_of(keywords: Mapping[str, Any], base: Limits | None = None) -> Limits:
@@ -103,7 +135,7 @@ def limits_of(keywords: Mapping[str, Any], base: Limits | None = None) -> Limits
     for name in ("cpu_shares", "pids_limit"):
         value = keywords.get(name)
         if value is not None:
-            values[name] = None if _lifts(value) else _whole(name, value)
+            values[name] = None if _lifts(value) else whole_number(name, value)
     if keywords.get("pids_limit") is not None:
         values["pids_default"] = False
     cpuset = keywords.get("cpuset_cpus")
@@ -117,7 +149,7 @@ def _lifts(value: Any) -> bool:
     return not isinstance(value, bool) and value in (0, -1, "0", "-1", "none")
 
 
-def _whole(name: str, value: Any) -> int:
+def whole_number(name: str, value: Any) -> int:
     try:
         if isinstance(value, str):
             return int(value)
@@ -125,7 +157,7 @@ def _whole(name: str, value: Any) -> int:
             return operator.index(value)
     except (TypeError, ValueError):
         pass
-    raise BadInput(f"--{name.replace('_', '-')} {value!r} isn't a whole number")
+    raise BadInput(f"{option(name.replace('_', '-'), value)} isn't a whole number")
 
 
 def environment(
@@ -134,11 +166,8 @@ def environment(
     """Pairs from a dictionary, ``NAME=value`` words (a bare NAME takes the notebook's own) and files of them."""
     pairs: dict[str, str] = {}
     for path in files:
-        try:
-            with open(os.path.expanduser(path), encoding="utf-8") as file:
-                lines = [line.strip() for line in file]
-        except OSError as error:
-            raise NotFound(f"--env-file {path}: {error.strerror}") from None
+        text = read_text(os.path.expanduser(path), option("env-file", path))
+        lines = [line.strip() for line in text.splitlines()]
         pairs.update(environment([line for line in lines if line and not line.startswith("#")]))
     words: Iterable[str]
     if isinstance(env, Mapping):
@@ -148,15 +177,15 @@ def environment(
     for word in words:
         name, equals, value = word.partition("=")
         if not re.fullmatch(r"[^\s=\0]+", name):
-            raise BadInput(f"--env {word!r}: write NAME=value")
+            raise BadInput(f"{option('env', word)}: write NAME=value")
         if equals:
             pairs[name] = value
         elif name in os.environ:
             pairs[name] = os.environ[name]
         else:
-            raise BadInput(f"--env {name}: the notebook has no variable of that name; write {name}=value")
+            raise BadInput(f"{option('env', name)}: the notebook has no variable of that name; write {name}=value")
     if any("\0" in value for value in pairs.values()):
-        raise BadInput("--env: a value can't hold a zero byte")
+        raise BadInput("environment: a value can't hold a zero byte")
     return tuple(pairs.items())
 
 
@@ -170,7 +199,7 @@ def mount(text: str | MountSpec) -> MountSpec:
         for part in text.split(","):
             name, _, value = part.partition("=")
             if name == "type" and value != "bind":
-                raise Unsupported(f"--mount type={value}: only bind mounts are in this version")
+                raise Unsupported(f"mount type={value}: only bind mounts are in this version")
             if name in ("source", "src"):
                 source = value
             elif name in ("target", "destination", "dst"):
@@ -178,7 +207,7 @@ def mount(text: str | MountSpec) -> MountSpec:
             elif name in ("readonly", "ro"):
                 read_only = value in ("", "true", "1")
             elif name != "type":
-                raise BadInput(f"--mount {text}: no field '{name}'; there are type, source, target, readonly")
+                raise BadInput(f"mount '{text}': no field '{name}'; there are type, source, target, readonly")
     else:
         parts = text.split(":")
         if len(parts) not in (2, 3) or not all(parts):
@@ -209,16 +238,18 @@ def capabilities(add: Iterable[str], drop: Iterable[str]) -> tuple[str, ...]:
         elif name in NUMBER:
             chosen.discard(name)
         else:
-            raise BadInput(f"--cap-drop {word}: no such capability{did_you_mean(name, NUMBER)}")
+            raise BadInput(f"{option('cap-drop', word)}: no such capability{did_you_mean(name, NUMBER)}")
     for word in add:
         name = word.upper().removeprefix("CAP_")
         if name == "ALL":
-            raise Unsupported(f"--cap-add ALL isn't in ctlab; name what is needed, of {', '.join(sorted(GRANTABLE))}")
+            raise Unsupported(
+                f"{option('cap-add', 'ALL')} isn't in ctlab; name what is needed, of {', '.join(sorted(GRANTABLE))}"
+            )
         if name not in NUMBER:
-            raise BadInput(f"--cap-add {word}: no such capability{did_you_mean(name, NUMBER)}")
+            raise BadInput(f"{option('cap-add', word)}: no such capability{did_you_mean(name, NUMBER)}")
         if name not in GRANTABLE:
             raise Unsupported(
-                f"--cap-add {name} isn't in ctlab: containers share the lab's user namespace, "
+                f"{option('cap-add', name)} isn't in ctlab: containers share the lab's user namespace, "
                 "so it would reach the whole lab"
             )
         chosen.add(name)
@@ -236,11 +267,11 @@ def container_spec(
         or len(hostname) > 64
     ):
         raise BadInput(
-            f"--hostname {hostname!r} isn't a host name (RFC 1123: letters, digits and -, at most 63 a label)"
+            f"{option('hostname', hostname)} isn't a host name (RFC 1123: letters, digits and -, at most 63 a label)"
         )
     workdir = keywords.get("workdir") or "/"
     if not str(workdir).startswith("/"):
-        raise BadInput(f"--workdir {workdir!r}: an absolute path, please")
+        raise BadInput(f"{option('workdir', workdir)}: an absolute path, please")
     stop_signal = keywords.get("stop_signal") or "SIGTERM"
     parse_signal(stop_signal)
     timeout = keywords.get("stop_timeout")
@@ -261,13 +292,13 @@ def container_spec(
         command=tuple(str(word) for word in command),
         env=environment(keywords.get("env"), several(keywords.get("env_file"))),
         workdir=str(workdir),
-        user=str(keywords.get("user") or "0"),
+        user=user_word(keywords.get("user")) or "0",
         hostname=hostname,
         init=bool(keywords.get("init")),
         tty=bool(keywords.get("tty")),
         rm=bool(keywords.get("rm")),
         read_only=bool(keywords.get("read_only")),
-        mounts=tuple(mount(word) for word in _mounts(keywords.get("mounts"))),
+        mounts=_bounded([mount(word) for word in _mounts(keywords.get("mounts"))]),
         limits=limits_of(keywords),
         capabilities=capabilities(several(keywords.get("cap_add")), several(keywords.get("cap_drop"))),
         security_opt=tuple(security),
@@ -290,6 +321,23 @@ def _mounts(value: Any) -> list[str | MountSpec]:
     if isinstance(value, Mapping):
         return [f"{source}:{target}" for source, target in value.items()]
     return list(value)
+
+
+def _bounded(mounts: list[MountSpec]) -> tuple[MountSpec, ...]:
+    if len(mounts) > MOST_MOUNTS:
+        raise BadInput(
+            f"{len(mounts)} mounts: a container has {MOST_MOUNTS} at most; mount a folder that holds several"
+        )
+    return tuple(mounts)
+
+
+def user_word(value: str | int | None) -> str | None:
+    """Who a program runs as: ``name``, ``uid``, ``uid:gid``, or a number. None where nobody is named."""
+    if value is None or isinstance(value, str):
+        return value or None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadInput(f"{option('user', value)}: a name, a number, or both parts as 'user:group'")
+    return str(value)
 
 
 def _hostname(name: str) -> str:

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from . import filters
-from .errors import BadInput, NotFound, Unsupported, describe
+from .errors import BadInput, Unsupported
+from .reading import open_file
 from .seccomp import docker
+from .spelling import option
 
 DEFAULT, UNCONFINED = "default", "unconfined"
 _THERE_ARE = "there are no-new-privileges, seccomp=unconfined and seccomp=FILE"
@@ -47,20 +49,22 @@ def read(words: Iterable[str]) -> Filter:
         elif name == "seccomp":
             given = _filter(word, value)
             if found is not None and found != given:
-                raise BadInput(f"--security-opt seccomp is given twice: {found.source} and {given.source}")
+                raise BadInput(f"{option('security-opt', 'seccomp')} is given twice: {found.source} and {given.source}")
             found = given
         elif name in _ABSENT:
-            raise Unsupported(f"--security-opt {word}: {_ABSENT[name]}; {_THERE_ARE}")
+            raise Unsupported(f"{option('security-opt', word)}: {_ABSENT[name]}; {_THERE_ARE}")
         else:
-            raise BadInput(f"--security-opt {word!r}: {_THERE_ARE}")
+            raise BadInput(f"{option('security-opt', word)}: {_THERE_ARE}")
     return found or Filter()
 
 
 def _check_on(word: str, value: str) -> None:
     if value.lower() in ("false", "0"):
-        raise Unsupported(f"--security-opt {word}: a container's programs never gain privileges by setuid files")
+        raise Unsupported(
+            f"{option('security-opt', word)}: a container's programs never gain privileges by setuid files"
+        )
     if value.lower() not in ("true", "1"):
-        raise BadInput(f"--security-opt {word}: no-new-privileges is true, always")
+        raise BadInput(f"{option('security-opt', word)}: no-new-privileges is true, always")
 
 
 def _filter(word: str, value: str) -> Filter:
@@ -69,20 +73,14 @@ def _filter(word: str, value: str) -> Filter:
     if value in (DEFAULT, "builtin"):
         return Filter()
     if not value:
-        raise BadInput(f"--security-opt {word}: write seccomp=unconfined or seccomp=FILE")
+        raise BadInput(f"{option('security-opt', word)}: write seccomp=unconfined or seccomp=FILE")
     path = os.path.abspath(os.path.expanduser(value))
     return Filter(_profile(path), path)
 
 
 def _profile(path: str) -> str:
     """The text of a profile in Docker's format."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would keep us waiting
-        with open(descriptor, "rb") as file:
-            data = file.read(docker.MAX_BYTES + 1)
-    except OSError as error:
-        raise NotFound(f"--security-opt seccomp={path}: {describe(error)}") from None
-    except ValueError as error:  # a NUL in it, or half a surrogate pair
-        raise BadInput(f"--security-opt {f'seccomp={path}'!r}: no file can be called that ({error})") from None
+    with open(open_file(path, option("security-opt", f"seccomp={path}")), "rb") as file:
+        data = file.read(docker.MAX_BYTES + 1)
     filters.check(data, path)
     return data.decode()

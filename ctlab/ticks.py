@@ -56,6 +56,15 @@ def cell() -> str:
     return f"Out[{_shell.displayhook.prompt_count}]" if _shell is not None else ""
 
 
+def cell_id() -> str | None:
+    """What the front end calls the present cell, the same whenever that is run; None where none does (a terminal)."""
+    parent = getattr(_shell, "get_parent", None)
+    message = parent() if parent is not None else None
+    metadata = message.get("metadata") if isinstance(message, dict) else None
+    found = metadata.get("cellId") if isinstance(metadata, dict) else None
+    return found if isinstance(found, str) and found else None
+
+
 def same(tick: int | None) -> bool:
     """Whether `tick` is the present one; without ticks everything happens in the same one."""
     present = now()

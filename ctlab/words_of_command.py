@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from . import words
@@ -18,7 +19,8 @@ def split_command(command: str | Sequence[str] | None) -> list[str]:
             raise BadInput("the command is empty")
         return found
     found = []
-    for word in command:
+    for given in command:
+        word = os.fspath(given) if isinstance(given, os.PathLike) else given
         if not isinstance(word, str):
             raise BadInput(f"a command's words are text, not {type(word).__name__} ({word!r}): write str({word!r})")
         if "\0" in word:

@@ -271,3 +271,12 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.section(f"{sum(reasons.values())} skipped")
         for reason, count in reasons.most_common():
             terminalreporter.write_line(f"{reason} × {count}")
+
+
+@pytest.fixture
+def in_a_magic() -> Iterator[None]:
+    """What is said is spelled as in a magic's line."""
+    from ctlab.spelling import of_a_magic
+
+    with of_a_magic():
+        yield

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from typing import IO
 
+from .. import reading
 from ..errors import BadInput, KernelError, Unsupported, describe
 from ..runtime import compressed, tar
 
@@ -24,7 +25,7 @@ def open_archive(path: str, text: str, *, in_vm: bool) -> int:
 
     Raises BadInput (damaged, larger than half of what the disk has free), Unsupported (no program for it).
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = reading.open_file(path, f"image {text}")
     kind = compressed.kind(os.pread(descriptor, 8, 0))
     if not kind or kind in compressed.readable(in_vm=in_vm):
         return descriptor

@@ -49,6 +49,7 @@ _SYS_PRLIMIT64, _RLIMIT_NOFILE = 302 if _X86 else 261, 7
 _SYS_EXECVEAT = 322 if _X86 else 281
 _SYS_CLONE3 = 435
 _EXECUTE = "execute the launcher (which a filter of system calls has to allow)"
+_TOO_LONG = "give the program its words and environment (128 KiB each at most, together a quarter of the stack's limit)"
 
 _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -65,7 +66,10 @@ def code() -> bytes:
 
 
 def _error(number: int, what: str) -> OSError:
-    return OSError(number, f"{what}: {errno.errorcode.get(number, number)} ({os.strerror(number)})")
+    said = f"{errno.errorcode.get(number, number)} ({os.strerror(number)})"
+    if what == _EXECUTE and number == errno.E2BIG:
+        return OSError(number, f"{_TOO_LONG}: {said}; pass it in a file or by standard input")
+    return OSError(number, f"{what}: {said}")
 
 
 def _map(size: int, protection: int, flags: int, descriptor: int = -1) -> int:

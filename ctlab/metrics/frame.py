@@ -120,6 +120,9 @@ def window(newest_ns: int, last: str | float | timedelta | None, since: datetime
     return 0 if last is None else newest_ns - round(units.parse_duration(last) * 1e9)
 
 
+OPTIONS = ("since", "rates", "resample")  # of `lab.stats`, beside what it names itself
+
+
 def read_frame(
     containers_ring: Ring,
     endpoints_ring: Ring,

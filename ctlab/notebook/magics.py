@@ -13,6 +13,7 @@ from typing import Any
 from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope, no_var_expand
 from traitlets import Bool, Float, Int, TraitError, validate
 
+from .. import spelling
 from ..errors import LabGone
 from . import grammar
 
@@ -121,19 +122,20 @@ class CtlabMagics(Magics):
             from .. import words
 
             line, cell = words.continue_line(line, cell)
-        parsed = grammar.parse(noun, line, namespace, cell=cell is not None)
-        if parsed.help is not None:
-            return magic_context.Text(parsed.help)
-        for note in parsed.notes:
-            print(note)
-        name = _MODULES.get(f"{noun} {parsed.verb}") or _MODULES[noun]
-        module = importlib.import_module(f".{name}", __package__)
-        context = magic_context.Context(self, parsed, cell)
-        try:
-            result = module.VERBS[f"{noun} {parsed.verb}"](context)
-        except LabGone:
-            context.heard_of_death()
-            raise
+        with spelling.of_a_magic():
+            parsed = grammar.parse(noun, line, namespace, cell=cell is not None)
+            if parsed.help is not None:
+                return magic_context.Text(parsed.help)
+            for note in parsed.notes:
+                print(note)
+            name = _MODULES.get(f"{noun} {parsed.verb}") or _MODULES[noun]
+            module = importlib.import_module(f".{name}", __package__)
+            context = magic_context.Context(self, parsed, cell)
+            try:
+                result = module.VERBS[f"{noun} {parsed.verb}"](context)
+            except LabGone:
+                context.heard_of_death()
+                raise
         return None if parsed.silenced and magic_context.is_statement(shell) else result
 
 

@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ..errors import BadInput, LimitRefused
+from ..spelling import option
 from ..units import format_cpus, format_cpuset, format_size, parse_cpus, parse_cpuset
 
 PERIOD_US = 100_000  # the kernel's default bandwidth period
@@ -94,22 +95,26 @@ def check(limits: Limits, cpus_available: Iterable[int] | None = None) -> None:
         parse_cpus(limits.cpus)
     shares = limits.cpu_shares
     if shares is not None and not SHARES_MIN <= shares <= SHARES_MAX:
-        raise BadInput(f"--cpu-shares {shares}: from {SHARES_MIN} to {SHARES_MAX} ({SHARES_DEFAULT} is the default)")
+        raise BadInput(
+            f"{option('cpu-shares', shares)}: from {SHARES_MIN} to {SHARES_MAX} ({SHARES_DEFAULT} is the default)"
+        )
     memory = limits.memory_bytes
     if memory is not None:
         if memory < MEMORY_MIN:
-            raise BadInput(f"--memory {format_size(memory)}: at least {format_size(MEMORY_MIN)}")
+            without_unit = MEMORY_MIN >> 20 <= memory < 1 << 20 and memory % 1024
+            meant = f"; did you mean {memory}M?" if without_unit else ""
+            raise BadInput(f"{option('memory', format_size(memory))}: at least {format_size(MEMORY_MIN)}{meant}")
         if memory % PAGE or memory > MEMORY_MAX:
             near = min(memory, MEMORY_MAX) // PAGE * PAGE
-            raise BadInput(f"--memory {memory}: the kernel counts pages of {PAGE} bytes: write {near}")
+            raise BadInput(f"{option('memory', memory)}: the kernel counts pages of {PAGE} bytes: write {near}")
     pids = limits.pids_limit
     if pids is not None and not 1 <= pids <= PIDS_MAX:
-        raise BadInput(f"--pids-limit {pids}: from 1 to {PIDS_MAX}, or none for no limit")
+        raise BadInput(f"{option('pids-limit', pids)}: from 1 to {PIDS_MAX}, or none for no limit")
     if limits.cpuset_cpus is not None:
         wanted = set(parse_cpuset(limits.cpuset_cpus))
         if cpus_available is not None and (absent := wanted - (there := set(cpus_available))):
             raise BadInput(
-                f"--cpuset-cpus {limits.cpuset_cpus}: no CPU {format_cpuset(absent)} here, there are "
+                f"{option('cpuset-cpus', limits.cpuset_cpus)}: no CPU {format_cpuset(absent)} here, there are "
                 f"{format_cpuset(there)}"
             )
 
@@ -117,7 +122,8 @@ def check(limits: Limits, cpus_available: Iterable[int] | None = None) -> None:
 def notes(limits: Limits, cpu_count: int, whose: str = "this machine's") -> list[str]:
     """What is allowed but should be said, a line each. `whose`: the CPUs are, in words."""
     if limits.cpus is not None and limits.cpus > cpu_count:
-        return [f"--cpus {format_cpus(limits.cpus)} is more than {whose} {cpu_count}: it limits nothing"]
+        asked_for = option("cpus", format_cpus(limits.cpus))
+        return [f"{asked_for} is more than {whose} {cpu_count}: it limits nothing"]
     return []
 
 
@@ -244,7 +250,7 @@ def missing(limits: Limits, controllers: Iterable[str]) -> list[Missing]:
 
 def unavailable(absent: list[Missing], reason: str, remedy: str) -> LimitRefused:
     """The error for `missing`: which limits, why not, what to do."""
-    options = ", ".join(item.option for item in absent)
+    options = ", ".join(option(item.option.removeprefix("--")).rstrip("=") for item in absent)
     controllers = sorted({item.controller for item in absent})
     noun = "controller" if len(controllers) == 1 else "controllers"
     text = f"{options} can't be set here: no cgroup {noun} {', '.join(controllers)}"
@@ -254,7 +260,7 @@ def unavailable(absent: list[Missing], reason: str, remedy: str) -> LimitRefused
 def below_usage(limit_bytes: int, usage_bytes: int) -> LimitRefused:
     """The error for a memory limit below what the container uses, after the kernel reclaimed what it could."""
     return LimitRefused(
-        f"--memory {format_size(limit_bytes)} is below what the container uses: {format_size(usage_bytes, 3)} "
+        f"{option('memory', format_size(limit_bytes))} is below what the container uses: {format_size(usage_bytes, 3)} "
         f"({usage_bytes} bytes); nothing was changed"
     )
 
@@ -267,7 +273,7 @@ def refused(write: WriteCgroup, number: int, usage_bytes: int | None = None) -> 
     if write.controller == "memory" and number == errno.EBUSY and usage_bytes is not None and write.value.isdigit():
         return below_usage(int(write.value), usage_bytes)
     if write.controller == "cpuset" and number in (errno.EINVAL, errno.EACCES, errno.ERANGE):
-        return LimitRefused(f"--cpuset-cpus {write.value}: not all of these CPUs are the lab's to use")
+        return LimitRefused(f"{option('cpuset-cpus', write.value)}: not all of these CPUs are the lab's to use")
     if number == errno.ENOENT:
         return LimitRefused(f"this kernel has no {write.file}")
     name = errno.errorcode.get(number, f"errno {number}")

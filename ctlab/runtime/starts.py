@@ -199,7 +199,8 @@ def _limit(slot: Slot, writes: list[list[Any]]) -> None:
         except OSError as error:
             if optional and error.errno == errno.ENOENT:
                 continue
-            raise Refused("LimitRefused", f"{controller}\t{file}\t{value}", error.errno or 0) from error
+            name = errno.errorcode.get(error.errno or 0, "?")
+            raise Refused("LimitRefused", f"the kernel refused {file} = {value}: {name}", error.errno or 0) from error
 
 
 def _status(supervisor: Supervisor, record: Record) -> None:

@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any
 
-from ..errors import BadInput, CtlabError, describe, describe_bug, one_line
+from ..errors import LINES_BELOW, BadInput, CtlabError, describe, describe_bug, one_line
 from ..kernel import syscalls, title
 from ..runtime import protocol, runtime_folder, seed
 from ..runtime.packets import Surprise
@@ -158,7 +158,7 @@ class Keeper:
 
     def _tail(self) -> str:
         lines = self.machine.console_tail().strip() if self.machine is not None else ""
-        return f"; the console's last lines:\n{lines}" if lines else "; its console is empty"
+        return f"{LINES_BELOW}{lines}" if lines else "; its console is empty"
 
     def _owner_says(self) -> None:
         poll = select.poll()

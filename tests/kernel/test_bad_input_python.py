@@ -128,6 +128,30 @@ CASES: dict[str, Callable[[Any], Any]] = {
     "lab['web'].address('tiny')": lambda lab: lab["web"].address("tiny"),
     "lab['web'].copy_out('/no/where', '/tmp')": lambda lab: lab["web"].copy_out("/no/where", "/tmp"),
     "lab['web'].write('x', 'y')": lambda lab: lab["web"].write("x", "y"),
+    "lab.run(['true'], name='host')": lambda lab: lab.run(["true"], name="host"),
+    "lab.run(['true'], count=2**31)": lambda lab: lab.run(["true"], count=2**31),
+    "lab.run(['true'], count=10**30)": lambda lab: lab.run(["true"], count=10**30),
+    "lab.run(['true'], user=True)": lambda lab: lab.run(["true"], user=True),
+    "lab.run(['true'], mounts=[251 of them])": lambda lab: lab.run(
+        ["true"], mounts=[f"/etc/hosts:/mnt/{n}:ro" for n in range(251)]
+    ),
+    "lab.run(['echo', 'x' * 200000], name='c')": lambda lab: lab.run(["echo", "x" * 200_000], name="c"),
+    "lab.run(['true'], name='c', env={'A': 'x' * 200000})": lambda lab: lab.run(
+        ["true"], name="c", env={"A": "x" * 200_000}
+    ),
+    "lab.network('n', mtu=1500.5)": lambda lab: lab.network("n", mtu=1500.5),
+    "lab.network('n', ipv6=True, mtu=1000)": lambda lab: lab.network("n", ipv6=True, mtu=1000),
+    "lab.network('n', subnt='10.72.0.0/24')": lambda lab: lab.network("n", subnt="10.72.0.0/24"),
+    "lab['a\\nb\\x1b[31m']": lambda lab: lab["a\nb\x1b[31m"],
+    "lab['x' * 1000000]": lambda lab: lab["x" * 1_000_000],
+    "lab['w*']": lambda lab: lab["w*"],
+    "lab['web'].exec(['true'], user=True)": lambda lab: lab["web"].exec(["true"], user=True),
+    "lab['web'].exec(None)": lambda lab: lab["web"].exec(None),
+    "lab['web'].exec(['echo', 'x' * 200000])": lambda lab: lab["web"].exec(["echo", "x" * 200_000]),
+    "lab['web'].exec(['true'], usr='x')": lambda lab: lab["web"].exec(["true"], usr="x"),
+    "lab['web'].logs(tial=1)": lambda lab: lab["web"].logs(tial=1),
+    "lab.stats(frobs=1)": lambda lab: lab.stats(frobs=1),
+    "ctlab.Lab(foo=1)": lambda lab: type(lab)(foo=1),
 }
 
 

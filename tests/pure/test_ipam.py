@@ -25,6 +25,8 @@ from ctlab.ipam import (
     parse_subnet,
 )
 
+pytestmark = pytest.mark.usefixtures("in_a_magic")  # for how options are spelled
+
 
 @pytest.mark.parametrize("text", ["10.10.0.0/24", "fd00:1::/64", "10.0.0.0/8", "10.0.0.4/31", "10.0.0.5/32"])
 def test_subnets(text: str) -> None:

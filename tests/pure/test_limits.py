@@ -12,6 +12,7 @@ from ctlab.errors import BadInput
 from ctlab.plan import limits as lim
 from ctlab.plan.limits import Limits, Missing, WriteCgroup
 
+pytestmark = pytest.mark.usefixtures("in_a_magic")  # for how options are spelled
 MIB = 1 << 20
 ALL = Limits(cpus=0.5, cpu_shares=2000, cpuset_cpus="3,0-1", memory_bytes=64 * MIB, pids_limit=100)
 

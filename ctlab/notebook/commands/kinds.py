@@ -208,7 +208,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "cpuset": _or_none(lambda text: units.format_cpuset(units.parse_cpuset(text))),
     "shares": _or_none(lambda text: _integer(text, "the weight", 2, 262144)),
     "pids": _or_none(lambda text: _integer(text, "a number of processes", 1, 4194304), "0"),
-    "count": lambda text: _integer(text, "a count", 1, 100_000),
+    "count": lambda text: _integer(text, "a count", 1, names.MOST_AT_ONCE),
     "mtu": lambda text: _integer(text, "an MTU", 68, 65535),
     "duration": _positive_duration,
     "seconds": _seconds,

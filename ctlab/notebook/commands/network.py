@@ -10,9 +10,6 @@ from .model import Absent, Noun, Option, Parsed, Subject, Verb
 DRIVERS = ("bridge",)
 LATER_DRIVERS = ("overlay", "macvlan", "ipvlan")
 PREDEFINED = ("host", "none")
-# The least that IPv6 works on (RFC 8200).
-IPV6_MTU = 1280
-
 SEVERAL = (Subject("NETWORK", "network", repeated=True),)
 ENDPOINT = (Subject("NETWORK", "network"), Subject("CONTAINER", "container"))
 
@@ -49,8 +46,8 @@ def check_create(parsed: Parsed, cell: bool) -> None:
             raise BadInput(f"a network has one IPv{version} gateway, {' and '.join(map(str, addresses))} are given")
     mtu = options.get("mtu")
     ipv6 = "ipv6" in options or any(subnet.version == 6 for subnet in subnets)
-    if isinstance(mtu, int) and ipv6 and mtu < IPV6_MTU:
-        raise BadInput(f"--mtu {mtu} is too small for IPv6, which needs {IPV6_MTU}")
+    if isinstance(mtu, int) and ipv6 and mtu < ipam.IPV6_MTU:
+        raise BadInput(f"--mtu {mtu} is too small for IPv6, which needs {ipam.IPV6_MTU}")
 
 
 VERBS = (
