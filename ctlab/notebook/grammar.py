@@ -49,11 +49,7 @@ def parse(noun: str, line: str, namespace: Mapping[str, object] | None = None, *
     found = _noun(noun)
     if found.later:
         raise BadInput(found.later)
-    try:
-        return _Reader(found, line, namespace or {}, cell).run()
-    except (BadInput, AddressError) as error:
-        # A quoted word may hold a newline; a message is one line all the same.
-        raise type(error)(" ".join(str(error).split("\n"))) from None
+    return _Reader(found, line, namespace or {}, cell).run()
 
 
 def _noun(name: str) -> Noun:
@@ -98,6 +94,8 @@ class _Reader:
         if scanned.open:
             raise BadInput("the line ends in a backslash, and no line follows")
         words = list(scanned.words)
+        if self.line.lstrip()[:1] in ("[", "("):
+            raise BadInput(advice.no_variable(self.noun.name, self.line.strip()))
         if not self.noun.implicit and words and words[0].text in ("-h", "--help"):
             return Parsed(self.noun.name, self.noun.default, silenced=scanned.silenced, help=noun_help(self.noun))
         self.verb = self._take_verb(words)
@@ -124,12 +122,28 @@ class _Reader:
         noun = self.noun
         first = words[0].text if words else ""
         if noun.implicit or not words or (first.startswith("-") and first != "--"):
-            return _verb(noun, noun.default, self.cell)
+            default = _verb(noun, noun.default, self.cell)
+            if not noun.implicit:
+                self._check_verb_comes_first(default, words)
+            return default
         if first == "--":
             raise BadInput(f"a verb comes first: {prefix(noun.name, self.cell)} {noun.verbs[0].name} -- …")
         verb = _verb(noun, first, self.cell)
         del words[0]
         return verb
+
+    def _check_verb_comes_first(self, default: Verb, words: list[Word]) -> None:
+        """BadInput for a line that begins with options although a verb follows: Docker's own options stand there."""
+        before = ""
+        for word in words:
+            if word.text == "--":
+                return
+            option = default.option(before[2:]) if before.startswith("--") else default.short_option(before[1:])
+            value = bool(before) and option is not None and not option.is_flag
+            if not value and self.noun.verb(word.text) is not None:
+                rest = f"{self.line[: word.start].strip()} {self.line[word.end :].strip()}".strip()
+                raise BadInput(f"the verb comes first: {prefix(self.noun.name, self.cell)} {word.text} {rest}")
+            before = word.text
 
     def _check_place(self) -> None:
         verb, start = self.verb, prefix(self.noun.name)
@@ -196,6 +210,8 @@ class _Reader:
             return 1
         for place, letter in enumerate(text[1:], start=1):
             option = self.verb.short_option(letter)
+            if option is None and letter == "h":
+                raise BadInput(self._help_among(text))
             if option is None:
                 raise BadInput(self._no_option(text if place == 1 else f"-{letter}", letter, long=False))
             attached = text[place + 1 :]
@@ -218,6 +234,10 @@ class _Reader:
         if text.startswith("--"):
             return self.verb.option(text[2:].partition("=")[0]) is not None
         return len(text) == 2 and self.verb.short_option(text[1]) is not None
+
+    def _help_among(self, text: str) -> str:
+        docker = "; docker's -h is --hostname NAME" if self.verb.option("hostname") is not None else ""
+        return f"{text!r}: -h is help here and stands alone, {self.title} -h{docker}"
 
     def _no_option(self, shown: str, name: str, long: bool) -> str:
         """Why an option isn't there: named if it is known to be missing, else with the nearest that is there."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..names import parse_signal
-from .magic_context import Context, one_or_all
+from .magic_context import Context
 
 _LIMITS = ("memory", "cpus", "cpu_shares", "cpuset_cpus", "pids_limit")
 
@@ -41,7 +41,7 @@ def remove(context: Context) -> Any:
         if container.state in ("running", "paused"):
             print(f"{container.name} was {container.state}: killed")
         container.remove()
-    return one_or_all(found)
+    return context.shown(found)
 
 
 def prune(context: Context) -> Any:

@@ -94,6 +94,8 @@ class Context:
     def containers(self, *, missing_is_fine: bool = False) -> list[Container]:
         """The containers that are named; all are looked up before anything is done to one."""
         lab = self.lab
+        if self.option("all"):
+            return list(lab.containers)
         found = []
         for name in dict.fromkeys(self.subjects):
             try:
@@ -108,6 +110,13 @@ class Context:
         found = self.containers()
         for container in found:
             act(container)
+        return self.shown(found)
+
+    def shown(self, found: list[Container]) -> Any:
+        """What comes back for them; of --all where there is none, a line says that."""
+        if not found and self.option("all"):
+            print("there is no container")
+            return None
         return one_or_all(found)
 
     def keep(self, result: T) -> T:

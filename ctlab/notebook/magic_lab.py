@@ -35,6 +35,13 @@ def start(context: Context) -> Any:
 
 def stop(context: Context) -> Any:
     """`%lab stop [NAME…]`: the stopped ones."""
+    if context.option("all"):
+        found = labs.running()
+        for lab in found:
+            lab.stop()
+        if not found:
+            print("no lab runs here")
+        return _table(found) if found else None
     names = context.subjects or ([context.option("lab")] if context.option("lab") else [])
     found = [context.named(name) for name in dict.fromkeys(names)] or [context.lab]
     for lab in found:

@@ -8,6 +8,11 @@ from typing import Any
 from .magic_context import Context, Facts
 
 _LISTED = ("running", "paused")
+# What `%container stats` shows; memory is charged to a cgroup, or where there is none added up over processes.
+_STATS = (
+    "cpu_cores", "memory_bytes", "memory_rss_bytes", "memory_limit_bytes", "pids", "rx_bytes_per_second",
+    "tx_bytes_per_second",
+)  # fmt: skip
 
 
 def listing(context: Context) -> Any:
@@ -87,8 +92,11 @@ def stats(context: Context) -> Any:
     """`%container stats [CONTAINER…]`: a frame, the latest row of each container that runs."""
     lab = context.lab
     chosen = context.containers() if context.subjects else [one for one in lab.containers if one.state in _LISTED]
-    frame = lab.stats(containers=[one.name for one in chosen], last=max(5.0, 3 * lab.interval_seconds))
-    return frame.groupby("container", observed=True, sort=False).tail(1)
+    last = max(5.0, 3 * lab.interval_seconds)
+    frame = lab.stats(containers=[one.name for one in chosen], metrics=_STATS, last=last)
+    latest = frame.groupby("container", observed=True, sort=False).tail(1)
+    unknown = [name for name in _STATS if name.startswith("memory") and len(latest) and latest[name].isna().all()]
+    return latest[["container", *(name for name in _STATS if name not in unknown)]]
 
 
 VERBS = {

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from .. import engines
 from ..completed import Completed
 from ..errors import BadInput, ProgramFailed
+from ..words import join
+from .commands import NOUNS
 from .commands.kinds import is_expected
 from .display import CellSink, streamed
 from .errors_view import Interrupted
@@ -76,10 +78,25 @@ def _command(context: Context) -> list[str] | None:
     command = context.parsed.command
     if command and command[0].startswith("-") and context.subjects:
         subject = context.subjects[0]
-        raise BadInput(
-            f"{command[0]!r} stands where the command begins; options come before {subject}, or before a '--'"
-        )
+        text = f"{command[0]!r} stands where the command begins; options come before {subject}, or before a '--'"
+        raise BadInput(f"{text}{_moved(context, subject, command)}")
     return command
+
+
+def _moved(context: Context, subject: str, command: list[str]) -> str:
+    """The line with its options where they belong; nothing where they are none of this verb's."""
+    verb = NOUNS["container"].verb(context.parsed.verb)
+    assert verb is not None
+    at = 0
+    while at < len(command) and command[at].startswith("-"):
+        name, equals, _ = command[at].lstrip("-").partition("=")
+        option = verb.option(name) if command[at].startswith("--") else verb.short_option(name)
+        if option is None:
+            return ""
+        at += 1 if option.is_flag or equals else 2
+    start = f"{'%' if context.body is None else '%%'}container {verb.name}"
+    rest = ["--", *command[at:]] if command[at:] else []
+    return f": {start} {join([*command[:at], subject, *rest])}"
 
 
 def _show(context: Context, container: Container, keep: bool) -> Completed:

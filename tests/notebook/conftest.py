@@ -142,11 +142,18 @@ class Kernel:
         self.client.start_channels()
         self.client.wait_for_ready(timeout=60)
 
-    def start(self, code: str) -> str:
-        """Send a cell and don't wait: what `finish` and `until` want."""
+    def start(self, code: str, cell_id: str | None = None) -> str:
+        """Send a cell and don't wait: what `finish` and `until` want. `cell_id`: as a page names its cells."""
         self._current = Cell()
         self._done = False
-        self.message_id = str(self.client.execute(code))
+        content = {
+            "code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False,
+            "stop_on_error": True,
+        }  # fmt: skip
+        metadata = {} if cell_id is None else {"cellId": cell_id}
+        message = self.client.session.msg("execute_request", content, metadata=metadata)
+        self.client.shell_channel.send(message)
+        self.message_id = str(message["header"]["msg_id"])
         return self.message_id
 
     def until(self, text: str, timeout: float = 20.0) -> None:
@@ -178,9 +185,9 @@ class Kernel:
             self._current.messages.append(message)
             self._current.times.append(time.monotonic())
 
-    def run(self, code: str, timeout: float = 30.0) -> Cell:
+    def run(self, code: str, timeout: float = 30.0, cell_id: str | None = None) -> Cell:
         """Run a cell to its end; an error in it is part of what comes back."""
-        self.start(code)
+        self.start(code, cell_id)
         return self.finish(timeout)
 
     def good(self, code: str, timeout: float = 30.0) -> Cell:

@@ -7,6 +7,15 @@ from collections.abc import Mapping
 from ...words import Operator, needs_a_shell, shell_command
 
 
+def no_variable(noun: str, rest: str) -> str:
+    """For Python of a variable that isn't there, which IPython takes for the magic (`lab["web"]` with %automagic)."""
+    shown = f"{noun}{rest}" if len(rest) <= 40 else f"{noun}{rest[:40]}…"
+    return (
+        f"{shown}: there is no variable '{noun}' here, so it was read as the magic %{noun}; "
+        "the current lab's handle: import ctlab; lab = ctlab.current()"
+    )
+
+
 def in_head(operator: Operator, start: str, before: str) -> str:
     """For an operator among ctlab's own words; `start` is `%container`, `before` the words up to it."""
     shown, variable = operator.text, operator.text[1:]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .model import Option
+from ...errors import BadInput
+from .model import Option, Parsed
 
 EXISTS = ("error", "keep", "replace")
 
@@ -11,6 +12,7 @@ EXPLAIN = Option("explain", kind="flag", help="show the commands a person would 
 EXISTS_OPTION = Option(
     "exists", metavar="|".join(EXISTS), kind="choice", choices=EXISTS, help="if the name is there already"
 )
+ALL = Option("all", "a", kind="flag", help="all that there are, instead of names")
 QUIET_LIST = Option("quiet", "q", kind="flag", help="only the names")
 FORCE = Option("force", "f", kind="flag", help="no error for one that isn't there")
 FORCE_PRUNE = Option("force", "f", kind="flag", help="as in docker; prune never asks")
@@ -38,3 +40,11 @@ PROCESS = (
     Option("quiet", "q", kind="flag", help="don't show the output"),
     Option("expand", "x", kind="flag", help="expand {expr} in the command too"),
 )
+
+
+def check_all(parsed: Parsed, cell: bool) -> None:
+    """Names, or --all: one of the two."""
+    if "all" in parsed.options and parsed.subjects:
+        raise BadInput(f"--all is every one that there is: give it, or {' '.join(parsed.subjects)}")
+    if "all" not in parsed.options and not parsed.subjects:
+        raise BadInput(f"'%{parsed.noun} {parsed.verb}' needs names, or --all")

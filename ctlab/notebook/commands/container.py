@@ -157,13 +157,16 @@ VERBS = (
         Option("timestamps", "t", kind="flag", help="when each line was written"),
         subjects=ONE, absent=docker.LOGS,
     ),
-    _verb("stop", "stop signal, 10 s, SIGKILL", common.STOP_TIMEOUT, subjects=SEVERAL, absent=docker.STOPPING),
+    _verb(
+        "stop", "stop signal, 10 s, SIGKILL", common.ALL, common.STOP_TIMEOUT, subjects=ANY, absent=docker.STOPPING,
+        check=common.check_all,
+    ),
     _verb("kill", "send a signal (SIGKILL)", common.SIGNAL, subjects=SEVERAL),
     _verb("start", "run a container's program again", subjects=SEVERAL, absent=docker.STARTING),
     _verb("restart", "stop and start", common.STOP_TIMEOUT, subjects=SEVERAL, absent=docker.STOPPING),
     _verb(
-        "rm", "remove; one that runs is killed first, and that is said", common.FORCE, subjects=SEVERAL,
-        aliases=("remove",), absent=docker.REMOVING,
+        "rm", "remove; one that runs is killed first, and that is said", common.ALL, common.FORCE, subjects=ANY,
+        aliases=("remove",), absent=docker.REMOVING, check=common.check_all,
     ),
     _verb("prune", "remove all that ended", common.FORCE_PRUNE, absent=docker.PRUNING),
     _verb(

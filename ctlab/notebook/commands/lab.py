@@ -20,6 +20,12 @@ def check_start(parsed: Parsed, cell: bool) -> None:
         raise BadInput("start takes the new lab's name once: as a word or with --lab")
 
 
+def check_stop(parsed: Parsed, cell: bool) -> None:
+    """Names, --all, or nothing: the current one."""
+    if "all" in parsed.options and (parsed.subjects or "lab" in parsed.options):
+        raise BadInput("--all is every lab of this notebook: give it, or names")
+
+
 def check_stats(parsed: Parsed, cell: bool) -> None:
     """Options of %stats that say different things."""
     options = parsed.options
@@ -60,8 +66,8 @@ LAB = Noun(
             absent=(Absent("uplink", f"--uplink {NOT_YET}: networks stay inside the lab"),), check=check_start,
         ),
         Verb(
-            "lab", "stop", "end a lab and all that is in it", (common.LAB,),
-            (Subject("NAME", "lab", optional=True, repeated=True),),
+            "lab", "stop", "end a lab and all that is in it", (common.ALL, common.LAB),
+            (Subject("NAME", "lab", optional=True, repeated=True),), check=check_stop,
         ),
         Verb("lab", "status", "what the lab holds", (common.LAB,), (Subject("NAME", "lab", optional=True),)),
         Verb("lab", "ls", "the labs of this notebook", (common.QUIET_LIST, common.LAB), aliases=("list", "ps")),
