@@ -29,16 +29,14 @@ def as_of() -> str:
 
 def status(container: Container) -> str:
     """``running 12 s``, ``exited (0)``, ``failed (3)``, ``failed (OOMKilled)``, ``exited (SIGTERM)`` of one stopped."""
-    from .completed import signal_of
+    from .completed import ended
 
     state = container.state
     if state in ("running", "paused") and container.started_at:
         return f"{state} {units.format_duration(round(max(0.0, time.time() - container.started_at), 1), 2)}"
     if state == "exited":
-        if container.oom_killed:
-            return "failed (OOMKilled)"
-        signal = signal_of(container.returncode or 0)
-        return f"{'exited' if signal or not container.returncode else 'failed'} ({signal or container.returncode})"
+        how, failed = ended(container.returncode, container.oom_killed)
+        return f"{'failed' if failed else 'exited'} ({'OOMKilled' if how == 'OOM' else how})"
     return state
 
 

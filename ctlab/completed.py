@@ -25,6 +25,21 @@ def signal_of(returncode: int) -> str | None:
         return None
 
 
+# What ends a program that did wrong; every other signal is one that stops it.
+_FAULTS = {"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP", "SIGXCPU", "SIGXFSZ"}
+
+
+def ended(returncode: int | None, oom_killed: bool) -> tuple[str, bool]:
+    """How a run ended, in a word, and whether it failed or was stopped: ``("3", True)``, ``("SIGTERM", False)``.
+
+    `returncode` is 128 + n when signal n ended it. For reaching a memory limit: ``("OOM", True)``.
+    """
+    if oom_killed:
+        return "OOM", True
+    signal = signal_of(returncode or 0)
+    return signal or str(returncode), bool(returncode) and (signal is None or signal in _FAULTS)
+
+
 @dataclass(frozen=True)
 class Completed:
     """A program that has ended.

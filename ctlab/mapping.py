@@ -6,10 +6,12 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from . import cards, units
+from .completed import ended
 from .errors import NotFound
 from .inspecting import inspect_container
 
 if TYPE_CHECKING:
+    from .container import Container
     from .lab import Lab
 
 
@@ -30,7 +32,7 @@ def elements(lab: Lab) -> list[dict[str, object]]:
         found.append(
             {
                 "id": f"container:{container.name}", "kind": "container", "label": container.name,
-                "parent": "node:host", "state": container.state,
+                "parent": "node:host", "state": container.state, **_ending(container),
             }
         )  # fmt: skip
         for endpoint in container.endpoints:
@@ -43,6 +45,14 @@ def elements(lab: Lab) -> list[dict[str, object]]:
                 }
             )  # fmt: skip
     return found
+
+
+def _ending(container: Container) -> dict[str, object]:
+    """Of one that has ended: how, unless with status 0, and whether it failed."""
+    if container.state != "exited":
+        return {}
+    how, failed = ended(container.returncode, container.oom_killed)
+    return {"ended": f"status {how}" if how.isdigit() else how, "failed": failed} if how != "0" else {}
 
 
 def details(lab: Lab, element_id: str) -> dict[str, object]:

@@ -5,7 +5,6 @@ export const WIDTH = 116;
 export const HEIGHT = 34;
 export const NETWORK_WIDTH = 132;
 const PADDING = 26;
-const LABEL_ROOM = 124;
 
 const pen = document.createElement("canvas").getContext("2d");
 
@@ -28,27 +27,15 @@ export function shorten(text, room, font) {
   return `${signs.slice(0, low).join("")}…`;
 }
 
-export const addressText = (label, palette) => shorten(label, LABEL_ROOM, `10.5px ${palette.mono}`);
-
-/** How far from its container's border, along the wire, an address stands clear of the box. */
-export function addressOffset(from, to, width) {
-  const dx = Math.abs(to.x - from.x);
-  const dy = Math.abs(to.y - from.y);
-  const length = Math.hypot(dx, dy);
-  const leaves = (x, y) => Math.min(dx ? x / dx : 1, dy ? y / dy : 1, 1);
-  const label = Math.min(leaves(WIDTH / 2 + width / 2 + 3, HEIGHT / 2 + 13), 0.5);
-  return Math.max(0, (label - leaves(WIDTH / 2, HEIGHT / 2)) * length);
-}
-
-/** How far above its wire an address stands: only where the wire is so level that it would strike it through. */
-export const addressLift = (from, to) => (Math.abs(to.y - from.y) < 13 ? -9 : 0);
-
-const BORDERS = { running: "solid", created: "dashed", paused: "double", exited: "solid", removed: "dotted", lost: "solid" };
+const BORDERS = { running: "solid", created: "dashed", paused: "double", exited: "solid", failed: "solid", removed: "dotted", lost: "solid" };
+const BITE = 8; // the notches in the sides of what failed
+const NOTCHED = [-1, -1, 1, -1, 1 - (2 * BITE) / WIDTH, 0, 1, 1, -1, 1, (2 * BITE) / WIDTH - 1, 0];
 const SHAPES = {
   running: "round-rectangle",
   created: "round-rectangle",
   paused: "round-rectangle",
   exited: "rectangle",
+  failed: "polygon",
   removed: "rectangle",
   lost: "cut-rectangle",
 };
@@ -103,33 +90,56 @@ export function styleSheet(palette) {
     },
     {
       selector: "node[kind = 'container']",
-      style: { width: WIDTH, height: HEIGHT, "border-width": 1.5 },
+      style: { width: WIDTH, height: HEIGHT, "border-width": 1.5, "text-wrap": "wrap" },
     },
+    { selector: "node[ended]", style: { "font-size": 11, "line-height": 1.15 } },
+    { selector: "node[kind != 'node']", style: { "z-compound-depth": "top" } }, // over the wires, wherever those lead
     {
       selector: "edge",
       style: {
         "curve-style": "straight",
         "line-color": palette.muted,
+        "line-join": "round",
         width: 1.5,
-        "font-family": palette.mono,
-        "font-size": 10.5,
-        "min-zoomed-font-size": 5,
-        color: palette.text,
-        "text-background-color": palette.node,
-        "text-background-opacity": 0.9,
-        "text-background-padding": 1.5,
         "overlay-opacity": 0,
       },
     },
-    { selector: "edge.labelled[kind = 'endpoint']", style: { "source-label": "data(text)", "source-text-offset": "data(offset)", "source-text-margin-y": "data(lift)" } },
+    // Where Python has found a way: its corners. Until then, as while something is dragged, a straight line.
     {
-      selector: "edge.trunk[kind = 'endpoint']",
-      style: { "curve-style": "taxi", "taxi-direction": "vertical", "taxi-turn": 6, "taxi-turn-min-distance": 3 },
+      selector: "edge.laid",
+      style: { "source-endpoint": (edge) => edge.scratch("laid").from, "target-endpoint": (edge) => edge.scratch("laid").to },
+    },
+    {
+      selector: "edge.bent",
+      style: {
+        "curve-style": "segments",
+        "edge-distances": "endpoints",
+        "segment-weights": (edge) => edge.scratch("laid").weights,
+        "segment-distances": (edge) => edge.scratch("laid").distances,
+      },
     },
     {
       selector: "edge[kind = 'link']",
-      style: { "line-style": "dotted", width: 2.5, "line-color": palette.text, label: "data(text)" },
+      style: { "line-style": "dotted", width: 2.5, "line-color": palette.text },
     },
+    {
+      selector: "node.address",
+      style: {
+        width: 1,
+        height: 1,
+        "background-opacity": 0,
+        "border-width": 0,
+        "font-family": palette.mono,
+        "font-size": 10.5,
+        "min-zoomed-font-size": 5,
+        "text-outline-color": palette.node,
+        "text-outline-width": 2,
+        "z-index": 20,
+        events: "no",
+        "text-events": "no",
+      },
+    },
+    { selector: "node.address.away", style: { visibility: "hidden" } },
     { selector: "node.chosen", style: { "border-width": 3, "border-color": palette.accent } },
     {
       selector: "node.chosen[kind != 'node']",
@@ -143,6 +153,7 @@ export function styleSheet(palette) {
       selector: `node[state = '${state}']`,
       style: {
         shape: SHAPES[state],
+        "shape-polygon-points": NOTCHED,
         "background-color": palette[`${state}-fill`],
         "border-color": palette[state],
         "border-style": BORDERS[state],

@@ -1,7 +1,7 @@
 // The theme's colours, as values that a canvas can use, and word of their change.
 
-export const STATES = ["running", "created", "paused", "exited", "removed", "lost"];
-export const SIGNS = { running: "●", created: "○", paused: "‖", exited: "■", removed: "×", lost: "!" };
+export const STATES = ["running", "created", "paused", "exited", "failed", "removed", "lost"];
+export const SIGNS = { running: "●", created: "○", paused: "‖", exited: "■", failed: "▲", removed: "×", lost: "!" };
 export const HUES = 6;
 
 const channels = (text) => (text.match(/[\d.]+/g) ?? ["0", "0", "0"]).map(Number);

@@ -1,7 +1,7 @@
 // The live map of a lab: an anywidget view. State lives in the model's traits, so that a second view, a
 // redisplay or a reload shows the same; only zoom and pan are kept here, per model.
 import cytoscape from "cytoscape";
-import { placeAddresses, positionOf, update } from "./elements.js";
+import { layWires, positionOf, update } from "./elements.js";
 import { styleSheet } from "./look.js";
 import { readPalette, watchTheme } from "./palette.js";
 import { drawDetails, drawLegend, drawTools, make } from "./panel.js";
@@ -109,8 +109,7 @@ function render({ model, el }) {
     const settled = () => {
       if (!viewport.touched) fit(true);
     };
-    const [moved, few] = [model.get("moved"), model.get("few")];
-    const changed = update(cy, elements(), { palette, moved, few, duration: first ? 0 : duration, settled });
+    const changed = update(cy, elements(), { palette, moved: model.get("moved"), duration: first ? 0 : duration, settled });
     nothing.hidden = elements().length > 0;
     drawLegend(footer, model.get("name"), elements());
     choose();
@@ -119,7 +118,6 @@ function render({ model, el }) {
     root.dataset.networks = count("network");
     root.dataset.nodes = count("node");
     root.dataset.edges = String(elements().filter((element) => element.source).length);
-    root.dataset.labels = String(model.get("few"));
     root.dataset.paper = palette.background;
     if (changed && !viewport.touched) {
       fitHeight();
@@ -146,7 +144,7 @@ function render({ model, el }) {
       const at = node.position();
       if (Math.hypot(at.x - position.x, at.y - position.y) > 0.5) node.position(position);
     }
-    placeAddresses(cy.edges());
+    layWires(cy.edges());
   }
   function arrange() {
     move();
@@ -158,7 +156,6 @@ function render({ model, el }) {
   const listeners = {
     "change:elements": () => show(false),
     "change:name": () => drawLegend(footer, model.get("name"), elements()),
-    "change:few": () => show(false),
     "change:selected change:details": choose,
     "change:moved": move,
     "change:layout_version": arrange,
@@ -175,7 +172,7 @@ function render({ model, el }) {
     model.save_changes();
   }
   cy.on("tap", (event) => select(event.target === cy || event.target.hasClass("leaving") ? "" : event.target.id()));
-  cy.on("drag", "node", (event) => placeAddresses(event.target.union(event.target.descendants()).connectedEdges()));
+  cy.on("drag", "node", (event) => layWires(event.target.union(event.target.descendants()).connectedEdges()));
   cy.on("dragfree", "node", (event) => {
     const moved = { ...model.get("moved") };
     const dragged = event.target.isParent() ? event.target.descendants() : event.target;
@@ -252,6 +249,12 @@ function render({ model, el }) {
   sizes.observe(root);
   // For tests and for scripts in a page: where an element stands on the map, and in the window.
   root.place = (id) => ({ ...cy.getElementById(id).position() });
+  // The corners of an edge as they are drawn, on the map.
+  root.wire = (id) => {
+    const edge = cy.getElementById(id);
+    return [edge.sourceEndpoint(), ...(edge.segmentPoints() ?? []), edge.targetEndpoint()].map(({ x, y }) => [x, y]);
+  };
+  root.addresses = () => cy.nodes(".address").not(".away").map((node) => node.data("text"));
   root.locate = (id) => {
     const at = cy.getElementById(id).renderedPosition();
     const frame = map.getBoundingClientRect();

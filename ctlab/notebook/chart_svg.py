@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ctlab.notebook import theme
 from ctlab.notebook.dashboard_figure import COLOURS, MAX_CONTAINERS, PANES
-from ctlab.notebook.map_svg import _escape, _width, shorten
+from ctlab.notebook.map_svg import _escape
+from ctlab.notebook.text_width import pixels, shorten
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,7 +108,7 @@ def chart_svg(series: Mapping[str, list[Line]], *, points: int = POINTS) -> str:
 def _legend(names: list[str]) -> tuple[str, float]:
     """The containers in columns of one width, and the height that they take."""
     labels = [shorten(name, NAME_ROOM) for name in names]
-    wide = max((sum(map(_width, label)) * 12.0 for label in labels), default=0.0) + SWATCH + 14
+    wide = max(map(pixels, labels), default=0.0) + SWATCH + 14
     columns = max(1, int((WIDTH - 2 * MARGIN) // wide))
     parts = []
     for index, (name, label) in enumerate(zip(names, labels, strict=True)):

@@ -10,6 +10,8 @@ from collections.abc import Callable
 class Coalesced:
     """Runs ``action`` in a thread of its own some time after `request`, at most once per ``interval`` seconds.
 
+    An action that takes long comes more rarely: four times as long as the last one took is left to everybody else.
+
     The first request after a pause is served at once; those that come while one is pending are served with it. A
     request during a run causes another run, so the last state is always seen. `request` never waits for the action.
     """
@@ -21,7 +23,7 @@ class Coalesced:
         self._lock = threading.Lock()
         self._pending = False
         self._closed = False
-        self._last = float("-inf")  # time.monotonic() of the last run's start
+        self._next = float("-inf")  # time.monotonic() before which no run starts
 
     def request(self) -> None:
         """Ask for a run; from any thread."""
@@ -29,7 +31,7 @@ class Coalesced:
             if self._pending or self._closed:
                 return
             self._pending = True
-            timer = threading.Timer(max(0.0, self._last + self._interval - time.monotonic()), self._run)
+            timer = threading.Timer(max(0.0, self._next - time.monotonic()), self._run)
             timer.daemon = True
             timer.name = self._name
             # Started below the lock: at the end of the process, start() may raise, and pending must not stay set.
@@ -48,5 +50,9 @@ class Coalesced:
             self._pending = False
             if self._closed:
                 return
-            self._last = time.monotonic()
+            begun = time.monotonic()
+            self._next = begun + self._interval
         self._action()
+        took = time.monotonic() - begun
+        with self._lock:
+            self._next = max(self._next, begun + 5 * took)

@@ -9,12 +9,14 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from ctlab.notebook.map_model import World
+from ctlab.notebook.text_width import pixels
 
 Point = tuple[float, float]
 
 WIDTH, HEIGHT = 116.0, 34.0  # of a container's box
 NETWORK_WIDTH, NETWORK_HEIGHT = 132.0, 50.0
 EMPTY_WIDTH, EMPTY_HEIGHT = 150.0, 60.0  # a node without content
+NODE_NAME_SIZE = 13.0
 PADDING = 26.0  # between a node's border and its content
 APART = 50.0  # between nodes, and between the containers of two networks
 
@@ -71,6 +73,12 @@ def box_at(world: World, key: str, at: Point) -> Box:
     """The box of an element that stands at a position."""
     width, height = size(world, key)
     return Box(at[0] - width / 2, at[1] - height / 2, at[0] + width / 2, at[1] + height / 2)
+
+
+def node_name_box(world: World, key: str, box: Box) -> Box:
+    """Where a node's name stands, in its upper left corner."""
+    wide = min(pixels(world.label(key), NODE_NAME_SIZE), box.width - 20)
+    return Box(box.left + 10, box.top + 6, box.left + 10 + wide, box.top + 20)
 
 
 def around(boxes: Iterable[Box]) -> Box | None:

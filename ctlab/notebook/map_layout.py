@@ -1,8 +1,8 @@
 """Where things stand on a map: a deterministic layout that never moves what has a place already. Pure.
 
 A network stands in the middle of its containers, which fill rows above and below it. What is on two
-neighbouring networks stands between them. Nodes are boxes side by side. `place` lays out what is new
-only; with nothing known it lays out everything.
+neighbouring networks stands between them, what is on others between their rows. Nodes are boxes side
+by side. `place` lays out what is new only; with nothing known it lays out everything.
 """
 
 from __future__ import annotations
@@ -49,11 +49,6 @@ def place(elements: Iterable[Element], known: Mapping[str, Point] | None = None)
         if key not in places.at:
             places.near(key)
     return {key: places.at[key] for key in leaves}
-
-
-def few(world: World) -> bool:
-    """Whether the map is small enough for straight wires with labels."""
-    return len(world.containers) <= 2 * FEW and len(world.edges) <= 3 * FEW
 
 
 def leaves_of(world: World, group: str) -> list[str]:
@@ -116,16 +111,60 @@ def _block(world: World, group: str) -> dict[str, Point]:
             alone[next(iter(here))].append(key)
         else:
             shared.get(here, others).append(key)
+    rows = list(_network_rows(world, [_cluster(network, alone[network]) for network in networks], shared))
+    hubs = [key for key in others if any(network in alone for network in world.networks_of[key])]
+    between = _slots(world, rows, hubs)
     places: dict[str, Point] = {}
     top = 0.0
-    for row in _network_rows(world, [_cluster(network, alone[network]) for network in networks], shared):
-        # One height for all networks of a row, so that what is between them has a straight way.
-        box = extent(world, row)
-        places.update({key: (at[0], at[1] - box.top + top) for key, at in row.items()})
-        top += box.height + APART
+    for index, members in enumerate(between):
+        for line in _hub_lines(world, members, rows):
+            places.update({key: (x, top + HEIGHT / 2) for key, x in line.items()})
+            top += ROW
+        top += APART - (ROW - HEIGHT) if members else 0.0
+        if index < len(rows):
+            # One height for all networks of a row, so that what is between them has a straight way.
+            box = extent(world, rows[index])
+            places.update({key: (at[0], at[1] - box.top + top) for key, at in rows[index].items()})
+            top += box.height + APART
     _bridges(world, places, shared)
-    _rest(world, places, others)
+    _rest(world, places, [key for key in others if key not in places])
     return places
+
+
+def _slots(world: World, rows: Sequence[Mapping[str, Point]], hubs: Sequence[str]) -> list[list[str]]:
+    """Containers on several networks, by where they stand: above each row of networks, and below the last one."""
+    found: list[list[str]] = [[] for _ in range(len(rows) + 1)]
+    row_of = {network: index for index, row in enumerate(rows) for network in row if network in world.networks}
+    for key in hubs:
+        mine = [row_of[network] for network in world.networks_of[key] if network in row_of]
+        index = math.ceil(sum(mine) / len(mine))
+        # On networks of one row it stands on the side where there is nothing in between, as a rule.
+        if len(set(mine)) == 1 and any(at[1] < 0 for at in rows[index].values()):
+            index += 1
+        found[index].append(key)
+    return found
+
+
+def _hub_lines(world: World, hubs: Sequence[str], rows: Sequence[Mapping[str, Point]]) -> Iterator[dict[str, float]]:
+    """Lines of containers on several networks, each with its x: as near the middle of its networks as there is room."""
+    x_of = {network: at[0] for row in rows for network, at in row.items() if network in world.networks}
+    wanted = {
+        key: sum(found) / len(found)
+        for key in hubs
+        for found in ([x_of[network] for network in world.networks_of[key] if network in x_of],)
+    }
+    widest = max((extent(world, row).width for row in rows), default=0.0)
+    columns = max(4, int(widest / PITCH))
+    lines = math.ceil(len(hubs) / columns)
+    order = sorted(hubs, key=lambda key: (wanted[key], hubs.index(key)))
+    for number in range(lines):
+        line = order[number::lines]
+        # Pushed apart from left to right, then all of it back by what the last one went too far.
+        xs: list[float] = []
+        for key in line:
+            xs.append(max(wanted[key], xs[-1] + PITCH) if xs else wanted[key])
+        back = (sum(xs) - sum(wanted[key] for key in line)) / len(line)
+        yield {key: x - back for key, x in zip(line, xs, strict=True)}
 
 
 def _network_rows(
@@ -178,7 +217,7 @@ def _outwards() -> Iterator[float]:
 
 
 def _rest(world: World, places: dict[str, Point], others: Sequence[str]) -> None:
-    """Rows below everything for containers that are on no network of the node, or on many."""
+    """Rows below everything for containers that are on no network of the node."""
     columns = max(4, min(10, math.ceil(math.sqrt(len(others)) * 1.4)))
     box = extent(world, places)
     middle, top = (box.middle[0], box.bottom + APART + HEIGHT / 2) if places else (0.0, 0.0)

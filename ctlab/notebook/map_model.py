@@ -5,7 +5,8 @@ An element is a dict with ``id`` and ``kind`` and, by kind:
 ========= ==========================================================================================
 node      ``label``
 network   ``label``, ``parent`` (a node; absent: it spans nodes), ``driver``, ``subnets`` (list of str)
-container ``label``, ``parent`` (a node), ``state`` (one of `STATES`)
+container ``label``, ``parent`` (a node), ``state`` (one of `STATES`; instead of ``failed`` also ``exited`` with
+          a true ``failed``), ``ended`` (how: ``status 3``, ``OOM``, ``SIGTERM``; absent: nothing to say)
 endpoint  ``source`` (a container), ``target`` (a network), ``label`` (its address), ``addresses``,
           ``interface``
 link      ``source``, ``target`` (containers or nodes), ``label`` (its impairments)
@@ -19,10 +20,10 @@ from dataclasses import dataclass
 
 Element = Mapping[str, object]
 
-STATES = ("running", "created", "paused", "exited", "removed", "lost")
+STATES = ("running", "created", "paused", "exited", "failed", "removed", "lost")
 
 # A sign as well as a colour, so that a state is seen without colours too. None of them has an emoji form.
-SIGNS = {"running": "●", "created": "○", "paused": "‖", "exited": "■", "removed": "×", "lost": "!"}
+SIGNS = {"running": "●", "created": "○", "paused": "‖", "exited": "■", "failed": "▲", "removed": "×", "lost": "!"}
 
 OUTSIDE = ""  # the parent of what belongs to no node
 
@@ -48,7 +49,13 @@ class World:
     def state(self, key: str) -> str:
         """The state of a container; what isn't one of `STATES` counts as lost."""
         state = str(self.elements[key].get("state", "lost"))
+        if state == "exited" and self.elements[key].get("failed"):
+            return "failed"
         return state if state in STATES else "lost"
+
+    def ended(self, key: str) -> str:
+        """How a container ended, in a word or two; an empty text where there is nothing to say."""
+        return str(self.elements[key].get("ended") or "") if self.state(key) in ("exited", "failed") else ""
 
     def subnets(self, key: str) -> tuple[str, ...]:
         """The subnets of a network."""
@@ -71,6 +78,11 @@ class World:
         """``1 node, 2 networks, 3 containers``: the counts, for captions and screen readers."""
         counts = ((len(self.nodes), "node"), (len(self.networks), "network"), (len(self.containers), "container"))
         return ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts)
+
+
+def few(world: World) -> bool:
+    """Whether a map is small enough for straight wires with labels."""
+    return len(world.containers) <= 24 and len(world.edges) <= 36
 
 
 def read(elements: Iterable[Element]) -> World:

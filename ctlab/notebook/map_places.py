@@ -7,8 +7,11 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 
 from ctlab.notebook.map_boxes import APART, PADDING, Box, Point, around, box_at, extent
-from ctlab.notebook.map_model import OUTSIDE, World
+from ctlab.notebook.map_model import OUTSIDE, World, few
+from ctlab.notebook.map_obstacles import crosses
 
+LEVEL_ROOM = 220.0  # between the middles of a network and a container beside it: the address needs room
+TRIES = 60  # free places looked at for one from which straight wires lead
 FEW = 12  # up to so many containers on a network: wide rows, straight wires, labels
 PITCH, ROW, FIRST_ROW = 140.0, 68.0, 108.0  # from column to column, row to row, network to first row
 CLOSE_PITCH, CLOSE_ROW, CLOSE_FIRST_ROW = 124.0, 46.0, 72.0  # the same where there are more than `FEW`
@@ -74,18 +77,40 @@ class Places:
         here = self._extents.get(group)
         others = [box.grown(2 * PADDING) for name, box in self._extents.items() if name not in (group, OUTSIDE)]
         x, y = self._anchor(key, here)
-        fallback: Point | None = None
+        best: tuple[int, Point] | None = None
+        seen = 0
         for dx, dy in self._offsets(key):
             at = (x + dx, y + dy)
             box = box_at(self.world, key, at)
             if not self.is_free(box):
                 continue
             whole = box if here is None else box.joined(here)
-            if group == OUTSIDE or not any(whole.meets(other) for other in others):
-                self.add({key: at})
-                return
-            fallback = fallback or at
-        self.add({key: fallback or (x, y + 20 * ROW)})
+            outside = group != OUTSIDE and any(whole.meets(other) for other in others)
+            troubles = (100 if outside else 0) + self._troubles(key, at, box)
+            if best is None or troubles < best[0]:
+                best = troubles, at
+            seen += not outside
+            if not troubles or seen > TRIES:
+                break
+        self.add({key: best[1] if best else (x, y + 20 * ROW)})
+
+    def _troubles(self, key: str, at: Point, box: Box) -> int:
+        """How many straight wires would be in need of a way round, or too short for an address, with a box there."""
+        if not few(self.world):
+            return 0
+        mine = [self.at[network] for network in self.world.networks_of.get(key, ()) if network in self.at]
+        short = sum(abs(y - at[1]) < ROW / 2 and abs(x - at[0]) < LEVEL_ROOM for x, y in mine)
+        behind = sum(
+            crosses(at, end, other.grown(4))
+            for end in mine
+            for other in (box_at(self.world, name, place) for name, place in self.at.items() if place != end)
+        )
+        below = sum(
+            crosses(self.at[source], self.at[target], box.grown(4))
+            for source, target in map(self.world.ends, self.world.edges)
+            if source in self.at and target in self.at and target != key
+        )
+        return short + behind + below
 
     def beside(self, block: Mapping[str, Point]) -> None:
         """Put a whole node's content to the right of everything."""

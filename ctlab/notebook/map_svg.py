@@ -5,28 +5,22 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Mapping
 from html import escape
+from itertools import pairwise, starmap
 
 from ctlab.notebook import theme
-from ctlab.notebook.map_boxes import (
-    HEIGHT,
-    NETWORK_HEIGHT,
-    NETWORK_WIDTH,
-    PADDING,
-    WIDTH,
-    Box,
-    Point,
-    around,
-    extent,
-    node_boxes,
-)
-from ctlab.notebook.map_layout import few, place
+from ctlab.notebook.map_boxes import HEIGHT, NETWORK_HEIGHT, NETWORK_WIDTH, NODE_NAME_SIZE, WIDTH, Box, Point
+from ctlab.notebook.map_geometry import Geometry, measure
+from ctlab.notebook.map_labels import Label
+from ctlab.notebook.map_layout import place
 from ctlab.notebook.map_model import SIGNS, Element, World, read
+from ctlab.notebook.map_obstacles import Wire
+from ctlab.notebook.text_width import pixels, shorten
 
 CUT = 9.0  # of the corners of a lost container's box
+BITE = 8.0  # of the notches in a failed one's sides
 SLANT = 16.0  # of a network's hexagon
 MARGIN = 12.0
-LABEL_ROOM = 124.0  # the widest address on a wire
-LEVEL, LIFT = 13.0, 9.0  # a wire that rises less than this would strike its address through: it stands above the wire
+ENDED_SIZE = 10.0  # of the line that says how a container ended
 CAPTION_ROOM = 640.0  # of a picture that is narrower
 
 _STYLE = (
@@ -34,13 +28,15 @@ _STYLE = (
     ".ctlab-map text{font:12px var(--ctlab-font);fill:var(--ctlab-text);text-anchor:middle;stroke:none}"
     ".ctlab-map .node>rect{fill:var(--ctlab-node);stroke:var(--ctlab-line)}"
     ".ctlab-map .node>text{text-anchor:start;font-weight:600;fill:var(--ctlab-muted)}"
-    ".ctlab-map .wire{fill:none;stroke-width:1.5}"
+    ".ctlab-map .wire{fill:none;stroke-width:1.5;stroke-linejoin:round}"
     ".ctlab-map .link{stroke:var(--ctlab-text);stroke-width:2.5;stroke-dasharray:2 4;stroke-linecap:round}"
     ".ctlab-map .address{font:10.5px var(--ctlab-mono);paint-order:stroke;stroke:var(--ctlab-node);"
     "stroke-width:4px;stroke-linejoin:round}"
     ".ctlab-map .network>path{fill:var(--ctlab-background);stroke-width:2}"
     ".ctlab-map .network>.subnet{font-size:10.5px;fill:var(--ctlab-muted)}"
     ".ctlab-map .network>.name{font-weight:600}"
+    ".ctlab-map .container>.ended{font-size:10px;fill:var(--ctlab-muted)}"
+    ".ctlab-map .failed>.ended{fill:var(--ctlab-failed)}"
     ".ctlab-map .caption{text-anchor:start;font-size:11px;fill:var(--ctlab-muted)}"
     + "".join(
         f".ctlab-map .{state}>.body{{fill:var(--ctlab-{state}-fill);stroke:var(--ctlab-{state});stroke-width:1.5}}"
@@ -59,31 +55,30 @@ def map_svg(
     positions: Mapping[str, Point] | None = None,
     hues: Mapping[str, int] | None = None,
     caption: str = "",
+    geometry: Geometry | None = None,
 ) -> str:
     """The picture of a lab, as the text of an ``<svg>`` element that needs nothing else.
 
     ``positions`` (pixels, by element id) and ``hues`` (0 to ``theme.HUES`` - 1, by network id) keep a picture like
-    the live map; what they don't name is laid out here. ``caption`` is a line below.
+    the live map; what they don't name is laid out here. ``caption`` is a line below. ``geometry``: where all of it
+    is, if that has been computed; ``positions`` then don't matter.
     """
-    elements = list(elements)
     world = read(elements)
-    places = place(elements, positions)
+    drawn = geometry or measure(world, place(world.elements.values(), positions))
     colour = {key: (hues or {}).get(key, index) % theme.HUES for index, key in enumerate(world.networks)}
-    boxes = node_boxes(world, places)
-    whole = (around([extent(world, places), *boxes.values()]) if places else None) or Box(0.0, 0.0, 240.0, 40.0)
+    whole = drawn.whole
     bottom = whole.bottom + (20 if caption else 0)
-    parts = [_node(world, key, box) for key, box in boxes.items()]
-    parts += [_wire(world, key, places, boxes, colour) for key in world.edges]
-    parts += [_network(world, key, places[key], colour[key]) for key in world.networks]
-    parts += [_container(world, key, places[key]) for key in world.containers]
-    if few(world):
-        parts += [_address(world, key, places) for key in world.edges if _address_fits(world, key, places)]
-    if not places:
+    parts = [_node(world, key, box) for key, box in drawn.nodes.items()]
+    parts += [_wire(world, key, wire, colour) for key, wire in drawn.wires.items()]
+    parts += [_network(world, key, drawn.places[key], colour[key]) for key in world.networks]
+    parts += [_container(world, key, drawn.places[key]) for key in world.containers]
+    parts += [_address(label) for label in drawn.labels.values()]
+    if not drawn.places:
         parts.append(_text("caption", whole.left + 4, 24.0, "nothing here yet", 220.0))
     wide = whole.width
     if caption:  # a small world has a caption that is wider than itself
         caption = shorten(caption, max(whole.width, CAPTION_ROOM), 11.0)
-        wide = max(wide, 2 + sum(map(_width, caption)) * 11.0)
+        wide = max(wide, 2 + pixels(caption, 11.0))
         parts.append(_text("caption", whole.left + 2, bottom - 3, caption, wide, 11.0))
     left, top = whole.left - MARGIN, whole.top - MARGIN
     width, height = wide + 2 * MARGIN, bottom - whole.top + 2 * MARGIN
@@ -92,33 +87,6 @@ def map_svg(
         f'viewBox="{left:.0f} {top:.0f} {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}">'
         f"<title>{_escape(world.summary())}</title><style>{theme.variables()}{_STYLE}</style>{''.join(parts)}</svg>"
     )
-
-
-def shorten(text: str, room: float, size: float = 12.0) -> str:
-    """``text``, or as much of it with ``…`` as fits into ``room`` pixels; the widths err on the wide side."""
-    widths = [_width(sign) * size for sign in text]
-    if sum(widths) <= room:
-        return text
-    used, kept = size * 0.9, ""
-    for sign, width in zip(text, widths, strict=True):
-        used += width
-        if used > room:
-            break
-        kept += sign
-    return kept + "…"
-
-
-def _width(sign: str) -> float:
-    """The width of a character in ems of a wide sans-serif face."""
-    if unicodedata.combining(sign):
-        return 0.0
-    if unicodedata.east_asian_width(sign) in "WF":
-        return 1.1
-    if sign in "mwMW@%—…":
-        return 1.0
-    if sign in "iljtfrI.,:;'|!()[] /":
-        return 0.42
-    return 0.74 if sign.isupper() else 0.64
 
 
 def _escape(text: str) -> str:
@@ -136,7 +104,7 @@ def _node(world: World, key: str, box: Box) -> str:
     return (
         f'<g class="node"><title>{_escape(world.label(key))}</title>'
         f'<rect x="{left:.1f}" y="{top:.1f}" width="{box.width:.1f}" height="{box.height:.1f}" rx="8"/>'
-        + _text("name", left + 10, top + 17, world.label(key), box.width - 20, 13.0)
+        + _text("name", left + 10, top + 17, world.label(key), box.width - 20, NODE_NAME_SIZE)
         + "</g>"
     )
 
@@ -162,21 +130,30 @@ def _container(world: World, key: str, at: Point) -> str:
     state = world.state(key)
     left, top, right, bottom = at[0] - WIDTH / 2, at[1] - HEIGHT / 2, at[0] + WIDTH / 2, at[1] + HEIGHT / 2
     if state == "lost":
-        corners = (
+        body = _outline(
             (left + CUT, top), (right - CUT, top), (right, top + CUT), (right, bottom - CUT),
             (right - CUT, bottom), (left + CUT, bottom), (left, bottom - CUT), (left, top + CUT),
         )  # fmt: skip
-        body = f'<path class="body" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in corners)}Z"/>'
+    elif state == "failed":
+        body = _outline(
+            (left, top), (right, top), (right - BITE, at[1]), (right, bottom), (left, bottom), (left + BITE, at[1])
+        )
     else:
         body = _rect("body", left, top, 0.0, 0 if state in ("exited", "removed") else 8)
     if state == "paused":
         body += _rect("frame", left, top, 3.0, 5)
-    name = shorten(world.label(key), WIDTH - 30)
-    label = f'<tspan class="sign">{SIGNS[state]}</tspan> {_escape(name)}'
+    ended = world.ended(key)
+    label = f'<tspan class="sign">{SIGNS[state]}</tspan> {_escape(shorten(world.label(key), WIDTH - 30))}'
+    below = _text("ended", at[0], at[1] + 12, ended, WIDTH - 30, ENDED_SIZE) if ended else ""
+    tip = f"{world.label(key)}: {state}" + (f", {ended}" if ended else "")
     return (
-        f'<g class="container {state}"><title>{_escape(f"{world.label(key)}: {state}")}</title>{body}'
-        f'<text x="{at[0]:.1f}" y="{at[1] + 4:.1f}">{label}</text></g>'
+        f'<g class="container {state}"><title>{_escape(tip)}</title>{body}'
+        f'<text x="{at[0]:.1f}" y="{at[1] - (1 if ended else -4):.1f}">{label}</text>{below}</g>'
     )
+
+
+def _outline(*corners: Point) -> str:
+    return f'<path class="body" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in corners)}Z"/>'
 
 
 def _rect(kind: str, left: float, top: float, inset: float, radius: int) -> str:
@@ -186,48 +163,20 @@ def _rect(kind: str, left: float, top: float, inset: float, radius: int) -> str:
     )
 
 
-def _end(key: str, places: Mapping[str, Point], boxes: Mapping[str, Box]) -> Point:
-    """Where an edge ends: the middle of its element, or of the upper border of a node with content."""
-    if key in places:
-        return places[key]
-    box = boxes[key]
-    return box.middle[0], box.top
-
-
-def _wire(
-    world: World, key: str, places: Mapping[str, Point], boxes: Mapping[str, Box], colour: Mapping[str, int]
-) -> str:
+def _wire(world: World, key: str, wire: Wire, colour: Mapping[str, int]) -> str:
     source, target = world.ends(key)
-    (x, y), (to_x, to_y) = _end(source, places, boxes), _end(target, places, boxes)
-    link = target not in colour
-    side = 1 if to_y > y else -1
-    turn = y + side * (HEIGHT / 2 + 6)
-    if few(world) or link or abs(to_y - y) < HEIGHT / 2 + PADDING:
-        path = f"M{x:.1f} {y:.1f}L{to_x:.1f} {to_y:.1f}"
-    else:  # a trunk with branches: a hundred straight lines would be a fan nobody can follow
-        path = f"M{x:.1f} {y:.1f}V{turn:.1f}H{to_x:.1f}V{to_y:.1f}"
-    kind = "link" if link else f"hue-{colour[target]}"
+    path = "M{:.1f} {:.1f}".format(*wire[0]) + "".join(starmap(_piece, pairwise(wire)))
+    kind = f"hue-{colour[target]}" if target in colour else "link"
     tip = f"{world.label(source)} – {world.label(target)}: {world.label(key)}"
     return f'<path class="wire {kind}" d="{path}"><title>{_escape(tip)}</title></path>'
 
 
-def _label_point(world: World, key: str, places: Mapping[str, Point]) -> Point:
-    """Where an edge's label stands: just off its container for a network, in the middle for a link."""
-    source, target = world.ends(key)
-    (x, y), (to_x, to_y) = places[source], places[target]
-    if target not in world.networks:
-        return (x + to_x) / 2, (y + to_y) / 2
-    text = shorten(world.label(key), LABEL_ROOM, 10.5)
-    dx, dy = to_x - x, to_y - y
-    room_x, room_y = WIDTH / 2 + sum(map(_width, text)) * 10.5 / 2 + 2, HEIGHT / 2 + 13
-    part = min(room_x / abs(dx) if dx else 1.0, room_y / abs(dy) if dy else 1.0, 0.5)
-    return x + dx * part, y + dy * part - (LIFT if abs(dy) < LEVEL else 0.0)
+def _piece(start: Point, end: Point) -> str:
+    if start[1] == end[1]:
+        return f"H{end[0]:.1f}"
+    return f"V{end[1]:.1f}" if start[0] == end[0] else f"L{end[0]:.1f} {end[1]:.1f}"
 
 
-def _address_fits(world: World, key: str, places: Mapping[str, Point]) -> bool:
-    return bool(world.elements[key].get("label")) and all(end in places for end in world.ends(key))
-
-
-def _address(world: World, key: str, places: Mapping[str, Point]) -> str:
-    x, y = _label_point(world, key, places)
-    return _text("address", x, y + 4, world.label(key), LABEL_ROOM, 10.5)
+def _address(label: Label) -> str:
+    x, y = label.at
+    return f'<text class="address" x="{x:.1f}" y="{y + 4:.1f}">{_escape(label.text)}</text>'

@@ -70,8 +70,8 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _container(world: World, key: str) -> tuple[str, str]:
-    state = world.state(key)
-    return f"{SIGNS[state]} {_clean(world.label(key))}", state
+    state, ended = world.state(key), world.ended(key)
+    return f"{SIGNS[state]} {_clean(world.label(key))}", _clean(f"{state} ({ended})" if ended else state)
 
 
 def _link(world: World, key: str) -> str:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from . import theme
-from .map_svg import _escape, _width, shorten
+from .map_svg import _escape
 from .spread import colour, quartiles
+from .text_width import pixels, shorten
 
 if TYPE_CHECKING:
     from .spread import Panel, Row
@@ -39,7 +40,7 @@ _STYLE = (
 def spread_svg(panels: Sequence[Panel], sides: Sequence[str], title: str = "") -> str:
     """The picture, as the text of an ``<svg>`` element that needs nothing else."""
     labels = [row.what for panel in panels for row in panel.rows]
-    left = MARGIN + 10 + min(LABEL_ROOM, max((sum(map(_width, text)) * 12 for text in labels), default=0.0))
+    left = MARGIN + 10 + min(LABEL_ROOM, max(map(pixels, labels), default=0.0))
     parts, y = [], MARGIN
     parts.append(_legend(sides, y))
     y += HEAD
@@ -64,7 +65,7 @@ def _legend(sides: Sequence[str], y: float) -> str:
     for number, side in enumerate(sides):
         parts.append(f'<rect x="{x:.1f}" y="{y + 2:.1f}" width="12" height="12" rx="2" fill="{colour(number)}"/>')
         parts.append(_text("name", x + 18, y + 12, side, "start"))
-        x += 42 + sum(map(_width, side)) * 12
+        x += 42 + pixels(side)
     return "".join(parts)
 
 

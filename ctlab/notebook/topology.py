@@ -16,7 +16,8 @@ from ctlab.errors import CtlabError
 from ctlab.notebook import shown, theme
 from ctlab.notebook.coalesce import Coalesced
 from ctlab.notebook.map_boxes import Point
-from ctlab.notebook.map_layout import few, place
+from ctlab.notebook.map_geometry import Geometry, measure
+from ctlab.notebook.map_layout import place
 from ctlab.notebook.map_model import Element, World, read
 from ctlab.notebook.map_places import still_free
 from ctlab.notebook.map_svg import map_svg
@@ -64,6 +65,7 @@ class Topology:
         self._elements: list[dict[str, object]] = []
         self._places: dict[str, Point] = {}  # also of what is gone: a name that comes back returns to its place
         self._hues: dict[str, int] = {}
+        self._measured: tuple[object, Geometry] | None = None  # the last geometry, and what it was computed from
         self._listeners: list[Callable[[str], object]] = []
         self._widget: TopologyWidget | None = None
         self._problem = ""  # why there is no live map
@@ -108,7 +110,7 @@ class Topology:
     def svg(self) -> str:
         """The map as an SVG document, arranged as the live map is."""
         with self._lock:
-            return map_svg(self._elements, positions=self._places, hues=self._hues)
+            return map_svg(self._elements, hues=self._hues, geometry=self._geometry())
 
     @property
     def text(self) -> str:
@@ -232,7 +234,7 @@ class Topology:
         with self._lock:
             as_of = "" if hasattr(self._source, "recorded_at") else _as_of()
             caption = " · ".join(filter(None, (self._title(), self.world.summary(), as_of, self._problem)))
-            return map_svg(self._elements, positions=self._places, hues=self._hues, caption=caption)
+            return map_svg(self._elements, hues=self._hues, caption=caption, geometry=self._geometry())
 
     def _title(self) -> str:
         """The source's name, with how it has ended if it was a lab that has died."""
@@ -257,9 +259,19 @@ class Topology:
             taken[key] = self._hues[key]
         self._elements = elements
 
+    def _geometry(self) -> Geometry:
+        """Where everything is. A change of what stands nowhere, as that of a state, costs nothing."""
+        world = read(self._elements)
+        shown = ("label", "source", "target", "parent")
+        there = [(key, *(element.get(name) for name in shown)) for key, element in world.elements.items()]
+        places = place(self._elements, self._places)
+        if self._measured is None or self._measured[0] != (there, places):
+            self._measured = (there, places), measure(world, places)
+        return self._measured[1]
+
     def _state(self) -> dict[str, Any]:
         """The traits that mirror the source."""
-        world = read(self._elements)
+        world, drawn = read(self._elements), self._geometry()
         sent = []
         for key in (*world.nodes, *world.networks, *world.containers, *world.edges):
             element = world.elements[key]
@@ -270,13 +282,18 @@ class Topology:
             if key in world.networks:
                 data["subnets"] = list(world.subnets(key))
             if key in world.containers:
-                data.update(kind="container", state=world.state(key))
+                data.update(kind="container", state=world.state(key), ended=world.ended(key))
+            if key in drawn.wires:
+                data["wire"] = drawn.wires[key]
+            if key in drawn.labels:
+                shown = drawn.labels[key]
+                data["shown"], data["shown_at"] = shown.text, shown.at
             if world.parent.get(key) == "":
                 data.pop("parent", None)
             if (network := str(element.get("target", key))) in self._hues:
                 data["hue"] = self._hues[network]
             sent.append(data)
-        return {"name": self._title(), "elements": sent, "few": few(world)}
+        return {"name": self._title(), "elements": sent}
 
     def _on_selected(self, change: Mapping[str, Any]) -> None:
         self._show_details()
@@ -285,7 +302,10 @@ class Topology:
 
     def _on_moved(self, change: Mapping[str, Any]) -> None:
         with self._lock:
+            before = dict(self._places)
             self._places.update({str(key): (float(at[0]), float(at[1])) for key, at in change["new"].items()})
+            if self._widget and self._places != before:
+                self._widget.elements = self._state()["elements"]  # the wires go round what was dropped
 
     def _show_details(self) -> None:
         """Answer a selection. An element that went away meanwhile has no details; that is no error."""

@@ -26,9 +26,8 @@ class TopologyWidget(anywidget.AnyWidget):
 
     name = traitlets.Unicode().tag(sync=True)
     elements: traitlets.List[dict[str, object]] = traitlets.List().tag(sync=True)
-    """As in `ctlab.notebook.map_model`, with ``x`` and ``y`` (pixels) and ``hue`` (0 to `theme.HUES` - 1)."""
-    few = traitlets.Bool(True).tag(sync=True)
-    """Whether wires are straight and have labels."""
+    """As in `ctlab.notebook.map_model`, with ``x`` and ``y`` (pixels) and ``hue`` (0 to `theme.HUES` - 1); of an edge
+    ``wire``, its corners ([x, y] each, source first), and if there is room for its label ``shown`` and ``shown_at``."""
     selected = traitlets.Unicode().tag(sync=True)
     """The id of the selected element, or an empty text."""
     details = traitlets.Dict().tag(sync=True)

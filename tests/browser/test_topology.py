@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parents[2]
 SETUP = f"""
-import sys; sys.path[:0] = [{str(ROOT / "tests/pure")!r}]
-from test_topology_static import Source, container, endpoint, network, star
+import sys; sys.path[:0] = [{str(ROOT / "tests")!r}, {str(ROOT / "tests/pure")!r}]
+from map_worlds import container, endpoint, network, star
+from test_topology_static import Source
 from ctlab.notebook.topology import Topology
 source = Source(star(3)); topology = Topology(source); seen = []
 topology.on_select(seen.append)
@@ -124,3 +126,65 @@ def test_the_live_map(notebook: Callable[..., Any]) -> None:
     saved = book.save().cells[0].outputs[0].data
     assert sorted(saved) == ["text/html", "text/plain"]
     assert "late" in saved["text/html"]
+
+
+SAME = f"""
+import sys, json; sys.path[:0] = [{str(ROOT / "tests")!r}, {str(ROOT / "tests/pure")!r}]
+from map_worlds import container, endpoint, network, node, routed, star
+from test_topology_static import Source
+from ctlab.notebook.topology import Topology
+from IPython.display import HTML
+source = Source(routed(7)); topology = Topology(source)
+topology
+"""
+GEOMETRY = """
+drawn = topology._geometry()
+labels = {key: label.text for key, label in drawn.labels.items()}
+print(json.dumps({"places": drawn.places, "wires": drawn.wires, "labels": labels}))
+"""
+# Pairs of texts and boxes of a picture that overlap; a text's own box is none.
+OVERLAPS = """(svg) => {
+  const shapes = [...svg.querySelectorAll('text, .body, .network > path')].map((element) => {
+    const { x, y, width, height } = element.getBBox();
+    return { element, group: element.closest('.container, .network'), x, y, width, height };
+  });
+  const found = [];
+  for (const [index, one] of shapes.entries()) for (const other of shapes.slice(index + 1)) {
+    if (one.group && one.group === other.group) continue;
+    const wide = Math.min(one.x + one.width, other.x + other.width) - Math.max(one.x, other.x);
+    const high = Math.min(one.y + one.height, other.y + other.height) - Math.max(one.y, other.y);
+    if (wide > 0 && high > 0) found.push([one, other].map(({ element }) => element.outerHTML));
+  }
+  return found;
+}"""
+
+
+def test_the_live_map_and_the_picture_are_the_same(notebook: Callable[..., Any]) -> None:
+    if not (ROOT / "ctlab/static/topology.js").is_file():
+        pytest.skip("ctlab/static/topology.js isn't built (pip install -e . builds it)")
+    grown = "source.become([*routed(7), *star(30, 'late')[1:]])"
+    book = notebook([SAME, GEOMETRY, "HTML(topology.svg)", grown, GEOMETRY, "HTML(topology.svg)"])
+    book.run(0)
+    view = book.output(0).locator(MAP)
+    view.wait_for()
+    for first in (1, 4):
+        if first == 4:
+            book.run(3)
+            book.output(0).locator(f"{MAP}[data-containers='52']").wait_for()
+        book.run(first)
+        drawn = json.loads(book.outputs(first)[0]["text"])
+        shown = view.evaluate(
+            "(root, ids) => ids.map((id) => { const { x, y } = root.place(id); return [x, y]; })", list(drawn["places"])
+        )
+        assert shown == [pytest.approx(at, abs=0.2) for at in drawn["places"].values()]
+        wires = view.evaluate("(root, ids) => ids.map((id) => root.wire(id))", list(drawn["wires"]))
+        for corners, (edge, wire) in zip(wires, drawn["wires"].items(), strict=True):
+            assert len(corners) == len(wire), edge
+            for corner, at in zip(corners, wire, strict=True):
+                assert corner == pytest.approx(at, abs=0.5), edge
+        assert len(drawn["labels"]) == (24 if first == 1 else 0)
+        assert view.evaluate("(root) => root.addresses()") == list(drawn["labels"].values())
+        book.run(first + 1)
+        picture = book.output(first + 1).locator("svg.ctlab-map")
+        picture.wait_for()
+        assert picture.evaluate(OVERLAPS) == []

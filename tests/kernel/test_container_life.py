@@ -226,3 +226,30 @@ def test_top_numbers_processes_as_inside(lab: Any) -> None:
     assert found["sh -c sleep 600 & wait"] == (1, 0)
     assert found["sleep 600"][1] == 1
     assert found["sleep 601"][1] == 0  # who started it is outside
+
+
+def test_the_map_and_the_table_tell_who_failed_from_who_was_stopped(lab: Any) -> None:
+    ends = {"done": "true", "wrong": "exit 3", "crashed": "kill -SEGV $$", "told": "kill -TERM $$"}
+    for name, script in ends.items():
+        lab.run(["sh", "-c", script], name=name, init=True)  # nothing signals the first process of a PID namespace
+    lab.run(["sleep", "60"], name="stopped").stop(0)
+    for name in ends:
+        lab.containers[name].wait(patient(10))
+    shown = {e["label"]: (e.get("failed"), e.get("ended")) for e in lab.map_elements() if e["kind"] == "container"}
+    assert shown == {
+        "done": (None, None),
+        "wrong": (True, "status 3"),
+        "crashed": (True, "SIGSEGV"),
+        "told": (False, "SIGTERM"),
+        "stopped": (False, "SIGKILL"),
+    }
+    assert {row["name"]: row["status"] for row in lab.containers.rows()} == {
+        "done": "exited (0)",
+        "wrong": "failed (3)",
+        "crashed": "failed (SIGSEGV)",
+        "told": "exited (SIGTERM)",
+        "stopped": "exited (SIGKILL)",
+    }
+    text = lab.topology().text
+    assert "▲ wrong" in text and "failed (status 3)" in text and "■ done" in text
+    assert lab.topology().svg.count('class="container failed"') == 2

@@ -25,6 +25,14 @@ def test_a_kill_within_milliseconds_is_counted(lab: Any) -> None:
         container.remove()
 
 
+def test_the_map_says_who_ran_out_of_memory(lab: Any) -> None:
+    need_controller(lab, "memory")
+    lab.run(EAT, memory=LEAST, name="hungry").wait(patient(10))
+    (hungry,) = (element for element in lab.map_elements() if element["kind"] == "container")
+    assert (hungry["state"], hungry["failed"], hungry["ended"]) == ("exited", True, "OOM")
+    assert "▲ hungry" in lab.topology().text
+
+
 def test_before_the_supervisor_has_heard_that_the_program_runs(lab: Any) -> None:
     """It is stopped at some moment of the start, until the program is dead."""
     need_controller(lab, "memory")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from map_worlds import Elements, container, endpoint, network, node, star
 
 from ctlab.errors import LabGone
 from ctlab.notebook import theme
@@ -22,43 +23,13 @@ from ctlab.notebook.coalesce import Coalesced
 from ctlab.notebook.map_boxes import WIDTH, box_at, node_boxes
 from ctlab.notebook.map_layout import place
 from ctlab.notebook.map_model import SIGNS, STATES, read
-from ctlab.notebook.map_svg import _width, map_svg, shorten
+from ctlab.notebook.map_svg import map_svg
 from ctlab.notebook.map_text import map_text
+from ctlab.notebook.text_width import pixels, shorten
 from ctlab.notebook.topology import Topology
 
 ROOT = Path(__file__).resolve().parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
-Elements = list[dict[str, object]]
-
-
-def node(name: str) -> dict[str, object]:
-    return {"id": f"node:{name}", "kind": "node", "label": name}
-
-
-def network(name: str, on: str | None = "host", subnet: str = "10.10.0.0/24") -> dict[str, object]:
-    found: dict[str, object] = {"id": f"network:{name}", "kind": "network", "label": name, "driver": "bridge"}
-    return {**found, "subnets": [subnet], **({"parent": f"node:{on}"} if on else {})}
-
-
-def container(name: str, state: str = "running", on: str = "host") -> dict[str, object]:
-    return {
-        "id": f"container:{name}", "kind": "container", "label": name, "parent": f"node:{on}", "state": state,
-    }  # fmt: skip
-
-
-def endpoint(of: str, to: str, address: str = "10.10.0.2") -> dict[str, object]:
-    return {
-        "id": f"endpoint:{of}:{to}", "kind": "endpoint", "source": f"container:{of}", "target": f"network:{to}",
-        "label": address, "addresses": [f"{address}/24"], "interface": "eth0",
-    }  # fmt: skip
-
-
-def star(count: int, name: str = "blue") -> Elements:
-    """One network and its containers."""
-    elements = [node("host"), network(name)]
-    for index in range(count):
-        elements += [container(f"w{index}"), endpoint(f"w{index}", name, f"10.10.0.{index + 2}")]
-    return elements
 
 
 @st.composite
@@ -149,7 +120,7 @@ def test_any_name_gives_a_well_formed_picture(name: str, label: str) -> None:
 @given(st.text(max_size=80), st.floats(20, 200))
 def test_shortened_text_fits_its_room(text: str, room: float) -> None:
     short = shorten(text, room)
-    assert sum(map(_width, short)) * 12.0 <= room + 12.0 * 1.0
+    assert pixels(short) <= room + 12.0 * 1.0
     assert short == text or (short.endswith("…") and text.startswith(short[:-1]))
 
 
@@ -159,7 +130,7 @@ def test_a_name_of_sixty_characters_is_cut_and_whole_in_the_tip() -> None:
     assert name not in "".join(texts(svg))
     assert any(text.startswith("● W") and text.endswith("…") for text in texts(svg))
     assert name in svg
-    assert sum(map(_width, shorten(name, WIDTH - 30))) * 12 <= WIDTH - 30
+    assert pixels(shorten(name, WIDTH - 30)) <= WIDTH - 30
 
 
 def test_states_have_a_sign_and_a_class_each() -> None:
@@ -398,7 +369,7 @@ def test_a_saved_notebook_holds_the_picture(tmp_path: Path) -> None:
     if not (ROOT / "ctlab/static/topology.js").is_file():
         pytest.skip("ctlab/static/topology.js isn't built (pip install -e . builds it)")
     source = (
-        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]\n"
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}, {str(ROOT / 'tests/pure')!r}]\n"
         "from test_topology_static import Source, Topology, star\n"
         "source = Source(star(1)); topology = Topology(source); topology"
     )
