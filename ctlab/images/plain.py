@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from typing import IO
@@ -71,6 +72,7 @@ def _by_program(kind: str, file: IO[bytes], plain: IO[bytes], text: str) -> None
         except BaseException:
             process.kill()
             raise
-    if process.returncode:
+    # Where this process ignores SIGCHLD nobody can tell its status, and what it said has to do.
+    if process.returncode or (said and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN):
         line = said.splitlines()[-1] if said else f"status {process.returncode}"
         raise tar.ArchiveError(f"what {kind} has compressed is damaged ({line})")

@@ -21,6 +21,9 @@ _SECONDS = 10  # backstop: the caller's own time limit is shorter
 def main(argument: str) -> None:
     """Entry point; `argument` is the JSON form of `probe.Plan`."""
     plan: dict[str, Any] = json.loads(argument)
+    for number in (signal.SIGCHLD, signal.SIGALRM):  # ignored, as whoever started us may, they would stay so
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.alarm(_SECONDS)
     journal = Journal.take_stdout()
     journal.in_child(lambda: probe_process.steps(journal))

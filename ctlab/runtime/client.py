@@ -32,6 +32,7 @@ from .packets import Surprise
 from .waiting import readable
 
 _BOOTSTRAP = "import sys;sys.path.insert(0,{parent!r});from ctlab.{module} import main;main()"
+_HANDLED = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 _START_SECONDS = 30.0
 _VM_START_SECONDS = 1200.0  # its keeper gives up earlier, with a reason; the first start may fetch a kernel
 _STOP_SECONDS = 15.0
@@ -128,7 +129,10 @@ class Client:
             package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
             module = "runtime.seed" if self._vm is None else "vm.keeper"
             words = [sys.executable, "-I", "-S", "-c", _BOOTSTRAP.format(parent=package_parent, module=module)]
-            spawn = functools.partial(os.posix_spawn, sys.executable, file_actions=actions, setsid=True)
+            # Who ignores SIGCHLD can't wait for children, and what is ignored or blocked stays so over an exec.
+            spawn = functools.partial(
+                os.posix_spawn, sys.executable, file_actions=actions, setsid=True, setsigdef=_HANDLED, setsigmask=()
+            )
             # An interrupt comes between two instructions of Python: one puts the pid where `_end_keeper` finds it.
             self._spawned.extend(map(spawn, [words], [_keeper_environment(self._vm is not None)]))
             self._keeper_pidfd = os.pidfd_open(self._spawned[0])

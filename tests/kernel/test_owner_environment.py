@@ -111,3 +111,36 @@ def test_limits_of_the_owners_files_and_the_signal_for_it() -> None:
     """Python ignores SIGXFSZ, and an ignored signal would be handed down through exec to every program."""
     lines = run_owner(LIMITS).splitlines()
     assert lines == [f"{'0' * 16} {'0' * 16}"] * 9
+
+
+SIGNALS = r"""
+import os, signal
+import ctlab
+
+MOST = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGINT}
+for number in MOST:
+    signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, MOST)
+SHOW = ["sh", "-c", "grep -E 'SigIgn|SigBlk' /proc/self/status"]
+with ctlab.Lab("ignores") as lab:
+    web = lab.run(name="web")
+    for text in (lab.run(SHOW, rm=False, name="first"), lab.run(SHOW, init=True, name="second")):
+        assert text.wait(20) == 0
+        print(*text.logs().split()[1::2])
+    print(*web.exec(SHOW).check().stdout.split()[1::2])
+    print(lab.run(["sh", "-c", "exit 3"]).wait(20), web.exec(["sh", "-c", "exit 4"]).returncode)
+    os.kill(lab._client.facts["supervisor"], signal.SIGKILL)
+    try:
+        web.exec(["true"])
+    except ctlab.LabGone as error:
+        print("lab 'ignores' died: its supervisor ended (SIGKILL)" in str(error))
+report = ctlab.doctor()
+print(report.usable, [item.name for item in report if item.detail.startswith("ECHILD")])
+"""
+
+
+def test_what_the_owner_ignores_or_blocks_is_its_own() -> None:
+    """Who ignores SIGCHLD can't wait for children, and gives that on to what it starts."""
+    assert run_owner(SIGNALS).splitlines() == [
+        *[f"{'0' * 16} {'0' * 16}"] * 3, "3 4", "True", "True []",
+    ]  # fmt: skip
