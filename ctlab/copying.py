@@ -6,17 +6,16 @@ what a stranger sends (`receiving`), and reads of this machine what the person n
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import stat
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from .errors import BadInput, CtlabError, KernelError, NotFound, describe
+from .exchange import exchange
 from .receiving import receive
 from .runtime import messages, tar
 from .runtime.pack import Packer
@@ -24,51 +23,7 @@ from .runtime.pack import Packer
 if TYPE_CHECKING:
     from .container import Container
 
-_PIPE_BYTES = 1 << 20  # as large as the kernel lets a user have one
-_BUFFER_BYTES = 1 << 18
-
-
-def _exchange(
-    container: Container, request: messages.CopyIn | messages.CopyOut, work: Callable[[IO[bytes]], Any]
-) -> tuple[Any, messages.Copied]:
-    """Send `request` with one end of a pipe while `work(file)` uses the other; what `work` returned, and the answer."""
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    try:
-        fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    except OSError:
-        pass  # the user has too many large ones: it works with a small one too
-    read = isinstance(request, messages.CopyOut)
-    ours, theirs, mode = (reading, writing, "rb") if read else (writing, reading, "wb")
-    answers: list[messages.Copied] = []
-    failed: list[BaseException] = []
-
-    def ask() -> None:
-        try:
-            answers.append(container.lab._call(request, messages.Copied, [theirs]).message)
-        except BaseException as error:
-            failed.append(error)
-        finally:
-            os.close(theirs)  # so that our end sees the end of file when nothing was started
-
-    asker = threading.Thread(target=ask, daemon=True)
-    asker.start()
-    result: Any = None
-    trouble: Exception | None = None
-    try:
-        with open(ours, mode, _BUFFER_BYTES) as file:
-            result = work(file)
-    except (OSError, CtlabError, tar.ArchiveError) as error:
-        trouble = error
-    asker.join()
-    if failed and not (trouble is not None and getattr(failed[0], "number", 0) == errno.EPIPE):
-        raise failed[0]  # it knows better, but for a stream that broke off since we wanted no more of it
-    if isinstance(trouble, BrokenPipeError | tar.ArchiveError):
-        raise BadInput(f"the copy was cut off: {trouble}") from trouble
-    if isinstance(trouble, OSError):
-        raise KernelError(f"cp: {describe(trouble)}", trouble.errno or 0) from trouble
-    if trouble is not None:
-        raise trouble
-    return result, answers[0]
+G = TypeVar("G")
 
 
 def copy_out(container: Container, source: str, destination: str | os.PathLike[str]) -> Path:
@@ -79,13 +34,13 @@ def copy_out(container: Container, source: str, destination: str | os.PathLike[s
         raise BadInput(f"cp: {container.name}:{source}: an absolute path, please")
     name = os.path.basename(os.path.normpath(source)) or "root"
 
-    def unpack(file: IO[bytes]) -> tuple[Path, list[str]]:
-        return receive(file, source, name, target)
+    def unpack(file: IO[bytes], _: None, check: Callable[[], None]) -> tuple[Path, list[str]]:
+        return receive(file, source, name, target, check)
 
     try:
         if not target.parent.exists():
             raise NotFound(f"cp: the folder {target.parent} does not exist (ENOENT)")
-        (place, left_out), answer = _exchange(container, messages.CopyOut(container.id, source), unpack)
+        (place, left_out), answer = exchange(container, messages.CopyOut(container.id, source), nullcontext, unpack)
     except KernelError as error:
         raise _explained(error, f"{container.name}:{source}") from None
     _say_left_out(container, f"{container.name}:{source}", answer.skipped, answer.skipped_count, left_out)
@@ -141,18 +96,26 @@ def copy_in(container: Container, source: str | os.PathLike[str], destination: s
     into = destination.endswith("/") or _is_folder(container, destination)
     folder = destination.rstrip("/") or "/" if into else os.path.dirname(destination)
     name = path.resolve().name if into else os.path.basename(destination)
-    top = _open_here(path)
 
-    def pack(file: IO[bytes]) -> dict[str, Any]:
-        return Packer(file.write, as_root=True).pack(top, os.fsencode(name) or b"root")
+    def pack(file: IO[bytes], top: int, _: Callable[[], None]) -> dict[str, Any]:
+        return Packer(file.write, as_root=True).pack(os.dup(top), os.fsencode(name) or b"root")
 
-    packed = _put(container, folder, pack)
+    packed = _put(container, folder, lambda: _opened(path), pack)
     _say_left_out(container, str(path), packed["skipped"], packed["skipped_count"], [])
     return f"{container.name}:{os.path.join(folder, name)}"
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """The file or folder of this machine that is to be copied. Raises BadInput, KernelError."""
+    descriptor = _open_here(path)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def _open_here(path: Path) -> int:
-    """The file or folder of this machine that is to be copied."""
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -174,11 +137,11 @@ def write(container: Container, path: str, content: bytes, mode: int) -> str:
     folder, name = os.path.split(path)
     member = tar.Member(os.fsencode(name), tar.FILE, mode, size=len(content), mtime_ns=time.time_ns())
 
-    def pack(file: IO[bytes]) -> None:
+    def pack(file: IO[bytes], *_: object) -> None:
         for piece in (tar.header(member), content, tar.padding(len(content)), tar.END):
             file.write(piece)
 
-    _put(container, folder, pack)
+    _put(container, folder, nullcontext, pack)
     return f"{container.name}:{path}"
 
 
@@ -187,9 +150,14 @@ def names(container: Container, folder: str) -> list[str]:
     return container.lab._call(messages.Names(container.id, folder), messages.Named).message.names
 
 
-def _put(container: Container, folder: str, pack: Callable[[IO[bytes]], Any]) -> Any:
+def _put(
+    container: Container,
+    folder: str,
+    begin: Callable[[], AbstractContextManager[G]],
+    pack: Callable[[IO[bytes], G, Callable[[], None]], Any],
+) -> Any:
     try:
-        return _exchange(container, messages.CopyIn(container.id, folder), pack)[0]
+        return exchange(container, messages.CopyIn(container.id, folder), begin, pack)[0]
     except KernelError as error:
         raise _explained(error, f"{container.name}:{folder}") from None
 

@@ -16,6 +16,7 @@ import errno
 import os
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -32,16 +33,19 @@ _LINKED = (errno.ELOOP, errno.ENOTDIR)
 _CONTRADICTIONS = (*_LINKED, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY)
 
 
-def receive(stream: IO[bytes], source: str, name: str, target: Path) -> tuple[Path, list[str]]:
+def receive(
+    stream: IO[bytes], source: str, name: str, target: Path, check: Callable[[], None] = lambda: None
+) -> tuple[Path, list[str]]:
     """Write what comes to `target`, or as `name` into it if it is a folder: (where it lies, what was left out).
 
-    `source` names it in errors. Raises BadInput for a stream that can't be taken (nothing is written then),
+    `source` names it in errors. `check` is called before each piece is written, and ends it by what it raises.
+    Raises BadInput for a stream that can't be taken (nothing is written then),
     KernelError where the kernel refuses to write.
     """
     place = target / name if target.is_dir() else target
     try:
         with _Kept(stream, place.parent) as kept:
-            receiver = _Receiver(kept, place)
+            receiver = _Receiver(kept, place, check)
             receiver.check()
             receiver.write()
     except tar.ArchiveError as error:
@@ -85,6 +89,17 @@ class _Kept:
             raise tar.ArchiveError(f"it is larger than {most} MiB, half of what is free here")
 
 
+class _Checked:
+    """What was kept, as long as somebody waits for it to be written."""
+
+    def __init__(self, file: IO[bytes], check: Callable[[], None]) -> None:
+        self._file, self._check = file, check
+
+    def read(self, size: int, /) -> bytes:
+        self._check()
+        return self._file.read(size)
+
+
 def _free_bytes(place: Path | int) -> int:
     found = os.statvfs(place)
     return found.f_bavail * found.f_frsize if found.f_blocks else 1 << 40  # some file systems don't say
@@ -93,8 +108,9 @@ def _free_bytes(place: Path | int) -> int:
 class _Receiver:
     """Two passes over one stream: `check`, `write`."""
 
-    def __init__(self, kept: _Kept, place: Path) -> None:
+    def __init__(self, kept: _Kept, place: Path, check: Callable[[], None]) -> None:
         self._kept = kept
+        self._go_on = check
         self._place = place
         self._folder = False  # what comes is a folder
         self.left_out: list[str] = []
@@ -149,7 +165,7 @@ class _Receiver:
         with _Place(self._place) as place:
             if self._folder:
                 place.enter()
-            reader = tar.Reader(self._kept.file)
+            reader = tar.Reader(_Checked(self._kept.file, self._go_on))
             for member in reader:
                 parts = _parts(member.name)[1:]
                 if member.kind == tar.PIPE:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import need_controller, need_freezer, patient, tries, wait_until
+from kernel_help import need_controller, need_freezer, open_descriptors, patient, tries, wait_until
 
 from ctlab.errors import CtlabError, StateError
 from ctlab.plan.network import bridge_name, veth_name
@@ -208,6 +208,35 @@ def test_pause_and_rename(small: tuple[Any, Any]) -> None:
             interrupted(partial(web.rename, f"web{number}"), 0.002)
             assert lab.networks["blue"].pools[0].owner(web.addresses["blue"]) == web.name
             agree(lab)
+
+
+def test_copies(small: tuple[Any, Any], tmp_path: Path) -> None:
+    """Neither a thread nor a descriptor stays here, nor a process in the container."""
+    _, web = small
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number in range(20):
+        (folder / f"f{number}").write_bytes(os.urandom(10_000))
+    web.copy_in(folder, "/srv")
+    copies: tuple[Change, ...] = (
+        lambda: web.copy_in(folder, "/srv/again"), lambda: web.copy_out("/srv/folder", tmp_path / "out"),
+        lambda: web.write("/srv/written", "x" * 300_000),
+    )  # fmt: skip
+    usual = []
+    for copy in copies:
+        began = time.monotonic()
+        copy()
+        usual.append(time.monotonic() - began)
+    threads, descriptors = threading.active_count(), open_descriptors()  # one of them may be a connection's, kept open
+    inside = [process["command"] for process in web.top()]
+    returned = turns = 0
+    for turns in range(tries(120, 900)):
+        returned += interrupted(copies[turns % 3], 1.5 * usual[turns % 3])
+    assert 0 < returned <= turns
+    assert wait_until(lambda: threading.active_count() == threads and open_descriptors() <= descriptors)
+    assert wait_until(lambda: [process["command"] for process in web.top()] == inside)
+    for copy in copies:
+        copy()
 
 
 def memory_limit(container: Any) -> int:
