@@ -11,6 +11,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Any
 
+from .apart import ready
 from .errors import CtlabError, KernelError
 from .runtime import messages
 
@@ -21,6 +22,7 @@ _NLM_F_REQUEST_DUMP = 0x1 | 0x300
 _DONE, _ERROR = 3, 2
 _NAMES = ("IFLA_IFNAME", "IFLA_IFALIAS")  # whose bytes are whatever who may name a link has taken
 _QUESTIONS = {"routes": (26, 12), "neighbours": (30, 12), "links": (18, 16), "addresses": (22, 8)}
+_PARSERS = tuple(f"pyroute2.netlink.rtnl.{name}" for name in ("ifaddrmsg", "ifinfmsg", "ndmsg", "rtmsg"))
 
 
 def ask(lab: Lab, container_id: str | None, question: str) -> list[dict[str, Any]]:
@@ -30,6 +32,7 @@ def ask(lab: Lab, container_id: str | None, question: str) -> list[dict[str, Any
     """
     kind, body = _QUESTIONS[question]
     request = struct.pack("=IHHII", 16 + body, kind, _NLM_F_REQUEST_DUMP, 1, 0) + bytes(body)
+    ready(*_PARSERS)  # here, since what fails below is the inside's fault
     reply = lab._call(messages.Dump(container_id, request.hex()), messages.Dumped)
     try:
         return decode(question, bytes.fromhex(reply.message.reply))
@@ -42,6 +45,7 @@ def ask(lab: Lab, container_id: str | None, question: str) -> list[dict[str, Any
 
 def decode(question: str, data: bytes) -> list[dict[str, Any]]:
     """The entries in a dump's messages, which end with DONE or ERROR. Raises KernelError, CtlabError (torn)."""
+    ready(*_PARSERS)
     from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
     from pyroute2.netlink.rtnl.ndmsg import ndmsg

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
+from .apart import ready
 from .cards import NO_FORMULAS
 from .errors import CtlabError, describe
 from .kernel import probe, probe_checks, probe_facts, probe_options, probe_place, probe_remedies, probe_vm
@@ -214,6 +215,7 @@ class Report(Sequence[Probe]):
 
     def frame(self) -> pandas.DataFrame:
         """One row per probe, index `name`; columns ok (boolean, NA: not tried), essential, detail, remedy."""
+        ready("pandas")
         import pandas
 
         rows = [(item.name, item.ok, item.essential, item.detail, item.remedy) for item in self._probes]

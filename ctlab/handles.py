@@ -6,6 +6,7 @@ import html
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+from .apart import ready
 from .cards import NO_FORMULAS
 from .errors import NotFound, one_line
 from .names import did_you_mean
@@ -85,6 +86,7 @@ class Handles(Sequence[T], Generic[T]):
             from .values import frame
 
             return frame(self._items, self._values)
+        ready("pandas")
         import pandas
 
         return pandas.DataFrame(self.rows())

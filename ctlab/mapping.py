@@ -6,6 +6,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from . import cards, units
+from .apart import ready
 from .completed import ended
 from .errors import NotFound
 from .inspecting import inspect_container
@@ -115,6 +116,7 @@ def _container_details(lab: Lab, name: str) -> dict[str, object]:
 def graph(lab: Lab) -> Any:
     """A networkx MultiGraph: keys ``container:web``, ``network:blue``, ``node:host``; an edge for each endpoint."""
     try:
+        ready("networkx")
         import networkx
     except ImportError:
         from .errors import Unsupported

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING, Any
 
+from .apart import ready
+
 if TYPE_CHECKING:
     import pandas
 
@@ -59,6 +61,7 @@ NETWORK: Values = {
 
 def frame(items: Sequence[Any], values: Values) -> pandas.DataFrame:
     """One row for each item; all columns also where there is none."""
+    ready("pandas")
     import pandas
 
     found = {}

@@ -142,6 +142,9 @@ def columns() -> pd.DataFrame:
 
     ``by`` says in which frames the metric occurs (`lab.stats(by=...)`).
     """
+    from ctlab.apart import ready
+
+    ready("pandas")
     import pandas as pd
 
     network = {column.name for column in NETWORK}

@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ctlab import units
+from ctlab.apart import ready
 from ctlab.errors import BadInput, NotFound, Unsupported
 from ctlab.metrics.columns import CONTAINER, NETWORK, SCHEMA_VERSION, SOURCES, Column, rate_name
 from ctlab.metrics.ring import Ring, Snapshot
@@ -100,6 +101,7 @@ def _names(containers: str | Iterable[str], names: Names) -> set[int]:
 
 def instant(since: Any) -> int:
     """Nanoseconds since 1970 of a datetime, Timestamp, ISO text or seconds; without a zone: local time."""
+    ready("pandas")
     import pandas as pd
 
     if isinstance(since, (int, float)) and not isinstance(since, bool):
@@ -141,6 +143,7 @@ def read_frame(
 
     `last` counts back from the newest row, which is now unless sampling is paused or the lab has ended.
     """
+    ready("numpy", "pandas")
     import numpy as np
     import pandas as pd
 
@@ -187,6 +190,7 @@ def build_frame(
     a container whose value is unknown doesn't add. `attrs`: scalars that go into ``df.attrs``.
     Raises NotFound (metric, container), BadInput, Unsupported.
     """
+    ready("numpy", "pandas")
     import numpy as np
     import pandas as pd
 
@@ -240,6 +244,7 @@ def build_frame(
 
 def _unique(words: Sequence[str]) -> pd.Index[str]:
     """Categories in the order of their first appearance; of type str also when there are none."""
+    ready("pandas")
     import pandas as pd
 
     return pd.Index(list(dict.fromkeys(words)), dtype="str")
@@ -250,6 +255,7 @@ def rate(values: Floats, read_ns: Ints, group: Ints) -> Floats:
 
     NaN in each group's first row, where the counter is unknown and where it fell.
     """
+    ready("numpy")
     import numpy as np
 
     order = np.argsort(group, kind="stable")
@@ -268,6 +274,7 @@ def rate(values: Floats, read_ns: Ints, group: Ints) -> Floats:
 
 def _resample(data: dict[str, Any], group: Ints, base: Mapping[str, Column], step: int) -> tuple[dict[str, Any], Ints]:
     """One row for each group and piece of `step` nanoseconds that has samples, in the order of time."""
+    ready("pandas")
     import pandas as pd
 
     if step <= 0:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from ctlab.apart import ready
 from ctlab.notebook import theme
 from ctlab.notebook.dashboard_figure import COLOURS, MAX_CONTAINERS, PANES
 from ctlab.notebook.map_svg import _escape
@@ -126,6 +127,7 @@ def _panel(
     number: int, at: Point, window: tuple[float, float], shown: Mapping[str, list[Line]], limit: int, *, times: bool
 ) -> str:
     """The panel of `AXES[number]`, its upper left corner `at`; `times`: whether its time axis has numbers."""
+    ready("numpy")
     import numpy as np
 
     mine = [(index, pane) for index, pane in enumerate(PANES) if (pane.row - 1) * 2 + pane.column - 1 == number]
@@ -196,6 +198,7 @@ def _pieces(x: Floats, y: Floats, limit: int) -> list[Line]:
     A gap is a missing value, or a time without samples that is ten times as long as it usually is between two. What
     lies on a level line between two others is left out, then all but the lowest and highest of each stretch of time.
     """
+    ready("numpy")
     import numpy as np
 
     known = np.flatnonzero(np.isfinite(y))
@@ -216,6 +219,7 @@ def _pieces(x: Floats, y: Floats, limit: int) -> list[Line]:
 
 def _extremes(x: Floats, y: Floats, limit: int) -> Marks:
     """Which points stay: the first and the last of the line, the lowest and the highest of each stretch of time."""
+    ready("numpy")
     import numpy as np
 
     width = (x[-1] - x[0]) / max(1, limit // 2 - 1)

@@ -18,6 +18,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ctlab import units
+from ctlab.apart import ready
 from ctlab.errors import BadInput, NotFound, StateError
 from ctlab.notebook import dashboard_figure, shown
 from ctlab.notebook.chart_svg import chart_svg
@@ -101,6 +102,7 @@ class Dashboard:
                 shown.put(self._repr_mimebundle_())
                 return
             if self._figure is None:
+                ready("plotly.graph_objects")
                 import plotly.graph_objects as go
 
                 self._figure = go.FigureWidget(dashboard_figure.make(self._title()))

@@ -12,6 +12,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ctlab import units
+from ctlab.apart import ready
 from ctlab.cards import NO_FORMULAS
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def thin(x: Floats, y: Floats, limit: int) -> Line:
 
     The pieces lie on a fixed grid of time, so that a moving window doesn't make the line flicker. NaN are left out.
     """
+    ready("numpy")
     import numpy as np
 
     known = ~np.isnan(y)
@@ -87,6 +89,7 @@ def thin(x: Floats, y: Floats, limit: int) -> Line:
 
 def series(frame: pd.DataFrame) -> dict[str, list[Line]]:
     """For each container of the frame one line for each of `PANES`, of all samples; NaN where there is none."""
+    ready("numpy", "pandas")
     import numpy as np
     import pandas as pd
 
@@ -116,6 +119,7 @@ def lines(frame: pd.DataFrame, limit: int) -> dict[str, list[Line]]:
 
 def make(title: str) -> Any:
     """A plotly Figure with its panes and no lines; transparent, its text readable on light and dark."""
+    ready("plotly.graph_objects", "plotly.subplots")
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
@@ -179,6 +183,7 @@ def fill(figure: Any, places: dict[str, int], drawn: Mapping[str, list[Line]], *
     plotly.js forgets that an axis is one of time and looks at the axis' first trace; numbers alone it takes for
     numbers, and times as text for all lines would be five times the bytes.
     """
+    ready("numpy", "plotly.graph_objects")
     import numpy as np
     import plotly.graph_objects as go
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
+from ..apart import ready
 from .dashboard_figure import _GRID, _TEXT, COLOURS
 
 Samples = Mapping[tuple[str, str, str], Sequence[float]]
@@ -51,6 +52,7 @@ class Spread:
 
     def figure(self) -> Any:
         """A plotly Figure; transparent, its text readable on light and dark."""
+        ready("plotly.graph_objects", "plotly.subplots")
         import plotly.graph_objects as go
         from plotly.subplots import make_subplots
 

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ctlab.apart import ready
 from ctlab.errors import CtlabError
 from ctlab.notebook import shown, theme
 from ctlab.notebook.coalesce import Coalesced
@@ -123,6 +124,7 @@ class Topology:
         with self._lock:
             if self._widget is None and not self._frozen and not self._problem and _has_kernel():
                 try:
+                    ready("ctlab.notebook.topology_widget")
                     from ctlab.notebook.topology_widget import TopologyWidget
                 except FileNotFoundError:
                     self._problem = "no live map: its script isn't built (pip install . builds it)"
