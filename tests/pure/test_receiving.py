@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import os
 import random
 import resource
 import shutil
+import socket
 import subprocess
+import threading
 import time
 from collections import namedtuple
 from collections.abc import Iterator
@@ -37,17 +40,33 @@ class Stranger:
 
     def __init__(self, data: bytes | Iterator[bytes], answer: messages.Copied | None = None) -> None:
         self.data, self.answer, self.said = data, answer or messages.Copied([], 0), list[str]()
-        self.lab = self
+        self.lab = self._client = self
         self.say = self.said.append
+        self.answered = False
 
-    def _call(self, request: Any, kind: Any, descriptors: list[int]) -> Any:
+    @contextlib.contextmanager
+    def borrow(self) -> Iterator[Any]:
+        self.socket, self._far = socket.socketpair()
+        with self.socket, self._far:
+            yield self
+            self._writer.join()
+
+    def send(self, request: Any, descriptors: list[int]) -> None:
+        self._writer = threading.Thread(target=self._write, args=(os.dup(descriptors[0]),))
+        self._writer.start()
+
+    def _write(self, descriptor: int) -> None:
         try:
             for piece in [self.data] if isinstance(self.data, bytes) else self.data:
                 rest = memoryview(piece)
                 while rest:
-                    rest = rest[os.write(descriptors[0], rest) :]
+                    rest = rest[os.write(descriptor, rest) :]
         except BrokenPipeError:
             pass
+        os.close(descriptor)
+        self._far.send(b"x")
+
+    def receive(self, kind: Any) -> Any:
         return namedtuple("Reply", "message")(self.answer)
 
 
