@@ -96,6 +96,7 @@ class Lab:
         self.interval_seconds = seconds
         opening.replace_earlier(self, exists)
         opening.check_platform()
+        opening.check_files()
         opening.prune(self)
         born: list[Client] = []
         try:

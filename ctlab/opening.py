@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from . import labs, ticks, units
-from .errors import BadInput, CtlabError, NameInUse, Unsupported
+from .errors import BadInput, CtlabError, KernelError, NameInUse, Unsupported
 from .names import check_name, key
 from .plan.limits import PIDS_DEFAULT
 from .request import check_exists
@@ -93,6 +93,21 @@ def check_platform() -> None:
 
         report = doctor()
         raise Unsupported(f"{report.why_not}{report.instead}")
+
+
+def check_files() -> None:
+    """KernelError where processes of this one may have too few files open for a lab's."""
+    import resource
+
+    from .runtime.room import LEAST
+
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if most != resource.RLIM_INFINITY and most < LEAST:
+        raise KernelError(
+            f"the lab can't start: its processes may have {most} files open each, as this one (its hard limit, ulimit "
+            f"-Hn), and need {LEAST}: raise that limit",
+            errno.EMFILE,
+        )
 
 
 def examine(error: CtlabError) -> Report | None:

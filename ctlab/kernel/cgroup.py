@@ -76,6 +76,14 @@ class LabFolders:
         adopted._groups = {name: fd for name, fd in self.groups.items() if name in wanted}
         return adopted
 
+    def stat_folders(self) -> tuple[str, dict[str, int]]:
+        """For the sampler: ("cgroup-v2", {"unified": fd}) or ("cgroup-v1", {controller: fd, …, "unified": fd}).
+
+        The lab's folders, in each of which a container's has its id; the descriptors stay ours.
+        """
+        unified = {} if self.unified is None else {UNIFIED: self.unified}
+        return ("cgroup-v2" if self.version == "v2" else "cgroup-v1", {**self.v1, **unified})
+
 
 class Ways:
     """Into a container's version 1 folders and back, all opened once: for a runner and its children.
@@ -237,16 +245,6 @@ class ContainerCgroup:
         if self.lab.version == "v2" and self.has("memory"):
             return v2.squeeze(self._unified(), self.id, limit_bytes)
         return None
-
-    def stat_fds(self) -> tuple[str, dict[str, int]]:
-        """For the sampler: ("cgroup-v2", {"unified": fd}) or ("cgroup-v1", {controller: fd, …, "unified": fd}).
-
-        Fresh directory descriptors of the container's folders; the caller closes them.
-        """
-        fds = {name: os.open(self.id, DIRECTORY, dir_fd=fd) for name, fd in self.controllers.items()}
-        if self.in_unified:
-            fds[UNIFIED] = os.open(self.id, DIRECTORY, dir_fd=self._unified())
-        return ("cgroup-v2" if self.lab.version == "v2" else "cgroup-v1", fds)
 
     def remove(self, timeout: float = 2.0) -> bool:
         """Remove the folders, EBUSY tried again until `timeout` (seconds; 0 = one attempt each).

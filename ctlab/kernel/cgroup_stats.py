@@ -1,7 +1,8 @@
-"""The counters of one cgroup, from descriptors that stay open.
+"""The counters of one cgroup, from descriptors that stay open where there is room for them.
 
 `pread` on a kept descriptor costs well under 1 µs for most files, `open` and `read` about 6 µs; so files are
-opened once and read for as long as the group lives. A file that a kernel or layout doesn't have gives NaN.
+opened once and read for as long as the group lives, or, where too many would be open (`kept_files`), opened each time.
+A file that a kernel or layout doesn't have gives NaN.
 
 Layouts: ``v1`` has a folder per controller; ``v2`` one folder. A hybrid machine has v1 folders and, where the
 container was also put into a v2 group, that folder under the name ``unified``: its ``cpu.stat`` is exact in
@@ -18,6 +19,8 @@ import errno
 import math
 import os
 from collections.abc import Callable, Mapping
+
+from .kept_files import Room
 
 FIELDS = (
     "cpu_seconds_total", "cpu_user_seconds_total", "cpu_system_seconds_total",
@@ -182,15 +185,45 @@ _V2: tuple[tuple[str, int, Parser], ...] = (
 )
 
 
+class _File:
+    """A file of a group. `descriptor`: -1 where it is opened each time."""
+
+    __slots__ = ("descriptor", "directory", "parser", "path", "size")
+
+    def __init__(self, directory: int, path: str, size: int, parser: Parser) -> None:
+        self.directory = directory
+        self.path = path
+        self.size = size
+        self.parser = parser
+        self.descriptor = -1
+
+    def open(self) -> int:
+        """A descriptor of it."""
+        return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.directory)
+
+    def read_once(self) -> bytes:
+        """Its text. OSError ENOENT: the group was removed."""
+        descriptor = self.open()
+        try:
+            return os.pread(descriptor, self.size, 0)
+        finally:
+            os.close(descriptor)
+
+
 class CgroupReader:
     """One container's counters; `read` gives them in the order of `FIELDS`."""
 
-    def __init__(self, layout: str, folders: Mapping[str, int]) -> None:
-        """`layout`: ``v1`` or ``v2``. `folders`: controller name -> descriptor of the group's folder; for v2 the one
-        folder under any name, for v1 also ``unified``. The folder descriptors stay the caller's and may be closed.
+    def __init__(self, layout: str, folders: Mapping[str, int], group: str = ".", room: Room | None = None) -> None:
+        """`layout`: ``v1`` or ``v2``. `folders`: controller name -> descriptor of a folder in which the group's is; for
+        v2 the one folder under any name, for v1 also ``unified``. They stay the caller's, and open. `group`: its name.
+
+        `room`: for the descriptors; None: any number.
         """
-        self._files: list[tuple[int, int, Parser]] = []
-        self._slow: list[tuple[int, int, Parser]] = []
+        self._files: list[_File] = []
+        self._slow: list[_File] = []
+        self._room = Room(1 << 20) if room is None else room
+        self._group = group
+        self._kept = False
         self._limit = _NAN
         self.errors = 0
         if layout == "v1":
@@ -206,15 +239,30 @@ class CgroupReader:
                 self._open(next(iter(folders.values())), name, size, parser)
         else:
             raise ValueError(f"no cgroup layout {layout!r}")
+        self._keep()
 
     def _open(self, folder: int, name: str, size: int, parser: Parser) -> None:
+        """Know a file, if it is there."""
+        file = _File(folder, f"{self._group}/{name}", size, parser)
         try:
-            files = self._slow if name in SLOW else self._files
-            files.append((os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder), size, parser))
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                self.close()
-                raise
+            os.stat(file.path, dir_fd=folder)
+        except OSError:
+            return
+        (self._slow if name in SLOW else self._files).append(file)
+
+    def _keep(self) -> None:
+        """Open all of them, if there is room."""
+        files = [*self._files, *self._slow]
+        if not self._room.take(len(files)):
+            return
+        self._kept = True
+        for file in files:
+            try:
+                file.descriptor = file.open()
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):  # more is open than the room knows of
+                    self._release()
+                    return
 
     def read(self, *, slow: bool = True) -> list[float] | None:
         """Counters in the order of `FIELDS`, NaN where unknown; None once the group is gone.
@@ -225,13 +273,16 @@ class CgroupReader:
         out = [_NAN] * len(FIELDS)
         out[LIMIT] = self._limit
         alive = False
-        for descriptor, size, parser in [*self._files, *self._slow] if slow else self._files:
+        if slow and not self._kept:
+            self._keep()
+        for file in [*self._files, *self._slow] if slow else self._files:
             try:
-                parser(os.pread(descriptor, size, 0), out)
+                descriptor = file.descriptor
+                file.parser(file.read_once() if descriptor < 0 else os.pread(descriptor, file.size, 0), out)
                 alive = True
             except OSError as error:
-                # ENODEV: the group was removed. EOPNOTSUPP: pressure accounting is switched off.
-                if error.errno not in (errno.ENODEV, errno.EOPNOTSUPP):
+                # ENODEV, ENOENT: the group was removed. EOPNOTSUPP: pressure accounting is switched off.
+                if error.errno not in (errno.ENODEV, errno.ENOENT, errno.EOPNOTSUPP):
                     self.errors += 1
             except (ValueError, IndexError, KeyError):
                 self.errors += 1  # a format this kernel writes differently: the column stays NaN
@@ -240,7 +291,17 @@ class CgroupReader:
 
     def close(self) -> None:
         """Close all descriptors."""
-        for descriptor, _, _ in self._files + self._slow:
-            os.close(descriptor)
+        self._release()
         self._files.clear()
         self._slow.clear()
+
+    def _release(self) -> None:
+        if not self._kept:
+            return
+        self._kept = False
+        files = [*self._files, *self._slow]
+        for file in files:
+            if file.descriptor >= 0:
+                os.close(file.descriptor)
+                file.descriptor = -1
+        self._room.give(len(files))

@@ -3,7 +3,8 @@
 A process belongs to a container if its PID namespace is that of the container's first process, or else if its
 parent belongs to it (a container may make PID namespaces of its own). One `ProcessTable` per /proc serves all
 containers, so that a tick lists /proc once. Descriptors are kept: one that was opened for a process which has
-ended answers ESRCH, whoever has that number now.
+ended answers ESRCH, whoever has that number now. Where too many would be open (`kept_files`) they are opened each time,
+and the time at which the process began says whether it is still the same.
 
 What it can't see: the time of children that are reaped unread (SIGCHLD ignored) within one tick. Processes seen
 at an earlier tick are not lost: whatever leaves the sum is kept in a remainder, so that counters never fall.
@@ -17,6 +18,8 @@ import math
 import os
 import resource
 
+from .kept_files import Room
+
 FIELDS = (
     "cpu_seconds_total", "cpu_user_seconds_total", "cpu_system_seconds_total",
     "memory_rss_bytes", "pids", "io_read_bytes_total", "io_written_bytes_total",
@@ -25,17 +28,24 @@ FIELDS = (
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = resource.getpagesize()
 _GONE = (errno.ESRCH, errno.ENOENT)
+_FULL = (errno.EMFILE, errno.ENFILE)
+_STAT_BYTES, _IO_BYTES = 1024, 512
 
 
 class _Process:
-    """One process: its group (the PID namespace of its container, 0 = nobody's) and its kept descriptors."""
+    """One process: its group (the PID namespace of its container, 0 = nobody's), where its counters are read."""
 
-    __slots__ = ("group", "io", "parent", "stat")
+    __slots__ = ("began", "group", "io", "io_is_ours", "kept", "parent", "stat")
 
-    def __init__(self, group: int, parent: int, stat: int, io: int) -> None:
-        self.group, self.parent, self.stat, self.io = group, parent, stat, io
+    def __init__(self, group: int) -> None:
+        self.group = group
+        self.parent = self.began = 0
+        self.stat = self.io = -1
+        self.kept = False  # whether the descriptors stay open
+        self.io_is_ours = False  # whether we may read its io
 
     def close(self) -> None:
+        """Close what is open of it."""
         for descriptor in (self.stat, self.io):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -52,21 +62,29 @@ class _Group:
         self.remainder = [0, 0, 0, 0]
 
 
-def parse_stat(text: bytes) -> tuple[int, int, int, int]:
-    """(parent pid, user ticks, system ticks, resident pages) of a /proc/PID/stat line.
+_DESCRIPTORS = 2  # of a process
+
+
+def parse_stat(text: bytes) -> tuple[int, int, int, int, int]:
+    """(parent pid, user ticks, system ticks, resident pages, ticks at which it began) of a /proc/PID/stat line.
 
     Times include those of children that were waited for. The command name, in parentheses, may hold anything.
     """
     words = text[text.rindex(b")") + 2 :].split(None, 22)  # words[0] is field 3, the state
-    return int(words[1]), int(words[11]) + int(words[13]), int(words[12]) + int(words[14]), int(words[21])
+    user, system = int(words[11]) + int(words[13]), int(words[12]) + int(words[14])
+    return int(words[1]), user, system, int(words[21]), int(words[19])
 
 
 class ProcessTable:
     """All processes that one /proc shows, sorted into containers."""
 
-    def __init__(self, proc: int) -> None:
-        """`proc`: descriptor of a mounted /proc; this object owns it. Pids are those of that /proc."""
+    def __init__(self, proc: int, room: Room | None = None) -> None:
+        """`proc`: descriptor of a mounted /proc; this object owns it. Pids are those of that /proc.
+
+        `room`: for the descriptors; None: any number.
+        """
         self._proc = proc
+        self._room = Room(1 << 20) if room is None else room
         self._processes: dict[int, _Process] = {}
         self._groups: dict[int, _Group] = {}
         self._hidden: dict[int, int] = {}  # first processes that don't tell their namespace -> their group
@@ -82,7 +100,7 @@ class ProcessTable:
             self._hidden[pid] = namespace
         self._groups.setdefault(group, _Group())
         for known in [number for number, process in self._processes.items() if process.group == 0]:
-            self._processes.pop(known).close()  # decided before the container was known: look again
+            self._drop(known)  # decided before the container was known: look again
         return group
 
     def forget(self, group: int) -> None:
@@ -91,13 +109,19 @@ class ProcessTable:
         for pid in [number for number, hidden in self._hidden.items() if hidden == group]:
             del self._hidden[pid]
         for pid in [number for number, process in self._processes.items() if process.group == group]:
-            self._processes.pop(pid).close()
+            self._drop(pid)
+
+    def _drop(self, pid: int) -> None:
+        process = self._processes.pop(pid)
+        process.close()
+        if process.kept:
+            self._room.give(_DESCRIPTORS)
 
     def refresh(self) -> None:
         """Look for new and ended processes: once a tick, before `read`."""
         present = {int(name) for name in os.listdir(self._proc) if name[0].isdigit()}
         for pid in self._processes.keys() - present:
-            self._processes.pop(pid).close()
+            self._drop(pid)
         for pid in sorted(present - self._processes.keys()):  # parents mostly come before their children
             process = self._classify(pid)
             if process is not None:
@@ -109,38 +133,71 @@ class ProcessTable:
                 group = os.stat(f"{pid}/ns/pid", dir_fd=self._proc).st_ino
             except PermissionError:
                 group = self._hidden.get(pid, 0)
-            stat = os.open(f"{pid}/stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+            process = _Process(group if group in self._groups else 0)
+            process.stat = self._open(pid, "stat")
         except OSError as error:
             if error.errno not in _GONE:
                 self.errors += 1
             return None
-        process = _Process(group if group in self._groups else 0, 0, stat, -1)
         try:
-            process.parent = parse_stat(os.pread(stat, 1024, 0))[0]
+            process.parent, _, _, _, process.began = parse_stat(os.pread(process.stat, _STAT_BYTES, 0))
             if process.group == 0 and (parent := self._processes.get(process.parent)) is not None:
                 process.group = parent.group
             if process.group:
-                process.io = os.open(f"{pid}/io", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
-            else:
-                process.close()  # somebody else's: remembered as such, without a descriptor
+                process.io = self._open(pid, "io")
+                process.io_is_ours = True
         except PermissionError:
             pass  # io of a process that changed its identity: its bytes stay unknown
         except (OSError, ValueError):
             process.close()
             return None
+        process.kept = bool(process.group) and self._room.take(_DESCRIPTORS)
+        if not process.kept:  # somebody else's is remembered as such
+            process.close()
         return process
+
+    def _open(self, pid: int, name: str) -> int:
+        return os.open(f"{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+
+    def _read(self, pid: int, process: _Process) -> tuple[bytes, bytes | None]:
+        """(Its stat, its io; None where we may not read that.) OSError ESRCH or ENOENT: it has ended."""
+        if process.kept:
+            stat = os.pread(process.stat, _STAT_BYTES, 0)
+        else:
+            stat = self._read_once(pid, "stat", _STAT_BYTES)
+            if parse_stat(stat)[4] != process.began:
+                raise ProcessLookupError(errno.ESRCH, "another process has its number")
+        if not process.io_is_ours:
+            return stat, None
+        try:
+            return stat, os.pread(process.io, _IO_BYTES, 0) if process.kept else self._read_once(pid, "io", _IO_BYTES)
+        except OSError as error:
+            if error.errno in (*_GONE, *_FULL):
+                raise
+            return stat, None
+
+    def _read_once(self, pid: int, name: str, size: int) -> bytes:
+        descriptor = self._open(pid, name)
+        try:
+            return os.pread(descriptor, size, 0)
+        finally:
+            os.close(descriptor)
 
     def read(self, group: int) -> list[float] | None:
         """The group's counters in the order of `FIELDS`, NaN where unknown; None if no process of it is left."""
         members = [(pid, process) for pid, process in self._processes.items() if process.group == group]
         for _ in range(3):
-            sums, pages, io_known, ended = self._sum(members)
+            try:
+                sums, pages, io_known, ended = self._sum(members)
+            except OSError:  # too many files are open: what isn't known must not be taken for gone
+                self.errors += 1
+                return None
             if not ended:
                 break
             # One ended between being listed and being read: its parent may have been read before it took
             # over the time of its child. Read again, so that the time is neither missing nor counted twice.
             for pid in ended:
-                self._processes.pop(pid).close()
+                self._drop(pid)
             members = [item for item in members if item[0] not in ended]
         if not members:
             return None
@@ -168,28 +225,24 @@ class ProcessTable:
         ended: set[int] = set()
         for pid, process in members:
             try:
-                process.parent, own_user, own_system, own_pages = parse_stat(os.pread(process.stat, 1024, 0))
-            except (OSError, ValueError):
+                stat, io = self._read(pid, process)
+                process.parent, own_user, own_system, own_pages, _ = parse_stat(stat)
+            except (OSError, ValueError) as error:
+                if isinstance(error, OSError) and error.errno in _FULL:
+                    raise
                 ended.add(pid)
                 continue
             user, system, pages = user + own_user, system + own_system, pages + own_pages
-            try:
-                if process.io < 0:
-                    io_known = False
-                else:
-                    words = os.pread(process.io, 512, 0).split()  # ... read_bytes: N write_bytes: N ...
-                    read += int(words[words.index(b"read_bytes:") + 1])
-                    written += int(words[words.index(b"write_bytes:") + 1])
-            except OSError as error:
-                if error.errno in _GONE:
-                    ended.add(pid)
-                else:
-                    io_known = False
+            if io is None:
+                io_known = False
+            else:
+                words = io.split()  # ... read_bytes: N write_bytes: N ...
+                read += int(words[words.index(b"read_bytes:") + 1])
+                written += int(words[words.index(b"write_bytes:") + 1])
         return [user, system, read, written], pages, io_known, ended
 
     def close(self) -> None:
         """Close every descriptor, that of /proc too."""
-        for process in self._processes.values():
-            process.close()
-        self._processes.clear()
+        for pid in list(self._processes):
+            self._drop(pid)
         os.close(self._proc)

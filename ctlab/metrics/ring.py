@@ -19,7 +19,6 @@ be, and whatever the words say later, they read at most `capacity` rows. A hosti
 from __future__ import annotations
 
 import _thread
-import mmap
 import os
 import struct
 import sys
@@ -29,6 +28,7 @@ from typing import Any, NamedTuple
 
 if sys.platform != "win32":  # a recording's rows are read everywhere
     from ..kernel import memfd
+    from ..kernel.mapped import mapped
 
 MAGIC = int.from_bytes(b"ctlring1", "little")
 HEADER_BYTES = 8192
@@ -115,8 +115,7 @@ class Ring:
         self.capacity = capacity
         self._fd = descriptor
         size = HEADER_BYTES + len(schema.columns) * capacity * 8
-        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-        self._map = mmap.mmap(descriptor, size, access=access)
+        self._map = mapped(descriptor, size, writable=writable)
         whole = memoryview(self._map)
         self._words = whole[:_WORDS_BYTES].cast("Q")
         self._floats = whole[:_WORDS_BYTES].cast("d")

@@ -8,9 +8,11 @@ add up; a deadline that passed during a long tick is skipped and counted, never 
 Messages are JSON objects with descriptors beside them (SCM_RIGHTS):
 
 ====================================================================================================  ===========
-``{"do": "add", "key": 1, "source": "cgroup-v1", "controllers": ["cpuacct", "memory", ...]}``           a folder each
-``{"do": "add", "key": 1, "source": "proc", "pid": 7}`` (the pid as that /proc shows it;                a /proc; may be
-and ``"namespace": inode`` of the PID namespace, if that process hides it)                              left out later
+``{"do": "folders", "source": "cgroup-v1", "controllers": ["cpuacct", "memory", ...]}``                 a folder each,
+                                                                                                       of the lab's
+``{"do": "add", "key": 1, "group": "c7"}`` (a folder in those)                                          –
+``{"do": "add", "key": 1, "pid": 7}`` (the pid as that /proc shows it; and ``"namespace": inode``       a /proc; may be
+of the PID namespace, if that process hides it)                                                         left out later
 ``{"do": "node", "name": "host"}``                                                                      netlink socket
 ``{"do": "endpoints", "key": 1, "links": [[endpoint key, interface index], ...], "node": "host"}``      –
 ``{"do": "remove", "key": 1}``, ``{"do": "interval", "seconds": 0.5}``, ``pause``, ``resume``, ``stop``   –
@@ -19,6 +21,9 @@ and ``"namespace": inode`` of the PID namespace, if that process hides it)      
 The interfaces named are the node's ends of the veth pairs: what they send, the container receives. An
 ``endpoints`` message replaces the container's list. Any message may carry ``"reply": n``; once it has been carried
 out ``{"reply": n}`` comes back. What fails is answered ``{"error": text, "do": ...}``. End of file ends the process.
+
+What is read at each tick is kept open as far as this process's limit goes; what is beyond is opened each time, which
+takes longer, and one ``{"note": text}`` says so.
 """
 
 from __future__ import annotations
@@ -35,6 +40,7 @@ import time
 from typing import Any
 
 from ctlab.kernel import link_stats, proc_stats
+from ctlab.kernel.kept_files import Room
 from ctlab.metrics.columns import NETWORK
 from ctlab.metrics.ring import STATE, Ring
 from ctlab.metrics.sources import CgroupSource, ProcSource, Source
@@ -69,6 +75,9 @@ class Sampler:
         self._containers: dict[int, _Container] = {}
         self._nodes: dict[str, link_stats.LinkCounters] = {}
         self._processes: proc_stats.ProcessTable | None = None
+        self._folders: tuple[str, dict[str, int]] = ("", {})  # the kind of cgroups, controller -> the lab's folder
+        self._room = Room.of_process()
+        self._lack_said = False
         self._paused = False
         self._stopped = False
         self._next = time.monotonic() + interval
@@ -122,6 +131,18 @@ class Sampler:
         state["tick_seconds_total"] += took
         state["tick_seconds_max"] = max(state["tick_seconds_max"], took)
         self._publish()
+        self._say_lack()
+
+    def _say_lack(self) -> None:
+        """Say once that not everything can be kept open."""
+        if self._room.lacked and not self._lack_said:
+            most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            text = (
+                f"the lab's sampler may have {most} files open (the hard limit of the process that owns the lab, "
+                "ulimit -Hn), too few to keep those of all containers: it opens the others at each sample, which takes "
+                "longer"
+            )
+            self._lack_said = self._answer({"note": text})
 
     def _publish(self) -> None:
         """Write what the process says about itself into both headers."""
@@ -218,10 +239,12 @@ class Sampler:
         if isinstance(message, dict) and "reply" in message:
             self._answer({"reply": message["reply"]})
 
-    def _answer(self, answer: _Message) -> None:
-        """Answer if there is room: the sampler never waits for whoever started it."""
+    def _answer(self, answer: _Message) -> bool:
+        """Answer if there is room, and whether: the sampler never waits for whoever started it."""
         with contextlib.suppress(OSError):
             self._control.send(json.dumps(answer).encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            return True
+        return False
 
     def _obey(self, message: _Message, descriptors: list[int]) -> None:
         do = message["do"]
@@ -231,6 +254,10 @@ class Sampler:
             self._remove(int(message["key"]))
         elif do == "endpoints":
             self._set_endpoints(message)
+        elif do == "folders":
+            self._close_folders()
+            self._folders = str(message["source"]), dict(zip(message["controllers"], descriptors, strict=True))
+            descriptors.clear()
         elif do == "node":
             old = self._nodes.pop(message["name"], None)
             if old is not None:
@@ -254,19 +281,17 @@ class Sampler:
         self._publish()
 
     def _add(self, message: _Message, descriptors: list[int]) -> None:
-        key, kind = int(message["key"]), str(message["source"])
+        key = int(message["key"])
         source: Source
-        if kind == "proc":
+        if "pid" in message:
             if descriptors and self._processes is None:
-                self._processes = proc_stats.ProcessTable(descriptors.pop())
+                self._processes = proc_stats.ProcessTable(descriptors.pop(), self._room)
             if self._processes is None:
                 raise ValueError("the first container counted by /proc must bring a /proc")
             namespace = message.get("namespace")
             source = ProcSource(self._processes, int(message["pid"]), None if namespace is None else int(namespace))
         else:
-            folders = dict(zip(message["controllers"], descriptors, strict=True))
-            descriptors.clear()  # CgroupSource closes them
-            source = CgroupSource(kind, folders)
+            source = CgroupSource(*self._folders, str(message["group"]), self._room)
         old = self._containers.get(key)
         if old is not None:
             old.source.close()
@@ -292,6 +317,11 @@ class Sampler:
                 container.base[number] += value
         container.links = links
 
+    def _close_folders(self) -> None:
+        for descriptor in self._folders[1].values():
+            os.close(descriptor)
+        self._folders = ("", {})
+
     def close(self) -> None:
         """Close everything that was given; a netlink socket would keep its network namespace alive."""
         for container in self._containers.values():
@@ -300,6 +330,7 @@ class Sampler:
             node.close()
         if self._processes is not None:
             self._processes.close()
+        self._close_folders()
         self._control.close()
         for ring in self._rings:
             ring.close()

@@ -6,11 +6,11 @@ A source gives the values of `columns.CONTAINER` without the network's, in that 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ctlab.kernel import cgroup_stats, proc_stats
+from ctlab.kernel.kept_files import Room
 from ctlab.metrics.columns import CONTAINER, NETWORK, SOURCE_CODES
 
 NAMES = tuple(column.name for column in CONTAINER[: len(CONTAINER) - len(NETWORK)])
@@ -46,14 +46,10 @@ _PROC_ORDER = _order(proc_stats.FIELDS)
 class CgroupSource:
     """A container in a cgroup of its own."""
 
-    def __init__(self, kind: str, folders: dict[str, int]) -> None:
-        """`kind`: ``cgroup-v1`` or ``cgroup-v2``; `folders` as in `CgroupReader`, closed here."""
-        try:
-            self.code = SOURCE_CODES[kind]
-            self._reader = cgroup_stats.CgroupReader(kind.removeprefix("cgroup-"), folders)
-        finally:
-            for descriptor in folders.values():
-                os.close(descriptor)
+    def __init__(self, kind: str, folders: Mapping[str, int], group: str, room: Room) -> None:
+        """`kind`: ``cgroup-v1`` or ``cgroup-v2``; the others as in `CgroupReader`."""
+        self.code = SOURCE_CODES[kind]
+        self._reader = cgroup_stats.CgroupReader(kind.removeprefix("cgroup-"), folders, group, room)
 
     def read(self, slow: bool) -> list[float] | None:
         values = self._reader.read(slow=slow)

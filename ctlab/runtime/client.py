@@ -249,7 +249,8 @@ class Client:
         """The error for whoever has met the end of a connection, or calls a lab that has gone: with what is known."""
         if not (self._died or self._stopping or self._has_died()):
             return StateError(f"lab {self.name!r} goes on, but has closed this connection: its supervisor may have "
-                              "too many open files; remove containers, or raise the limit (ulimit -n)")  # fmt: skip
+                              "too many open files; remove containers, or raise the limit (ulimit -Hn) and start "
+                              "another lab")  # fmt: skip
         if not self._died:
             return LabGone(f"lab {self.name!r} was stopped")
         if not self._explained:

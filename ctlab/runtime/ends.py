@@ -95,8 +95,7 @@ def forget_slot(supervisor: Supervisor, record: Record) -> None:
     def clear() -> None:
         let_holder_go(supervisor, slot)
         supervisor.services.sample_no_more(record)
-        if slot.mount_namespace >= 0:
-            supervisor.pool.bury(slot.mount_namespace)
+        supervisor.pool.bury(slot.serial)
         folder = slot.cgroup
         if folder is not None and not folder.remove(0.0):
             supervisor.after(0.02, lambda: _remove_folder(supervisor, folder, 50))

@@ -9,7 +9,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from ..kernel import syscalls
-from . import messages, orders, orphans, terminals
+from . import messages, orders, orphans, room, terminals
 from .calls import Call, Refused
 from .record import Record, Runner
 
@@ -144,8 +144,9 @@ def _runner_says(supervisor: Supervisor, runner: Runner) -> None:
     record = runner.record
     if not answer["stays"]:
         return
-    if record is None or record.slot is None or record.slot is not runner.slot or runner.identity in record.runners:
-        runner.control.shutdown(socket.SHUT_RDWR)  # nobody needs it any more: it exits
+    needless = record is None or record.slot is None or record.slot is not runner.slot
+    if record is None or needless or runner.identity in record.runners or room.left() < room.SLOT:
+        runner.control.shutdown(socket.SHUT_RDWR)  # nobody needs it any more, or others need its room: it exits
         return
     record.runners[runner.identity] = runner
     used = runner.used = runner.used + 1

@@ -12,12 +12,12 @@ and what its words say is checked each time. A ring that contradicts itself is a
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 from typing import NamedTuple
 
 from ..kernel import memfd
+from ..kernel.mapped import mapped
 
 CAPACITY_BYTES = 1 << 20
 _LARGEST_CAPACITY_BYTES = 64 << 20  # that a reader maps and copies
@@ -49,8 +49,7 @@ class LogRing:
         self._capacity = size - _HEADER_BYTES
         if self._capacity < _SMALLEST_CAPACITY_BYTES:
             raise ValueError(f"memory of {size} bytes, too few for a log ring")
-        access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        self._map = mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED, prot=access)
+        self._map = mapped(descriptor, size, writable=writable)
         # A word is read and written in one piece: struct's pack_into first fills with zeros, which a reader may see.
         self._whole = memoryview(self._map)
         self._words = self._whole[:_HEADER_BYTES].cast("q")

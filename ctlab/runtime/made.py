@@ -44,8 +44,8 @@ class Slot:
         self.pidfd = -1
         self.status: _socket.socket
         self.out = self.err = -1
-        # Held so that the end of the process isn't held up by taking the mounts down (an RCU grace period, in the
-        # kernel, before the parent hears of the exit); the nursery closes it.
+        # Held by the nursery, so that the end of the process isn't held up by taking the mounts down (an RCU grace
+        # period, in the kernel, before the parent hears of the exit).
         self.mount_namespace = -1
         self.holder = -1  # pidfd of the process that holds its memory until `exec` (see `birth`)
         self.spare: Spare | None = None

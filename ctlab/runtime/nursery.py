@@ -79,7 +79,8 @@ def main(control: _socket.socket, context: Context) -> NoReturn:
     link = netlink.Netlink()
     operations: list[Any] = []
     limits: list[list[Any]] = []
-    dead: list[tuple[int, list[int]]] = []  # what is to be buried when nothing else is to be done
+    mounts: dict[int, int] = {}  # number of a slot, or of the container that it has become -> its mount namespace
+    dead: list[tuple[int, int]] = []  # what is to be buried when nothing else is to be done: (number, private folder)
     renamed: list[int] = []  # what the supervisor hasn't been told of
     waiting = select.poll()
     waiting.register(control, select.POLLIN)
@@ -89,13 +90,16 @@ def main(control: _socket.socket, context: Context) -> NoReturn:
             renamed = []
         if dead and (len(dead) > _MOST_DEAD or not waiting.poll(0)):
             with suppress(OSError):  # what resists stays; the next container is made all the same
-                _bury(*dead.pop(0))
+                _bury(mounts, *dead.pop(0))
             continue
         message, given = orders.receive(control)
         if message is None:
             os._exit(0)
         if "bury" in message:
-            dead.append((message["bury"], given))
+            dead.append((message["bury"], message["private"]))
+            continue
+        if "hold" in message:
+            mounts[message["hold"]] = given[0]
             continue
         if "rename" in message:
             with suppress(OSError):  # gone already
@@ -122,7 +126,8 @@ def main(control: _socket.socket, context: Context) -> NoReturn:
             _failed(control, order, str(error))
             continue
         assert made.spare is not None
-        descriptors = [made.pidfd, made.status.detach(), made.out, made.err, made.mount_namespace, made.holder]
+        mounts[made.serial] = made.mount_namespace
+        descriptors = [made.pidfd, made.status.detach(), made.out, made.err, made.holder]
         orders.send(
             control,
             {"made": order.serial, "pid": made.pid, "spare": [made.spare.number, made.spare.name]},
@@ -136,9 +141,9 @@ def _failed(control: _socket.socket, order: birth.Order, message: str) -> None:
     orders.send(control, {"failed": order.serial, "message": message, "born": order.born})
 
 
-def _bury(private: int, mounts: list[int]) -> None:
-    """Close the last references to an ended container's mounts, which go here; remove its private folder."""
-    for descriptor in mounts:
+def _bury(mounts: dict[int, int], number: int, private: int) -> None:
+    """Close the last reference to an ended container's mounts, which go here; remove its private folder."""
+    if (descriptor := mounts.pop(number, -1)) >= 0:
         os.close(descriptor)
     if private >= 0:
         Tree.remove_private(private)

@@ -14,7 +14,7 @@ import select
 from typing import TYPE_CHECKING, Any
 
 from ..plan import ops
-from . import birth, burial, messages, nursery, orders, storage
+from . import birth, burial, messages, nursery, orders, room, storage
 from .context import Filter
 from .made import Slot, Spare
 from .record import Runner
@@ -53,6 +53,7 @@ class Pool:
         self._runners: list[Runner] = []
         self._runners_coming = 0
         self._asked: set[int] = set()  # numbers of slots that the nursery is to make
+        self._dead: list[int] = []  # those whose mounts it is to take down, and couldn't be told of yet
         self._form: dict[str, Any] | None = None  # what the nursery was told of what it makes
         self._hear()
 
@@ -68,6 +69,7 @@ class Pool:
         """The nursery has died: bury what it was making, and let the new one, if there is one, make it anew."""
         self._coming = self._runners_coming = 0
         asked, self._asked = self._asked, set()
+        self._dead.clear()  # what it held is gone with it
         burial.half_made(self._supervisor, asked, {slot.private for slot in self._ready})
         self._supervisor.settle_names()
         if self._supervisor.services.nursery.control is None:
@@ -112,8 +114,17 @@ class Pool:
                 break
             self._runners_coming += 1
         if self._goal and not self._coming and len(self._ready) < self._goal and not self._timer_set:
-            self._timer_set = True  # it has too much to do to be asked
-            self._supervisor.after(_BUSY_SECONDS, self.refill)
+            self._timer_set = True  # it has too much to do to be asked, or there is no room
+            self._supervisor.after(_BUSY_SECONDS if self._has_room() else _FULL_SECONDS, self.refill)
+
+    def _has_room(self) -> bool:
+        """Whether one more slot may be ordered: containers need their descriptors more."""
+        return room.left() >= room.SLOT * (self._coming + 1)
+
+    def make_room(self) -> None:
+        """Give up what was made in advance, so that what it has open can be a container's."""
+        while self._ready and room.left() < room.SLOT:
+            self.discard(self._ready.pop())
 
     def refill_soon(self) -> None:
         """Look a moment later whether something is missing; at once if nothing is left."""
@@ -213,7 +224,7 @@ class Pool:
             return
         made = Slot(message["made"], message["made"])
         made.pid = message["pid"]
-        made.pidfd, status, made.out, made.err, made.mount_namespace, made.holder = descriptors
+        made.pidfd, status, made.out, made.err, made.holder = descriptors
         made.status = _socket.socket(fileno=status)
         made.spare = Spare(*message["spare"])
         if self._supervisor.folders is not None:
@@ -239,6 +250,8 @@ class Pool:
                 self._order(awaited=True)
 
     def _order(self, *, awaited: bool) -> None:
+        if not self._has_room():
+            return
         number = self.number()
         if self._ask({"make": number, "awaited": awaited}):
             self._coming += 1
@@ -292,13 +305,26 @@ class Pool:
             operations, self.number(), limits=self.limits, private=private, network_of=network_of, keep=keep,
             filter_=filter_,
         )  # fmt: skip
-        return birth.make(order, self._supervisor.context, self._supervisor.node_link)
+        made = birth.make(order, self._supervisor.context, self._supervisor.node_link)
+        if made.mount_namespace >= 0:
+            self._ask({"hold": made.serial}, [made.mount_namespace])
+            os.close(made.mount_namespace)
+            made.mount_namespace = -1
+        return made
 
-    def bury(self, mount_namespace: int) -> None:
-        """Let the nursery take the mounts of an ended container down."""
-        if not storage.hint():
-            self._ask({"bury": -1}, [mount_namespace])
-        os.close(mount_namespace)
+    def bury(self, number: int) -> None:
+        """Let the nursery take the mounts of an ended container, or of a slot, down."""
+        if self._supervisor.services.nursery.control is None:
+            return
+        self._dead.append(number)
+        if len(self._dead) == 1:
+            self._bury()
+
+    def _bury(self) -> None:
+        while self._dead and self._ask({"bury": self._dead[0], "private": -1}):
+            del self._dead[0]
+        if self._dead:  # it has too much to do to be asked
+            self._supervisor.after(_BUSY_SECONDS, self._bury)
 
     def rename(self, number: int, name: str, alias: str) -> bool:
         """Let the nursery give a link its name; whether it will."""
@@ -306,12 +332,13 @@ class Pool:
 
     def clear_away(self, private: int) -> None:
         """Let the nursery remove the private folder of a container that is gone for good."""
-        if storage.hint() or not self._ask({"bury": private}):
+        if storage.hint() or not self._ask({"bury": -1, "private": private}):
             self._supervisor.tree.remove_private(private)
 
     def discard(self, unused: Slot) -> None:
         """End a slot and remove what was made for it."""
         birth.end(unused)
+        self.bury(unused.serial)
         if unused.cgroup is not None:
             unused.cgroup.remove(1.0)
         self._supervisor.tree.remove_private(unused.private)

@@ -51,7 +51,7 @@ class Services:
             renew=self._renew_sampler, hear=self._sampler_says, keep=lambda: {containers, endpoints},
         )  # fmt: skip
         self._sampler.start()
-        self._give_node()
+        self._give_sampler()
         self.nursery: Helper = Helper(
             supervisor, "nursery", lambda control: nursery.again(control, supervisor.context),
             lost="nothing is lost, but starts took longer meanwhile",
@@ -132,21 +132,11 @@ class Services:
         record.sampled = True
         with contextlib.suppress(OSError):
             if slot.cgroup is not None:
-                source, folders = slot.cgroup.stat_fds()
-                try:
-                    self._sampler.send(
-                        {"do": "add", "key": record.key, "source": source, "controllers": list(folders)},
-                        list(folders.values()),
-                    )
-                finally:
-                    for descriptor in folders.values():
-                        os.close(descriptor)
+                self._sampler.send({"do": "add", "key": record.key, "group": slot.cgroup.id})
             else:
                 # An init of ours hides its own; a program that has ended already has none, and is not sampled.
                 own = record.namespaces.get("pid", f"/proc/{slot.pid}/ns/pid")
-                message = {
-                    "do": "add", "key": record.key, "source": "proc", "pid": slot.pid, "namespace": os.stat(own).st_ino,
-                }  # fmt: skip
+                message = {"do": "add", "key": record.key, "pid": slot.pid, "namespace": os.stat(own).st_ino}
                 proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
                     self._sampler.send(message, [proc])
@@ -182,7 +172,11 @@ class Services:
             self._paused = message.get("do") == "pause"
         self._sampler.send(message)
 
-    def _give_node(self) -> None:
+    def _give_sampler(self) -> None:
+        """What it reads by: the node's links, the folders in which each container has its own."""
+        if self._supervisor.folders is not None:
+            source, folders = self._supervisor.folders.stat_folders()
+            self._sampler.send({"do": "folders", "source": source, "controllers": [*folders]}, [*folders.values()])
         link = netlink.Netlink()
         try:
             self._sampler.send({"do": "node", "name": "host"}, [link.fileno()])
@@ -192,7 +186,7 @@ class Services:
     def _renew_sampler(self) -> None:
         if self._sampler.control is None:
             return
-        self._give_node()
+        self._give_sampler()
         if self._paused:
             self._sampler.send({"do": "pause"})
         for record in list(self._supervisor.records.values()):
@@ -202,3 +196,5 @@ class Services:
     def _sampler_says(self, message: protocol.Message) -> None:
         if "error" in message:
             self._supervisor.tell(messages.SamplerError(message["error"]))
+        elif "note" in message:
+            self._supervisor.tell(messages.Note(message["note"]))

@@ -7,11 +7,12 @@ import contextlib
 import errno
 import os
 import select
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ..kernel import capabilities, launcher
 from ..plan import ops
-from . import ends, executor, messages, orders, packets, pool, program, storage
+from . import ends, executor, messages, orders, packets, pool, program, room, storage
 from .calls import Call, Refused
 from .context import Filter
 from .log_ring import LogRing
@@ -26,6 +27,7 @@ def start(supervisor: Supervisor, call: Call) -> None:
     """Start a container, new or again; the answer comes once its program has been exec'ed."""
     message: messages.Start = call.message
     supervisor.services.outputs.collector.needed()
+    _need_room(supervisor)
     record = supervisor.records.get(message.id)
     if record is not None and record.slot is not None:
         raise Refused("StateError", f"container {message.name} is running already")
@@ -109,6 +111,14 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
         # The node's side is done and nothing else has to be asked: it may run as soon as it is ready itself.
         _collect(supervisor, record, slot)
         _go(supervisor, record, slot)
+
+
+def _need_room(supervisor: Supervisor) -> None:
+    """Refuse a start for which there are no descriptors: what else is asked for needs some, too."""
+    if room.left() < room.SLOT:
+        supervisor.pool.make_room()
+        if room.left() < room.SLOT:
+            raise Refused("KernelError", room.full(), errno.EMFILE)
 
 
 def _filter(program: str | None) -> Filter | None:
@@ -250,6 +260,7 @@ def _give_up(supervisor: Supervisor, record: Record, failure: dict[str, Any]) ->
 
 
 _SAMPLE_AFTER_SECONDS = 0.005
+_ROOM_STEP_SECONDS = 0.01  # until what a start has open, but no container, is closed
 _CARRIER_TRIES = 100
 _CARRIER_STEP_SECONDS = 0.001
 
@@ -322,52 +333,88 @@ def _sample(supervisor: Supervisor, record: Record, slot: Slot) -> None:
         supervisor.services.sample(record)
 
 
+class _Batch:
+    """Starts with one answer: all run, or the first error (and none is left)."""
+
+    def __init__(self, supervisor: Supervisor, call: Call) -> None:
+        self._supervisor = supervisor
+        self._call = call
+        self._rest = deque(call.message.starts)
+        self._waiting = len(self._rest)
+        self._failed: messages.Failure | None = None
+        self._left = -1
+
+    def go_on(self) -> None:
+        """Begin what there is room for: a start has more open until its program runs than a container has."""
+        pool = self._supervisor.pool
+        pool.expect(sum(one.prepare is None and one.filter is None for one in self._rest))
+        try:
+            while self._rest:
+                if self._call.given_up():
+                    self._give_up(messages.Failure("CtlabError", "nobody waits for the answer any more", 0))
+                    return
+                left = room.left()
+                if left < room.SLOT and (self._waiting > len(self._rest) or left != self._left):
+                    self._left = left
+                    self._supervisor.after(_ROOM_STEP_SECONDS, self.go_on)
+                    return
+                self._begin(self._rest.popleft())
+        finally:
+            pool.expect(0)
+
+    def _begin(self, message: messages.Start) -> None:
+        part = _Part(self, self._call, message)
+        try:
+            start(self._supervisor, part)
+        except Exception as error:
+            kind = getattr(error, "kind", "KernelError")
+            part.fail(kind, str(error), getattr(error, "errno", 0) or 0)
+
+    def done(self, answer: tuple[Any, ...]) -> None:
+        """One of them has its answer."""
+        self._waiting -= 1
+        if isinstance(answer, messages.Failure):
+            self._give_up(answer)
+        elif not self._waiting:
+            self._finish()
+
+    def _give_up(self, failure: messages.Failure) -> None:
+        """Begin no more."""
+        self._failed = self._failed or failure
+        self._waiting -= len(self._rest)
+        self._rest.clear()
+        if not self._waiting:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._failed is None:
+            self._call.reply(messages.Ok())
+            return
+        for one in self._call.message.starts:
+            record = self._supervisor.records.get(one.id)
+            if record is not None:
+                ends.kill_slot(self._supervisor, record)
+                self._supervisor.services.name(record.name, [])
+                ends.forget(self._supervisor, record)
+        self._call.reply(self._failed)
+
+
+class _Part(Call):
+    """One start of a batch."""
+
+    __slots__ = ("_batch",)
+
+    def __init__(self, batch: _Batch, call: Call, message: messages.Start) -> None:
+        super().__init__(call.connection, message, [])
+        self._batch = batch
+
+    def reply(self, answer: Any, descriptors: Any = None, process: int | None = None) -> None:
+        self._batch.done(answer)
+
+
 def start_many(supervisor: Supervisor, call: Call) -> None:
-    """A batch of starts with one answer: the ids that run, or the first error (and none is left)."""
-
-    class Part(Call):
-        __slots__ = ()
-
-        def reply(self, answer: Any, descriptors: Any = None, process: int | None = None) -> None:
-            batch.done(answer)
-
-    class Batch:
-        def __init__(self) -> None:
-            self.waiting = len(call.message.starts)
-            self.failed: messages.Failure | None = None
-
-        def done(self, answer: tuple[Any, ...]) -> None:
-            self.waiting -= 1
-            if isinstance(answer, messages.Failure) and self.failed is None:
-                self.failed = answer
-            if not self.waiting:
-                self.finish()
-
-        def finish(self) -> None:
-            if self.failed is not None:
-                for one in call.message.starts:
-                    record = supervisor.records.get(one.id)
-                    if record is not None:
-                        ends.kill_slot(supervisor, record)
-                        supervisor.services.name(record.name, [])
-                        ends.forget(supervisor, record)
-                call.reply(self.failed)
-                return
-            call.reply(messages.Ok())
-
-    batch = Batch()
-    pooled = [one for one in call.message.starts if one.prepare is None and one.filter is None]
-    supervisor.pool.expect(len(pooled))
-    try:
-        for message in call.message.starts:
-            part = Part(call.connection, message, [])
-            try:
-                start(supervisor, part)
-            except Exception as error:
-                kind = getattr(error, "kind", "KernelError")
-                part.fail(kind, str(error), getattr(error, "errno", 0) or 0)
-    finally:
-        supervisor.pool.expect(0)
+    """A batch of starts with one answer."""
+    _Batch(supervisor, call).go_on()
 
 
 VERBS = {messages.Start: start, messages.StartMany: start_many}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import _socket
 import base64
 import contextlib
+import errno
 import gc
 import os
 import socket
@@ -33,6 +34,7 @@ from . import (
     packets,
     pool,
     protocol,
+    room,
     services,
     slot,
     starts,
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 _QUIET_SECONDS = 0.005  # after a call, before housekeeping
 _MOST_LATER = 40  # pieces of housekeeping that are put off
 _RENAME_AFTER_SECONDS = 0.004
+_ROOM_TRIES, _ROOM_STEP_SECONDS = 100, 0.01  # a call waits so long for descriptors that others are about to close
 
 
 Verb = Callable[["Supervisor", Call], None]
@@ -150,10 +153,19 @@ class Supervisor(Descriptors):
         """Serve calls on one more connection."""
         self.on(connection.fileno(), lambda: self._serve(connection))
 
-    def _serve(self, connection: socket.socket) -> None:
+    def _serve(self, connection: socket.socket, tries: int = _ROOM_TRIES) -> None:
+        if tries and room.left() < room.CALL - room.RESERVE:
+            # What came with it would be lost. Others are being served, and end.
+            self.off(connection.fileno())
+            self.after(_ROOM_STEP_SECONDS, lambda: self._serve_again(connection, tries - 1))
+            return
         try:
             body, descriptors, _ = packets.receive(connection)
-        except OSError:
+        except OSError as error:
+            if error.errno == errno.EMFILE:  # of what came along
+                text = room.named("the call can't be taken", error.errno)
+                Call(connection, None, []).fail("KernelError", text, error.errno)
+                return
             body, descriptors = b"", []
         except Surprise as error:
             Call(connection, None, []).fail("CtlabError", f"the supervisor was sent {error}")
@@ -163,6 +175,10 @@ class Supervisor(Descriptors):
             connection.close()
             return
         self.request(Call(connection, None, descriptors), body)
+
+    def _serve_again(self, connection: socket.socket, tries: int) -> None:
+        self.connect(connection)
+        self._serve(connection, tries)
 
     def request(self, call: Call, body: bytes) -> None:
         """Serve a call that has come as these bytes; what is no request is refused."""
@@ -183,10 +199,11 @@ class Supervisor(Descriptors):
             call.fail(error.kind, str(error), error.errno)
             call.close_descriptors()
         except executor.Failure as error:
-            call.fail("KernelError", str(error), error.errno)
+            call.fail("KernelError", room.named(str(error), error.errno), error.errno)
             call.close_descriptors()
         except (OSError, TimeoutError) as error:
-            failure = {"error": "KernelError", "message": error.strerror or str(error), "errno": error.errno or 0}
+            text = room.named(error.strerror or str(error), error.errno or 0)
+            failure = {"error": "KernelError", "message": text, "errno": error.errno or 0}
             call.fail("KernelError", storage.named(failure)["message"], error.errno or 0)
             call.close_descriptors()
         except Exception as error:  # a bug of ours must not end the lab

@@ -198,8 +198,6 @@ def test_version_2_writes_the_right_files(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="write '5'") as caught:
             cgroup.write("io", "io.max", "5")
         assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, "c/io.max")
-        source, fds = cgroup.stat_fds()
-        assert (source, list(fds)) == ("cgroup-v2", ["unified"])
-        os.close(fds["unified"])
+        assert cgroup.lab.stat_folders() == ("cgroup-v2", {"unified": fd})
     finally:
         os.close(fd)

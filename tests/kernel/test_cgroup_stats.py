@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from kernel_help import uses
+from kernel_help import open_descriptors, uses
 from sampler_world import V1, end, folders, need_v1, need_v2, python, start_busy
 
 from ctlab.kernel import cgroup_stats
+from ctlab.kernel.kept_files import Room
 
 pytestmark = pytest.mark.kernel
 
@@ -25,15 +26,14 @@ def counters(reader: cgroup_stats.CgroupReader, slow: bool = True) -> dict[str, 
 
 
 @pytest.mark.parametrize("with_unified", [False, True])
-def test_v1_counters(group: dict[str, Path], with_unified: bool) -> None:
+@pytest.mark.parametrize("most", [100, 0], ids=["kept open", "opened each time"])
+def test_v1_counters(group: dict[str, Path], with_unified: bool, most: int) -> None:
     need_v1(group)
     if with_unified and "unified" not in group:
         pytest.skip("no v2 folder beside v1 here")
     (group["memory"] / "memory.limit_in_bytes").write_text(str(64 << 20))
     given = folders(group, *V1, *(["unified"] if with_unified else []))
-    reader = cgroup_stats.CgroupReader("v1", given)
-    for descriptor in given.values():
-        os.close(descriptor)
+    reader = cgroup_stats.CgroupReader("v1", given, room=Room(most))
     before = counters(reader)
     assert before["cpu_seconds_total"] == before["pids"] == before["memory_bytes"] == 0
     process = start_busy(group)
@@ -54,6 +54,8 @@ def test_v1_counters(group: dict[str, Path], with_unified: bool) -> None:
         folder.rmdir()
     assert reader.read() is None and reader.errors == 0
     reader.close()
+    for descriptor in given.values():
+        os.close(descriptor)
 
 
 THROTTLED = """
@@ -153,12 +155,12 @@ V2_FILES = {
 }
 
 
-def test_v2_formats(tmp_path: Path) -> None:
+@pytest.mark.parametrize("most", [100, 0], ids=["kept open", "opened each time"])
+def test_v2_formats(tmp_path: Path, most: int) -> None:
     for name, text in V2_FILES.items():
         (tmp_path / name).write_text(text)
     folder = os.open(tmp_path, os.O_RDONLY)
-    reader = cgroup_stats.CgroupReader("v2", {"": folder})
-    os.close(folder)
+    reader = cgroup_stats.CgroupReader("v2", {"": folder}, room=Room(most))
     now = counters(reader)
     assert (now["cpu_seconds_total"], now["cpu_user_seconds_total"], now["cpu_system_seconds_total"]) == (1.5, 1.0, 0.5)
     assert (now["cpu_periods_total"], now["cpu_throttled_periods_total"]) == (10, 4)
@@ -172,3 +174,24 @@ def test_v2_formats(tmp_path: Path) -> None:
     now = counters(reader)
     assert now["memory_limit_bytes"] == 65536 and math.isnan(now["memory_bytes"]) and reader.errors == 1
     reader.close()
+    os.close(folder)
+
+
+def test_what_is_kept_open_is_bounded(tmp_path: Path) -> None:
+    """Who finds no room opens its files each time, until another has given its own back."""
+    for group in ("a", "b"):
+        (tmp_path / group).mkdir()
+        for name, text in V2_FILES.items():
+            (tmp_path / group / name).write_text(text)
+    folder, room = os.open(tmp_path, os.O_RDONLY), Room(len(V2_FILES) + 1)
+    before = open_descriptors()
+    first, second = (cgroup_stats.CgroupReader("v2", {"": folder}, group, room) for group in ("a", "b"))
+    assert room.lacked and open_descriptors() == before + len(V2_FILES)
+    assert first.read() == second.read()
+    first.close()
+    assert open_descriptors() == before
+    assert second.read(slow=False) is not None and open_descriptors() == before
+    assert second.read() is not None and open_descriptors() == before + len(V2_FILES)
+    second.close()
+    assert open_descriptors() == before and room.take(len(V2_FILES) + 1)
+    os.close(folder)

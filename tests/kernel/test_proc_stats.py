@@ -9,6 +9,7 @@ import pytest
 from kernel_help import open_descriptors, patient
 
 from ctlab.kernel import proc_stats
+from ctlab.kernel.kept_files import Room
 
 pytestmark = pytest.mark.kernel
 
@@ -20,9 +21,11 @@ def tell(process: subprocess.Popen[str], word: str) -> str:
     return process.stdout.readline()
 
 
-def test_counters_from_proc(pid_namespace: tuple[int, subprocess.Popen[str]]) -> None:
+@pytest.mark.parametrize("most", [100, 2, 0], ids=["kept open", "one kept open", "opened each time"])
+def test_counters_from_proc(pid_namespace: tuple[int, subprocess.Popen[str]], most: int) -> None:
     pid, process = pid_namespace
-    table = proc_stats.ProcessTable(os.open("/proc", os.O_RDONLY | os.O_DIRECTORY))
+    room = Room(most)
+    table = proc_stats.ProcessTable(os.open("/proc", os.O_RDONLY | os.O_DIRECTORY), room)
     table.refresh()  # before the container is known: its processes are then nobody's
     group = table.watch(pid)
     table.refresh()
@@ -33,8 +36,9 @@ def test_counters_from_proc(pid_namespace: tuple[int, subprocess.Popen[str]]) ->
         assert values is not None
         return dict(zip(proc_stats.FIELDS, values, strict=True))
 
+    before = open_descriptors()
     two = now()
-    assert two["pids"] == 2
+    assert two["pids"] == 2 and open_descriptors() == before and room.lacked is (most < 4)
     # the ended child's 0.3 s, the staying one's, the first process's own start; in steps of 10 ms
     assert 0.56 <= two["cpu_seconds_total"] < 3
     assert two["cpu_user_seconds_total"] + two["cpu_system_seconds_total"] == pytest.approx(two["cpu_seconds_total"])
@@ -49,9 +53,9 @@ def test_counters_from_proc(pid_namespace: tuple[int, subprocess.Popen[str]]) ->
     table.forget(group)
     kept = open_descriptors()
     table.close()
-    assert open_descriptors() == kept - 1 and table.errors == 0
+    assert open_descriptors() == kept - 1 and table.errors == 0 and room.take(most)
 
 
 def test_a_process_name_may_hold_anything() -> None:
     line = b"7 (a) R 1) S 3 7 7 0 -1 4194560 1 2 0 0 11 12 13 14 20 0 1 0 5 6 99 18446744073709551615 1"
-    assert proc_stats.parse_stat(line) == (3, 24, 26, 99)
+    assert proc_stats.parse_stat(line) == (3, 24, 26, 99, 5)

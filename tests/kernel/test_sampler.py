@@ -63,6 +63,9 @@ class Running:
         assert answers.pop("reply") == self.count
         return answers
 
+    def folders(self, source: str, fds: dict[str, int]) -> None:
+        assert self.tell({"do": "folders", "source": source, "controllers": list(fds)}, [*fds.values()]) == {}
+
     def rows(self, ring: Ring) -> list[dict[str, float]]:
         copied = ring.snapshot().columns
         return [dict(zip(copied, row, strict=True)) for row in zip(*copied.values(), strict=True)]
@@ -85,8 +88,8 @@ def running() -> Iterator[Running]:
 
 def test_a_container_is_sampled_on_a_grid(running: Running, group: dict[str, Path]) -> None:
     source, fds = given(group, *V1, "unified")
-    added = {"do": "add", "key": 5, "source": source, "controllers": list(fds)}
-    assert running.tell(added, [*fds.values()]) == {}
+    running.folders(source, fds)
+    assert running.tell({"do": "add", "key": 5, "group": "."}) == {}
     process = start_busy(group)
     time.sleep(0.4)
     before = running.containers.head
@@ -117,7 +120,8 @@ def test_a_container_is_sampled_on_a_grid(running: Running, group: dict[str, Pat
 
 def test_pause_resume_interval_and_mistakes(running: Running, group: dict[str, Path]) -> None:
     source, fds = given(group, "pids")
-    running.tell({"do": "add", "key": 1, "source": source, "controllers": list(fds)}, [*fds.values()])
+    running.folders(source, fds)
+    running.tell({"do": "add", "key": 1, "group": "."})
     running.tell({"do": "pause"})
     assert running.containers.state()["paused"] == 1
     head = running.containers.head
@@ -137,10 +141,12 @@ def test_pause_resume_interval_and_mistakes(running: Running, group: dict[str, P
     assert "no such message" in running.tell({"do": "dance"})["error"]
     assert "error" not in running.tell({"do": "remove", "key": 99})  # it ended before it was ever read
     assert "KeyError" in running.tell({"do": "endpoints", "key": 99, "links": [], "node": "host"})["error"]
-    assert "KeyError" in running.tell({"do": "add", "key": 2, "source": "cgroup-v3", "controllers": []})["error"]
+    assert "KeyError" in running.tell({"do": "add", "key": 2})["error"]
     wrong = os.open("/", os.O_RDONLY)
-    answer = running.tell({"do": "add", "key": 2, "source": "cgroup-v1", "controllers": ["cpu", "memory"]}, [wrong])
+    answer = running.tell({"do": "folders", "source": "cgroup-v1", "controllers": ["cpu", "memory"]}, [wrong])
     assert "ValueError" in answer["error"]
+    running.folders("cgroup-v3", {})
+    assert "KeyError" in running.tell({"do": "add", "key": 2, "group": "."})["error"]
     socket.send_fds(running.control, [b"{"], [os.open("/", os.O_RDONLY)])
     assert "JSON" in json.loads(running.control.recv(1 << 16))["error"]
     running.tell({"do": "resume"})
@@ -153,7 +159,7 @@ def test_pause_resume_interval_and_mistakes(running: Running, group: dict[str, P
 
 def test_a_container_counted_by_proc(running: Running, pid_namespace: tuple[int, subprocess.Popen[str]]) -> None:
     pid, _ = pid_namespace
-    message = {"do": "add", "key": 9, "source": "proc", "controllers": ["proc"], "pid": pid}
+    message = {"do": "add", "key": 9, "pid": pid}
     assert "bring a /proc" in running.tell(message)["error"]
     assert running.tell(message, [os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)]) == {}
     assert running.tell({"do": "endpoints", "key": 9, "links": [], "node": "host"}) == {}
@@ -215,7 +221,8 @@ def test_what_the_node_sends_the_container_receives(running: Running, group: dic
         assert ours.recv(100) == b"sent"
 
     source, folder = given(group, "pids")
-    running.tell({"do": "add", "key": 1, "source": source, "controllers": list(folder)}, [*folder.values()])
+    running.folders(source, folder)
+    running.tell({"do": "add", "key": 1, "group": "."})
     running.tell({"do": "node", "name": "host"}, fds)
     running.tell({"do": "endpoints", "key": 1, "links": [[70, first], [71, second]], "node": "host"})
     send(0, 50, 1000)  # node0 -> the container's first interface

@@ -29,6 +29,7 @@ LONG: Mapping[str, str] = {
     "test_container_names.py": "names and addresses are the owner's",
     "test_copy_races.py": "as test_hostile_archives.py",
     "test_dead_lab.py": "what an owner's callers are told",
+    "test_descriptors.py": "what an owner's limit of open files leaves room for",
     "test_engines.py": "which engine an owner takes",
     "test_explain_node.py": "the commands for a node; those for a container, with cgroups of version 2, stay",
     "test_growth.py": "what an owner keeps",
