@@ -189,8 +189,10 @@ def test_version_2_writes_the_right_files(tmp_path: Path) -> None:
             "memory.oom.group": "1", "memory.max": "67108864", "pids.max": "10",
         }  # fmt: skip
         apply(cgroup, lim.undo(Limits(), limits, "v2"))
-        assert cgroup.read("cpuset", "cpuset.cpus") == "0-7"
-        assert cgroup.read("memory", "memory.max") == "max"
+        assert {write.file: cgroup.read(write.controller, write.file) for write in lim.plan(limits, "v2")} == {
+            "cpuset.cpus": "0-7", "cpu.weight": "100", "cpu.max": "max 100000", "memory.swap.max": "max",
+            "memory.oom.group": "0", "memory.max": "max", "pids.max": "max",
+        }  # fmt: skip
         assert (cgroup.has("memory"), cgroup.has("io")) == (True, False)
         assert (cgroup.usage_bytes(), cgroup.oom_kills()) == (50_000_000, 2)
         assert cgroup.squeeze(40_000_000) == 50_000_000

@@ -88,10 +88,10 @@ def trap(name: str) -> str:
     return f"/traps/{name.replace('/', '-')}"
 
 
-def status(start: Callable[[], Any]) -> int | str:
+def status(start: Callable[..., Any], /, *words: Any, **options: Any) -> int | str:
     """What a try ended with: its status, or the error that says that nothing ran."""
     try:
-        ended = start()
+        ended = start(*words, **options)
     except CtlabError as error:
         return type(error).__name__
     return int(ended if isinstance(ended, int) else ended.returncode)
@@ -115,7 +115,7 @@ def test_the_program_outside_would_be_noticed(lab: Any, world: World) -> None:
         )
         assert container.exec(["/shown/sh", trap("fd/0")]).returncode == REACHED
         assert EXECS["shell"](container, ["/shown/sh", trap("fd/0")]) == REACHED
-        assert status(lambda: container.exec([str(world.outside)])) == "ProgramNotFound"  # noqa: B023
+        assert status(container.exec, [str(world.outside)]) == "ProgramNotFound"
 
 
 # -- run --------------------------------------------------------------------------------------------------------------
@@ -260,17 +260,14 @@ def test_no_exec_leads_out(lab: Any, world: World, image: str, way: str, first: 
         need_ids(lab)
     container = lab.run(**FIRSTS[first], **world.options(image))
     traps = LOW_TRAPS if way == "shell" else ALL_TRAPS  # which takes an interpreter for each
-    tries = {name: status(lambda: EXECS[way](container, [trap(name)])) for name in traps}  # noqa: B023
+    tries = {name: status(EXECS[way], container, [trap(name)]) for name in traps}
     assert reached(tries) == {}
 
 
 def test_no_first_exec_leads_out(lab: Any, world: World) -> None:
     """A runner that has just entered holds more than one that stayed."""
     containers = lab.run(count=len(ALL_TRAPS), name="c{n:02}", **world.options("folder"))
-    tries = {
-        name: status(lambda: container.exec([trap(name)]))  # noqa: B023
-        for container, name in zip(containers, ALL_TRAPS, strict=True)
-    }
+    tries = {name: status(container.exec, [trap(name)]) for container, name in zip(containers, ALL_TRAPS, strict=True)}
     assert reached(tries) == {}
 
 
@@ -307,8 +304,7 @@ def test_no_working_directory_of_an_exec_lies_outside(lab: Any, world: World, im
     for user in ("0",) if lab._client.facts["single_id"] else ("0", "7:7"):
         for up in ("", "/..", UP):
             tries = {
-                folder: status(lambda: container.exec(_seen(world), workdir=f"{folder}{up}", user=user))  # noqa: B023
-                for folder in FOLDERS
+                folder: status(container.exec, _seen(world), workdir=f"{folder}{up}", user=user) for folder in FOLDERS
             }
             assert {folder for folder, how in tries.items() if how == 0} == set()
 
@@ -331,5 +327,5 @@ def test_no_program_is_named_by_a_descriptor(lab: Any, world: World, way: str) -
         if way == "start":
             tries[name] = start(lab, world, "folder", command, {})
         else:
-            tries[name] = status(lambda: container.exec(command))  # noqa: B023
+            tries[name] = status(container.exec, command)
     assert reached(tries) == {}
