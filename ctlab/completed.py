@@ -68,14 +68,15 @@ class Completed:
             raise ProgramFailed(self.failure())
         return self
 
-    def failure(self) -> str:
-        """One line of what failed."""
+    def failure(self, *, all_shown: bool = False) -> str:
+        """One line of what failed, with the last line of what it wrote, unless `all_shown` was that before."""
         what = " ".join(self.command) or "the program"
         shown = what if len(what) <= 60 else what[:57] + "..."
         how = f"was ended by {self.signal}" if self.signal else f"ended with status {self.returncode}"
         if self.oom_killed:
             how = "was killed for memory (OOMKilled): it reached its memory limit"
-        last = self.stderr.strip().splitlines()[-1:] or self.stdout.strip().splitlines()[-1:]
+        wrote = "" if all_shown else self.stderr.strip() or self.stdout.strip()
+        last = wrote.splitlines()[-1:]
         return one_line(f"{shown} in {self.container} {how}" + (f": {last[0][:200]}" if last else ""))
 
     def __repr__(self) -> str:

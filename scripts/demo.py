@@ -14,16 +14,42 @@ from nbconvert import HTMLExporter
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "01-quickstart.ipynb"
 OUT = ROOT / "out"
-# The usual page asks other machines for scripts (formulas, widgets, diagrams) that this notebook has no use for.
+# The usual page asks other machines for scripts (formulas, widgets, diagrams) that this notebook has no use for. And it
+# has one theme; this one has both, and takes the one that the reader's system prefers.
 TEMPLATE = DictLoader(
     {
         "page.html.j2": """{% extends 'lab/index.html.j2' %}
 {% block html_head_js %}{% endblock %}
 {% block html_head_js_mathjax %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}
+{% block notebook_css %}
+{{ super() }}
+<style type="text/css" media="(prefers-color-scheme: dark)" id="dark">
+{{ resources.include_css("static/theme-dark.css") | replace('<style type="text/css">', '') | replace('</style>', '') }}
+</style>
+{% endblock notebook_css %}
+{% block body_header %}
+{{ super() }}
+<script>
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const follow = () => {
+    document.body.dataset.jpThemeLight = String(!dark.matches);
+    document.body.dataset.jpThemeName = dark.matches ? "JupyterLab Dark" : "JupyterLab Light";
+  };
+  dark.addEventListener("change", follow);
+  follow();
+</script>
+{% endblock body_header %}
 """
     }
 )
+
+
+def as_page(notebook: nbformat.NotebookNode) -> str:
+    """The notebook as HTML that asks nobody for anything, light or dark as the reader's system is."""
+    html: str
+    html, _ = HTMLExporter(template_file="page.html.j2", extra_loaders=[TEMPLATE]).from_notebook_node(notebook)
+    return html
 
 
 def main() -> int:
@@ -45,8 +71,7 @@ def main() -> int:
         failed = error
     OUT.mkdir(exist_ok=True)
     page = OUT / "01-quickstart.html"
-    html, _ = HTMLExporter(template_file="page.html.j2", extra_loaders=[TEMPLATE]).from_notebook_node(notebook)
-    page.write_text(html, encoding="utf-8")
+    page.write_text(as_page(notebook), encoding="utf-8")
     cells = sum(cell.cell_type == "code" for cell in notebook.cells)
     if failed is not None:
         print(f"a cell failed: {failed.ename}: {failed.evalue}")

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import labs, units
 
@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 _streamed: object = None
 
 LINE_SECONDS = 0.2  # how long a line may be without its end before it is shown so
+REDRAWN_SECONDS = 0.5  # the same of a line that is drawn over itself (a bar of progress): a message each time
 
 
 class CellSink:
     """Shows a program's output in the cell as it comes: stream 1 to stdout, 2 to stderr, `limit` bytes at most.
 
     By whole lines, since a saved notebook keeps each piece as an output of its own; what has no end of line (a prompt,
-    a bar of progress) is shown a moment later.
+    a bar of progress) is shown a moment later, and of what was drawn over itself meanwhile only what is left of it.
     """
 
     def __init__(self, limit: int, *, quiet: bool = False) -> None:
@@ -57,7 +58,7 @@ class CellSink:
             self._put(stream, whole + end)
             if begun:
                 if end or not earlier:
-                    self._due = time.monotonic() + LINE_SECONDS
+                    self._due = time.monotonic() + (REDRAWN_SECONDS if "\r" in begun else LINE_SECONDS)
                 self._begun[stream] = begun
                 self._wait()
 
@@ -89,8 +90,13 @@ class CellSink:
         if stream != self._last:  # a stream that isn't flushed is sent later than what was written after it
             other.flush()
         self._last = stream
-        target.write(text)
+        target.write("\n".join(map(collapsed, text.split("\n"))))
         target.flush()
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that the program wrote has been shown."""
+        return not self._quiet and not self._more
 
     def finish(self, where: str, dropped_bytes: int = 0) -> None:
         """Say how much more there was, and where it is; and what came too fast to be kept at all."""
@@ -99,6 +105,21 @@ class CellSink:
             print(f"\n[{units.format_size(self._more)} more isn't shown here; {where}]")
         if dropped_bytes:
             print(f"\n[about {units.format_size(dropped_bytes)} came too fast to be kept]")
+
+
+def collapsed(line: str) -> str:
+    """A line that carriage returns draw over itself, as it looks in the end; what was shown of it before is drawn over.
+
+    A line with escape sequences isn't counted out: what its last piece leaves of those before isn't known here.
+    """
+    body = line.rstrip("\r")
+    first, *pieces = body.split("\r")
+    if not pieces:
+        return line
+    look = ""
+    for piece in filter(None, pieces):
+        look = piece if "\x1b" in piece + look else piece + look[len(piece) :]
+    return f"{first}\r{look}{line[len(body) :]}"
 
 
 _seen: weakref.WeakKeyDictionary[Lab, int] = weakref.WeakKeyDictionary()
@@ -114,6 +135,15 @@ def show_completed(result: object) -> None:
     """Show nothing of a result that was streamed into this very cell; any other has its plain text."""
     if result is not _streamed:
         raise NotImplementedError
+
+
+def value_of_streamed(shell: Any, result: object) -> object:
+    """What a magic returns that has streamed its result; a terminal would write an empty ``Out[8]:`` for any value."""
+    streamed(result)
+    if not hasattr(shell, "pt_app"):
+        return result
+    shell.displayhook.update_user_ns(result)  # `_` has it all the same
+    return None
 
 
 def has_kernel() -> bool:

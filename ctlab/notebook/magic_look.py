@@ -8,11 +8,6 @@ from typing import Any
 from .magic_context import Context, Facts
 
 _LISTED = ("running", "paused")
-# What `%container stats` shows; memory is charged to a cgroup, or where there is none added up over processes.
-_STATS = (
-    "cpu_cores", "memory_bytes", "memory_rss_bytes", "memory_limit_bytes", "pids", "rx_bytes_per_second",
-    "tx_bytes_per_second",
-)  # fmt: skip
 
 
 def listing(context: Context) -> Any:
@@ -41,7 +36,13 @@ def logs(context: Context) -> Any:
         "timestamps": bool(context.option("timestamps")),
     }  # fmt: skip
     if not context.option("follow"):
-        return container.logs(**chosen)
+        found = container.logs(**chosen)
+        if not found and container.state == "running" and container.command and not container.spec.tty:
+            print(
+                f"{name} has written nothing that is shown; many programs keep back what they write into a pipe: "
+                "run it with -t, a Python program with -e PYTHONUNBUFFERED=1"
+            )
+        return found
     from .display import CellSink
 
     sink = CellSink(context.magics.output_bytes)
@@ -89,14 +90,13 @@ def wait(context: Context) -> Any:
 
 
 def stats(context: Context) -> Any:
-    """`%container stats [CONTAINER…]`: a frame, the latest row of each container that runs."""
+    """`%container stats [CONTAINER…]`: Handles, docker's table of each container that runs."""
+    from ..cards import as_of
+    from ..usage import usage
+
     lab = context.lab
     chosen = context.containers() if context.subjects else [one for one in lab.containers if one.state in _LISTED]
-    last = max(5.0, 3 * lab.interval_seconds)
-    frame = lab.stats(containers=[one.name for one in chosen], metrics=_STATS, last=last)
-    latest = frame.groupby("container", observed=True, sort=False).tail(1)
-    unknown = [name for name in _STATS if name.startswith("memory") and len(latest) and latest[name].isna().all()]
-    return latest[["container", *(name for name in _STATS if name not in unknown)]]
+    return usage(lab, chosen, as_of())
 
 
 VERBS = {

@@ -10,7 +10,7 @@ from ..errors import BadInput, ProgramFailed
 from ..words import join
 from .commands import NOUNS
 from .commands.kinds import is_expected
-from .display import CellSink, streamed
+from .display import CellSink, value_of_streamed
 from .errors_view import Interrupted
 from .magic_context import Context, is_statement
 
@@ -99,7 +99,7 @@ def _moved(context: Context, subject: str, command: list[str]) -> str:
     return f": {start} {join([*command[:at], subject, *rest])}"
 
 
-def _show(context: Context, container: Container, keep: bool) -> Completed:
+def _show(context: Context, container: Container, keep: bool) -> Any:
     """Show a container's program until it ends; one that nobody named goes with it."""
     sink = CellSink(context.magics.output_bytes, quiet=bool(context.option("quiet")))
     try:
@@ -140,17 +140,15 @@ def execute(context: Context) -> Any:
     return _finish(context, completed, sink, "the result has it: x = %container exec …")
 
 
-def _finish(context: Context, completed: Completed, sink: CellSink, where: str) -> Completed:
+def _finish(context: Context, completed: Completed, sink: CellSink, where: str) -> Any:
     """Say what wasn't shown, keep the result, and fail unless the status is one that was expected."""
     sink.finish(where, completed.dropped_bytes)
     context.keep(completed)
     expect = context.option("expect", (0,))
-    if is_statement(context.shell):
-        streamed(completed)
     if not is_expected(completed.returncode, expect):
         wanted = "" if expect == (0,) else f" (--expect {_words(expect)})"
-        raise ProgramFailed(completed.failure() + wanted)
-    return completed
+        raise ProgramFailed(completed.failure(all_shown=sink.whole) + wanted)
+    return value_of_streamed(context.shell, completed) if is_statement(context.shell) else completed
 
 
 def _words(expect: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +29,26 @@ def test_all_containers_and_all_labs(shell: Any, capsys: pytest.CaptureFixture[s
     assert shell.run("%lab stop --all") is None and "no lab runs here" in capsys.readouterr().out
 
 
-def test_container_stats_fit_on_a_page(shell: Any) -> None:
-    shell.run("%container run -d --name web -- sleep 100")
-    found: list[Any] = []
+def test_container_stats_are_dockers_table(shell: Any) -> None:
+    shell.run("%container run -d --name web -- sleep 100\n%container run -d --name busy -- sh -c 'while :; do :; done'")
 
-    def whole() -> bool:  # a rate needs two samples
-        found[:] = [shell.run("%container stats")]
-        return bool(len(found[0]) and found[0]["cpu_cores"].notna().all())
+    def whole() -> bool:  # a share of a CPU needs two samples
+        return bool(shell.run("%container stats").frame()["cpu_cores"].notna().all())
 
     assert wait_until(whole, patient(5))
-    columns = list(found[0].columns)
-    assert columns[:2] == ["container", "cpu_cores"] and len(columns) <= 8
-    memory = [name for name in ("memory_bytes", "memory_rss_bytes") if name in columns]
-    assert len(memory) == 1 and (found[0][memory[0]] > 0).all()  # whichever is known here
+    found = shell.run("%container stats")
+    head, *rows = repr(found).splitlines()
+    words = ["NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "NET I/O", "BLOCK I/O", "PIDS"]
+    assert re.split(r"  +", head) == words and list(found.rows()[0]) == words
+    assert [row.split()[0] for row in rows] == ["web", "busy"]
+    assert all(f">{word}</th>" in found._repr_html_() for word in words)
+    frame = found.frame().set_index("container")
+    assert (frame["memory_bytes"] > 0).all() and frame["memory_limit_bytes"].isna().sum() in (0, 2)
+    assert frame.loc["busy", "cpu_cores"] > frame.loc["web", "cpu_cores"] >= 0
+    assert str(frame["pids"].dtype) == "Int64" and frame.loc["web", "pids"] == 1
+    assert shell.run("%container stats web").keys() == ["web"]
+    shell.run("%container kill web busy")
+    assert repr(shell.run("%container stats")) == "no running containers"
 
 
 def test_objects_where_names_stand(shell: Any, tmp_path: Path) -> None:

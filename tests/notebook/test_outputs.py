@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+from kernel_help import patient
 
 pytestmark = pytest.mark.kernel
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def texts(cell: Any) -> list[str]:
@@ -119,3 +126,30 @@ def test_inspect_is_json(kernel: Any) -> None:
     kernel.good("%container run -d --name web")
     value = kernel.good("%container inspect web").value
     assert value is not None and json.loads(value)["name"] == "web"
+
+
+def test_a_terminal_has_no_empty_out_after_each_program(usable: None, runtime_base: Path, tmp_path: Path) -> None:
+    typed = [
+        "%load_ext ctlab", "%container run -d --name web", "%container exec web -- echo hello",
+        "print('kept', _.returncode, _.stdout)", "%container exec web -- true", "%lab stop", "exit",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "IPython", "--simple-prompt", "--no-banner", "--colors=nocolor"],
+        input="\n".join(typed) + "\n", capture_output=True, text=True, timeout=patient(60),
+        env={**os.environ, "IPYTHONDIR": str(tmp_path), "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert "hello\n" in done.stdout and "kept 0 hello" in done.stdout, done.stdout + done.stderr
+    assert re.findall(r"Out\[(\d+)\]", done.stdout) == ["2", "6"], done.stdout  # the handles of web and lab
+
+
+def test_logs_of_a_program_that_keeps_its_output_back_say_so(kernel: Any) -> None:
+    script = "import time; print(1); time.sleep(60)"
+    kernel.good(f'%container run -d --name mute -- python3 -c "{script}"')
+    assert "PYTHONUNBUFFERED=1" in kernel.good("%container logs mute").stream()
+    kernel.good(f'%container run -d --name heard -e PYTHONUNBUFFERED=1 -- python3 -c "{script}"')
+    until = time.monotonic() + patient(10)
+    while "1" not in kernel.good("import ctlab\nprint(ctlab.current().containers['heard'].logs())").stream():
+        assert time.monotonic() < until
+    assert kernel.good("%container logs heard").stream() == ""
+    kernel.good("%container run -d --name idle")
+    assert kernel.good("%container logs idle").stream() == ""

@@ -152,3 +152,13 @@ def test_quiet_shows_nothing_and_keeps_all(kernel: Any) -> None:
     cell = kernel.good("x = %container run -q -- echo hello\n")
     assert cell.stream() == "lab 'lab' started\n"
     assert kernel.good("print(x.stdout)").stream() == "hello\n\n"
+
+
+def test_a_bar_of_progress_is_a_few_messages_and_ends_as_it_looks(kernel: Any) -> None:
+    """As `apt-get update` and `curl` draw them: it was a message for each fifth of a second, with every look in it."""
+    kernel.good("%container run -d --name web")
+    bar = "for n in range(200):\n    print(end=f'\\r{n // 2}% [Working]', flush=True)\n    time.sleep(0.01)\n"
+    cell = kernel.good(f"%%container exec web -- python3 -\nimport time\n{bar}print('\\rDone           ')\n")
+    texts = [text for _, text in shown(cell)]
+    assert len(texts) <= 8 and sum(map(len, texts)) < 200, texts
+    assert texts[-1].endswith("\rDone           \n")

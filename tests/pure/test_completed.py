@@ -11,6 +11,7 @@ from IPython.lib.pretty import pretty
 
 from ctlab.completed import HEAD_LINES, LINE_CHARACTERS, TAIL_LINES, Completed, excerpt, signal_of
 from ctlab.errors import ProgramFailed
+from ctlab.notebook.display import collapsed
 
 
 def completed(stdout: str = "", stderr: str = "", returncode: int = 0, **more: Any) -> Completed:
@@ -81,3 +82,18 @@ def test_the_end_of_what_it_wrote_steers_no_terminal() -> None:
     with pytest.raises(ProgramFailed) as caught:
         completed("", "first\nl\x1b]52;c;ZXZpbA==\x07ast\x9b2J\n", 3).check()
     assert str(caught.value) == "prog word in web ended with status 3: l ]52;c;ZXZpbA== ast 2J"
+
+
+@pytest.mark.parametrize(
+    ("line", "left"),
+    [
+        ("plain\n", "plain\n"),
+        ("0%\r10%\r20%", "0%\r20%"),
+        ("\r0% [Working]\r             \r50%\r", "\r50%          \r"),
+        ("\rabc\rd\n", "\rdbc\n"),
+        ("windows\r\n", "windows\r\n"),
+        ("\r\x1b[2K1 of 9\r\x1b[2K2 of 9", "\r\x1b[2K2 of 9"),
+    ],
+)
+def test_of_a_line_that_is_drawn_over_itself_only_the_last_look_is_left(line: str, left: str) -> None:
+    assert "\n".join(map(collapsed, line.split("\n"))) == left
