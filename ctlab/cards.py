@@ -79,8 +79,13 @@ def node_row(node: Node) -> dict[str, Any]:
 def _plain(value: Any) -> str:
     """A value as a person writes it: several on a line each, pairs without brackets."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {one}" for name, one in value.items())
-    return "\n".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        return ", ".join(f"{name} {_short(one)}" for name, one in value.items() if one not in (None, "", [], {}, ()))
+    return "\n".join(map(_plain, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _short(value: Any) -> str:
+    """A value within a line."""
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def card(title: str, facts: Mapping[str, Any], when: str = "") -> str:

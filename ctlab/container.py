@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from .lab import Lab
 
 
+_MACHINERY = {"cell", "cell_id", "spec", "tick"}  # for ctlab's own parts, not for whoever types `web.` and Tab
+
+
 class Container:
     """A container of a lab. Properties never ask the kernel; methods do. Bound to the id, not to the name."""
 
@@ -358,6 +361,9 @@ class Container:
     def failure(self) -> Completed:
         """The last run as a `Completed`, with what is kept of its output."""
         return following.last_run(self)
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name not in _MACHINERY]
 
     def __repr__(self) -> str:
         status = self.state

@@ -39,6 +39,12 @@ SLOTS = 6
 NOTES_KEPT = 1000
 
 
+# For ctlab's own parts (the map, magics, charts); a person who types `lab.` and Tab has no use for them.
+_MACHINERY = {
+    "cell", "changes", "close_views", "details", "endpoints", "map_elements", "on_change", "say", "tick", "views",
+}  # fmt: skip
+
+
 class Lab:
     """A lab. It starts in the constructor and ends with `with`, `stop()` or this process, never by garbage collection.
 
@@ -422,6 +428,9 @@ class Lab:
         if self.gone:
             return f"<Lab {self.name}: {'stopped' if self._stopped else 'died'}>"
         return f"<Lab {self.name}: {len(self._containers)} containers, {len(self._networks)} networks, {self.engine}>"
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name not in _MACHINERY]
 
     def _repr_html_(self) -> str:
         from .cards import lab_card

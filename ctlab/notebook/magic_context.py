@@ -6,7 +6,7 @@ import ast
 import json
 import linecache
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import labs
@@ -154,7 +154,22 @@ class Text(str):
 
 
 class Facts(dict[str, Any]):
-    """A dictionary that is shown as JSON."""
+    """A dictionary that is shown as JSON; on a page as cards: a title each, and what stands in it."""
+
+    def __init__(self, facts: Mapping[str, Any], cards: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        super().__init__(facts)
+        self._cards = cards or {}
+
+    @classmethod
+    def of(cls, kind: str, found: Mapping[str, Mapping[str, Any]]) -> Facts:
+        """Of one object what is known of it, of several by name."""
+        cards = {f"{kind} {name}": facts for name, facts in found.items()}
+        return cls(next(iter(found.values())) if len(found) == 1 else found, cards)
+
+    def _repr_html_(self) -> str | None:
+        from ..cards import card
+
+        return "".join(card(title, facts) for title, facts in self._cards.items()) or None
 
     def __repr__(self) -> str:
         return json.dumps(self, indent=2, default=str, ensure_ascii=False)

@@ -56,11 +56,8 @@ def logs(context: Context) -> Any:
 
 
 def inspect(context: Context) -> Any:
-    """`%container inspect CONTAINER…`: a dictionary, shown as JSON."""
-    found = context.containers()
-    if len(found) == 1:
-        return Facts(found[0].inspect())
-    return Facts({container.name: container.inspect() for container in found})
+    """`%container inspect CONTAINER…`: a dictionary, shown as JSON, on a page as a card."""
+    return Facts.of("container", {container.name: container.inspect() for container in context.containers()})
 
 
 @dataclass(frozen=True)

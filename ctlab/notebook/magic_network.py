@@ -58,12 +58,10 @@ def remove(context: Context) -> Any:
 
 
 def inspect(context: Context) -> Any:
-    """`%network inspect NETWORK…`: a dictionary, shown as JSON."""
+    """`%network inspect NETWORK…`: a dictionary, shown as JSON, on a page as a card."""
     lab = context.lab
     found = [lab._network(name) for name in dict.fromkeys(context.subjects)]
-    if len(found) == 1:
-        return Facts(found[0].inspect())
-    return Facts({network.name: network.inspect() for network in found})
+    return Facts.of("network", {network.name: network.inspect() for network in found})
 
 
 def connect(context: Context) -> Any:

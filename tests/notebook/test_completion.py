@@ -128,3 +128,15 @@ def test_a_file_whose_name_steers_a_terminal_is_not_offered(busy: Any) -> None:
     script = 'mkdir /srv/odd && cd /srv/odd && touch "$(printf "odd\\033]52;c;eA==")" "$(printf "odd\\nline")" odd-fine'
     busy.lab["web"].exec(["sh", "-c", script]).check()
     assert found(busy, "%container cp web:/srv/odd/od") == ["%container cp web:/srv/odd/odd-fine"]
+
+
+def test_tab_after_a_lab_or_a_container_offers_what_a_person_uses(busy: Any) -> None:
+    busy.run("import ctlab\nlab = ctlab.current()\nweb = lab['web']")
+    with provisionalcompleter():
+        busy.ip.Completer.use_jedi = True
+        of_lab = {one.text for one in busy.ip.Completer.completions("lab.", 4)}
+        of_web = {one.text for one in busy.ip.Completer.completions("web.", 4)}
+    assert {"containers", "networks", "run", "network", "stats", "topology", "stop"} <= of_lab
+    assert {"exec", "logs", "stop", "stats", "address", "state"} <= of_web
+    hidden = {"cell", "cell_id", "changes", "close_views", "map_elements", "on_change", "say", "tick", "views"}
+    assert not hidden & (of_lab | of_web)

@@ -219,10 +219,13 @@ def test_looking(shell: Any) -> None:
     facts = shell.run("%container inspect web")
     assert facts["name"] == "web" and facts["pid"] == web.pid and json.loads(repr(facts))["command"] == ["sleep", "60"]
     assert set(shell.run("%container inspect web log")) == {"web", "log"}
+    card = facts._repr_html_()
+    assert card.startswith("<table") and "container web" in card and "network bridge" in card and "{" not in card
+    assert shell.run("%network inspect bridge")._repr_html_().count("<table") == 1
     processes = shell.run("%container top web")
     assert [row["command"] for row in processes.rows()] == ["sleep 60"] and processes["sleep"].facts["pid"] == 1
     shell.lab.containers  # noqa: B018 - asking for a listing changes nothing
-    assert wait_until(lambda: shell.run("%container stats").frame()["pids"].tolist() == [1], patient(5))
+    assert wait_until(lambda: shell.run("%container stats")["web"].pids == 1, patient(5))
     assert shell.run("%container stats web")["web"].pids == 1
 
 
