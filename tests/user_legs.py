@@ -17,7 +17,10 @@ KINDS: Mapping[str, tuple[bool, bool]] = {
     "one-id": (False, False),
 }
 # What depends on who one is: as each kind of user, always.
-FOR_EACH = ("test_containers.py", "test_container_limits.py", "test_security.py", "test_hostile_files.py")
+FOR_EACH = (
+    "test_containers.py", "test_container_limits.py", "test_security.py", "test_hostile_files.py",
+    "test_system_image.py",
+)  # fmt: skip
 # What depends on it less: as one of them, in the long form as each.
 FOR_ONE: Mapping[str, tuple[str, ...]] = {
     "range-and-folders": (

@@ -103,6 +103,19 @@ class RootOverlay(NamedTuple):
     lower: str
 
 
+class SystemRoot(NamedTuple):
+    """An overlay over the lab's copy of what a system is to be changed in becomes the new root.
+
+    The copy, made once, has the `folders` ([path, mode]) and `links` ([path, target]), `/etc` as far as the world may
+    read it, and the folders of `/var`. `fresh` names files that are made empty in the upper folder first, so that they
+    can be written.
+    """
+
+    folders: list[list[Any]]
+    links: list[list[str]]
+    fresh: list[str]
+
+
 class Folder(NamedTuple):
     """Make a folder."""
 
@@ -126,14 +139,10 @@ class WriteFile(NamedTuple):
 
 
 class Overlay(NamedTuple):
-    """Mount an overlay: `lower` of this machine below, a private folder of the lab's tmpfs above.
-
-    `fresh` names files that are made empty in the upper folder first, so that they can be written.
-    """
+    """Mount an overlay: `lower` of this machine below, a private folder of the lab's tmpfs above."""
 
     lower: str
     target: str
-    fresh: list[str]
 
 
 class Bind(NamedTuple):
@@ -203,16 +212,16 @@ class Execute(NamedTuple):
 if TYPE_CHECKING:
     Operation = (
         MakeBridge | MakeVeth | DeleteLink | WriteSysctl | Listen | LinkUp | AddAddress | AddRoute | Limit | Unshare
-        | RootFolder | RootOverlay | Folder | SymbolicLink | WriteFile | Overlay | Bind | Device | Mount | Mask
-        | ReadOnly | PivotRoot | Hostname | Execute
+        | RootFolder | RootOverlay | SystemRoot | Folder | SymbolicLink | WriteFile | Overlay | Bind | Device | Mount
+        | Mask | ReadOnly | PivotRoot | Hostname | Execute
     )  # fmt: skip
 
 _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
         MakeBridge, MakeVeth, DeleteLink, WriteSysctl, Listen, LinkUp, AddAddress, AddRoute, Limit, Unshare,
-        RootFolder, RootOverlay, Folder, SymbolicLink, WriteFile, Overlay, Bind, Device, Mount, Mask, ReadOnly,
-        PivotRoot, Hostname, Execute,
+        RootFolder, RootOverlay, SystemRoot, Folder, SymbolicLink, WriteFile, Overlay, Bind, Device, Mount, Mask,
+        ReadOnly, PivotRoot, Hostname, Execute,
     )
 }  # fmt: skip
 

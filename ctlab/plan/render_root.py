@@ -30,6 +30,8 @@ def place_for(operations: Iterable[ops.Operation]) -> str:
             needed.append(operation.source)
         elif isinstance(operation, ops.Overlay | ops.RootOverlay):
             needed.append(operation.lower)
+        elif isinstance(operation, ops.SystemRoot):
+            needed += ["/etc", "/var"]
     for place in PLACES:
         if not any(path == place or path.startswith(place + "/") for path in needed):
             return place
@@ -37,13 +39,8 @@ def place_for(operations: Iterable[ops.Operation]) -> str:
 
 
 def fresh_files(operations: Iterable[ops.Operation]) -> set[str]:
-    """The files that an overlay has anew and empty: they can be written as they are."""
-    return {
-        posixpath.join(operation.target, name)
-        for operation in operations
-        if isinstance(operation, ops.Overlay)
-        for name in operation.fresh
-    }
+    """The files that the root has anew and empty: they can be written as they are."""
+    return {name for operation in operations if isinstance(operation, ops.SystemRoot) for name in operation.fresh}
 
 
 def root_operation(operation: ops.Operation, place: str = PLACES[0], fresh: Collection[str] = ()) -> list[str]:
@@ -55,6 +52,8 @@ def root_operation(operation: ops.Operation, place: str = PLACES[0], fresh: Coll
         return [f"mkdir {place}/root", f"mount --bind {place}/root {place}/root", f"cd {place}/root"]
     if isinstance(operation, ops.RootOverlay):
         return _root_overlay(operation, place)
+    if isinstance(operation, ops.SystemRoot):
+        return _system_root(operation, place)
     if isinstance(operation, ops.Folder):
         return _folders([operation])
     if isinstance(operation, ops.SymbolicLink):
@@ -139,14 +138,55 @@ def _root_overlay(operation: ops.RootOverlay, place: str) -> list[str]:
     ]
 
 
+# What a lab copies of a system, in find(1)'s words: of /etc what the world may read, of /var the folders and links.
+_VAR = r"find var -maxdepth 6 \( -path var/tmp -o -path var/run -o -path var/lock \) -prune -o"
+_COPIED_FOLDERS = (
+    r"find etc -type d -printf '%m %p\n' ! -perm -o=rx -prune",
+    rf"{_VAR} -type d -printf '%m %p\n' ! -perm -o=rx -prune",
+)
+_COPIED_FILES = (
+    "find etc -type d ! -perm -o=rx -prune -o -type l -print0 -o -type f -perm -o=r"
+    " ! -path etc/shadow ! -path etc/gshadow -print0",
+    f"{_VAR} -type d ! -perm -o=rx -prune -o -type l -print0",
+)
+
+
+def _system_root(operation: ops.SystemRoot, place: str) -> list[str]:
+    system, upper, work = f"{place}/system", f"{place}/system.upper", f"{place}/system.work"
+    options = f"nosuid,nodev,lowerdir={system},upperdir={upper},workdir={work},userxattr"
+    lines = [
+        "# a copy of what a system is to be changed in; a lab makes one for all its containers, in which owners of",
+        "# files are the same as far as the lab has their ids",
+        f"mkdir {system} {place}/root {upper} {work}",
+    ]
+    lines += ["(", "  cd /", *(f"  {command}" for command in _COPIED_FOLDERS)]
+    lines.append(f') | while read -r mode path; do mkdir -p -m $mode "{system}/$path"; done')
+    for mode, folders in groupby(operation.folders, key=lambda folder: folder[1]):
+        lines.append(f"mkdir -p -m {mode:o} {words(system + path for path, _ in folders)}")
+    lines += [f"ln -s {quote(target)} {quote(system + path)}" for path, target in operation.links]
+    lines += [
+        "(",
+        "  cd /",
+        *(f"  {command}" for command in _COPIED_FILES),
+        f") | tar -c -C / --null -T - | tar -x -p --no-same-owner -C {system}",
+        f"sed 's/:.*/:*:::::::/' {system}/etc/passwd > {system}/etc/shadow",
+        f"sed 's/:.*:/:*::/' {system}/etc/group > {system}/etc/gshadow",
+        f"chmod 640 {system}/etc/shadow {system}/etc/gshadow",
+    ]
+    if operation.fresh:
+        made = dict.fromkeys(upper + posixpath.dirname(path) for path in operation.fresh)
+        lines += [f"mkdir {words(made)}", f"touch {words(upper + path for path in operation.fresh)}"]
+    return [*lines, f"mount -t overlay -o {quote(options)} overlay {place}/root", f"cd {place}/root"]
+
+
 def _overlay(operation: ops.Overlay, place: str) -> list[str]:
     name = operation.lower.strip("/")
     upper, work = f"{place}/{name}.upper", f"{place}/{name}.work"
     options = f"lowerdir={operation.lower},upperdir={upper},workdir={work},userxattr"
-    lines = [f"mkdir {words([upper, work])}"]
-    if operation.fresh:
-        lines.append(f"touch {words(f'{upper}/{file}' for file in operation.fresh)}")
-    return [*lines, f"mount -t overlay -o {quote(options)} overlay {quote(inside(operation.target))}"]
+    return [
+        f"mkdir {words([upper, work])}",
+        f"mount -t overlay -o {quote(options)} overlay {quote(inside(operation.target))}",
+    ]
 
 
 def _write_file(operation: ops.WriteFile, fresh: Collection[str]) -> list[str]:

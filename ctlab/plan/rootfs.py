@@ -16,6 +16,9 @@ READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-tri
 
 # Files of /etc that every container gets its own of.
 OWN_FILES = ("hostname", "hosts", "resolv.conf")
+# Files of /etc that the copy of a system has its own of, whoever may read this machine's.
+PASSWORD_FILES = ("shadow", "gshadow", "shadow-", "gshadow-")
+_OVERLAID = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "opt")
 
 NAMESPACES = ["mount", "uts", "ipc", "net", "pid", "cgroup"]
 
@@ -44,30 +47,33 @@ def _kernel_file_systems() -> list[ops.Operation]:
     return operations
 
 
-def system(top: dict[str, str]) -> list[ops.Operation]:
-    """The machine's own system, read-only below, private above.
+def skeleton(top: dict[str, str]) -> tuple[list[tuple[str, int]], list[tuple[str, str]]]:
+    """What a system's root has whatever this machine has: (path, mode) of folders, (path, target) of links.
 
-    `top` maps the names of this machine's top-level entries to what they are: a link's target, ``"folder"``.
-    What is personal or changes at run time (``/home /root /run /srv /var …``) is an empty folder instead.
+    `top` maps the names of this machine's top-level entries to what they are: a link's target, ``"folder"``. What
+    overlays of its own folders and the kernel's file systems are mounted on is among them, so that no container has
+    to make it.
     """
-    operations: list[ops.Operation] = [ops.RootFolder()]
-    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
-        kind = top.get(name)
-        if kind == "folder":
-            operations += [ops.Folder(f"/{name}", 0o755), ops.Overlay(f"/{name}", f"/{name}", [])]
-        elif kind:
-            operations.append(ops.SymbolicLink(f"/{name}", kind))
-    for name in ("usr", "etc", "opt"):
-        if top.get(name) == "folder":
-            fresh = list(OWN_FILES) if name == "etc" else []
-            operations += [ops.Folder(f"/{name}", 0o755), ops.Overlay(f"/{name}", f"/{name}", fresh)]
-    for path, mode in (
-        ("/home", 0o755), ("/root", 0o700), ("/run", 0o755), ("/srv", 0o755), ("/mnt", 0o755), ("/media", 0o755),
-        ("/tmp", 0o1777), ("/var", 0o755), ("/var/lib", 0o755), ("/var/cache", 0o755), ("/var/log", 0o755),
-        ("/var/spool", 0o755), ("/var/tmp", 0o1777),
-    ):  # fmt: skip
-        operations.append(ops.Folder(path, mode))
-    operations += [ops.SymbolicLink("/var/run", "/run"), ops.SymbolicLink("/var/lock", "/run/lock")]
+    folders = [
+        ("/etc", 0o755), ("/home", 0o755), ("/root", 0o700), ("/run", 0o755), ("/srv", 0o755), ("/mnt", 0o755),
+        ("/media", 0o755), ("/tmp", 0o1777), ("/var", 0o755), ("/var/lib", 0o755), ("/var/cache", 0o755),
+        ("/var/log", 0o755), ("/var/spool", 0o755), ("/var/tmp", 0o1777), ("/proc", 0o555), ("/sys", 0o555),
+        ("/dev", 0o755),
+    ]  # fmt: skip
+    folders += [(f"/{name}", 0o755) for name in _OVERLAID if top.get(name) == "folder"]
+    links = [(f"/{name}", top[name]) for name in _OVERLAID if top.get(name, "folder") != "folder"]
+    return folders, [*links, ("/var/run", "/run"), ("/var/lock", "/run/lock")]
+
+
+def system(top: dict[str, str]) -> list[ops.Operation]:
+    """The machine's own system: the lab's copy of what is changed in one, the rest read-only below, private above.
+
+    What is personal or changes at run time (``/home /root /run /srv …``) is an empty folder instead.
+    """
+    folders, links = skeleton(top)
+    named = [list(one) for one in folders], [list(one) for one in links]
+    operations: list[ops.Operation] = [ops.SystemRoot(*named, [f"/etc/{name}" for name in OWN_FILES])]
+    operations += [ops.Overlay(f"/{name}", f"/{name}") for name in _OVERLAID if top.get(name) == "folder"]
     return [*operations, *_kernel_file_systems(), ops.PivotRoot()]
 
 

@@ -13,9 +13,11 @@ import stat
 from ..kernel import netlink, syscalls
 from ..kernel.lean import suppress
 from ..plan import ops
+from . import system_copy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 _IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
@@ -50,7 +52,7 @@ class Root:
         self._private = private
         self._descriptor = -1
         self._mounted = {"/"}  # where what shows is the image's
-        self._fresh = False  # made by us from nothing: no link in it is anybody else's, so plain paths do
+        self._fresh = False  # made by us: no link at its top is anybody else's, so plain paths do
 
     # -- finding places -------------------------------------------------------------------------
     def open(self, path: str, flags: int, mode: int = 0) -> int:
@@ -92,22 +94,34 @@ class Root:
         path = f"{self._private}/root"
         with suppress(FileExistsError):
             os.mkdir(path, 0o755)
-        self._overlay(f"/images/{operation.lower}", "image", path, [])
+        self._overlay(f"/images/{operation.lower}", "image", path)
         self._descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def _overlay(self, lower: str, name: str, target: str, fresh: list[str]) -> None:
+    def system_root(self, operation: ops.SystemRoot) -> None:
+        path = f"{self._private}/root"
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o755)
+        nothing_special = syscalls.MS_NOSUID | syscalls.MS_NODEV
+        self._overlay(system_copy.PLACE, "system", path, operation.fresh, nothing_special)
+        self._descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._fresh = True
+
+    def _overlay(self, lower: str, name: str, target: str, fresh: Sequence[str] = (), flags: int = 0) -> None:
         upper, work = f"{self._private}/{name}.upper", f"{self._private}/{name}.work"
         if not os.path.isdir(upper):  # else the container is started again
             os.mkdir(upper, 0o755)
             os.mkdir(work, 0o755)
             for file in fresh:
-                os.close(os.open(f"{upper}/{file}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
-        syscalls.mount("overlay", target, "overlay", 0, f"lowerdir={lower},upperdir={upper},workdir={work},userxattr")
+                with suppress(FileExistsError):
+                    os.mkdir(f"{upper}{os.path.dirname(file)}", 0o755)
+                os.close(os.open(f"{upper}{file}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+        options = f"lowerdir={lower},upperdir={upper},workdir={work},userxattr"
+        syscalls.mount("overlay", target, "overlay", flags, options)
 
     def overlay(self, operation: ops.Overlay) -> None:
         name = operation.lower.strip("/")
         descriptor = self.open(operation.target, os.O_PATH | os.O_DIRECTORY)
-        self._overlay(f"/lower/{name}", name, f"/proc/self/fd/{descriptor}", operation.fresh)
+        self._overlay(f"/lower/{name}", name, f"/proc/self/fd/{descriptor}")
         os.close(descriptor)
         self._mounted.add(operation.target)
 
@@ -280,6 +294,7 @@ class Root:
 _PERFORM: dict[type[Any], Any] = {
     ops.RootFolder: Root.root_folder,
     ops.RootOverlay: Root.root_overlay,
+    ops.SystemRoot: Root.system_root,
     ops.Folder: Root.folder,
     ops.SymbolicLink: Root.symbolic_link,
     ops.WriteFile: Root.write_file,

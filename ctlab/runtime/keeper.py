@@ -24,7 +24,7 @@ from typing import Any
 
 from ..errors import CtlabError, describe_bug, one_line
 from ..kernel import cgroup_discover, cgroup_mounts, cgroup_outside, id_ranges, idmap, process_count, syscalls, title
-from . import orders, protocol, runtime_folder, seed, storage_size
+from . import orders, protocol, runtime_folder, seed, storage_size, system_read
 from .packets import Surprise
 
 _REMOVE_SECONDS = 5.0
@@ -35,11 +35,20 @@ _DEATH_SECONDS = 0.1
 class Keeper:
     """One lab, seen from outside."""
 
-    def __init__(self, control: socket.socket, planted: _socket.socket, config: dict[str, Any], *, port: bool) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        planted: tuple[_socket.socket, int],
+        reader: system_read.Reader,
+        config: dict[str, Any],
+        *,
+        port: bool,
+    ) -> None:
         owner: int = config["owner"]
         self.control = control
         self.port = port
-        self.planted = planted
+        self.planted, self.seed = planted
+        self.reader = reader
         self.config = config
         self.lab_id: str = config["id"]
         self.owner_pidfd = os.pidfd_open(owner)
@@ -83,7 +92,8 @@ class Keeper:
             "name": self.config["name"],
             "port": self.port,
         }
-        descriptors = [theirs.fileno(), *folders.values(), *([] if leaf is None else [leaf])]
+        read = [self.reader.archive, self.reader.done]
+        descriptors = [theirs.fileno(), *read, *folders.values(), *([] if leaf is None else [leaf])]
         pid, self.supervisor_pidfd = self._bear(facts, descriptors)
         theirs.close()
         os.close(seed.CALLS)
@@ -93,6 +103,7 @@ class Keeper:
         for descriptor in descriptors[1:]:
             os.close(descriptor)
         idmap.write(pid, mapping)
+        os.close(self.reader.hold)
         self.user_namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         self.channel = ours
         protocol.send(ours, {"go": "identity"})
@@ -103,6 +114,7 @@ class Keeper:
         answer, _, _ = protocol.receive(ours)
         if answer is None or "error" in answer:
             raise RuntimeError((answer or {}).get("message", "the supervisor ended before it was ready"))
+        self.reader.reap()
         protocol.send(
             self.control,
             {
@@ -130,7 +142,7 @@ class Keeper:
         orders.send(self.planted, facts, descriptors)
         answer, given = orders.receive(self.planted)
         self.planted.close()
-        os.wait()
+        os.waitpid(self.seed, 0)
         if answer is None or not given:
             number = (answer or {}).get("errno", 0)
             raise OSError(number, (answer or {}).get("message", "the seed of the supervisor has died"))
@@ -336,8 +348,10 @@ def _host_top() -> dict[str, str]:
     return top
 
 
-def main(planted: _socket.socket, *, port: bool, trouble: OSError | None) -> None:
-    """The rest of the process; `planted`: where the seed waits. `port`: the supervisor has one, being in a VM.
+def main(
+    planted: tuple[_socket.socket, int], reader: system_read.Reader, *, port: bool, trouble: OSError | None
+) -> None:
+    """The rest of the process; `planted`: where the seed waits, and its pid. `port`: the supervisor has one (in a VM).
 
     `trouble`: why there can be no lab.
     """
@@ -350,7 +364,7 @@ def main(planted: _socket.socket, *, port: bool, trouble: OSError | None) -> Non
     try:
         if trouble is not None:
             raise trouble
-        keeper = Keeper(control, planted, config, port=port)
+        keeper = Keeper(control, planted, reader, config, port=port)
         keeper.start()
     except BaseException as error:
         if not isinstance(error, OSError | RuntimeError | CtlabError):

@@ -16,7 +16,7 @@ from ..errors import KernelError, describe_bug
 from ..kernel import launcher, netlink, syscalls, title
 from ..kernel.lean import signal, suppress
 from ..plan import ops
-from . import birth, orders, runner
+from . import birth, orders, runner, system_copy
 from .context import LAUNCHER, Context, Filter
 from .tree import Tree
 
@@ -30,18 +30,29 @@ if TYPE_CHECKING:
 _MOST_DEAD = 64  # beyond it a burial comes before what else there is to do
 
 
-def live(control: _socket.socket, folders: cgroup.LabFolders | None, keep: set[int], *, single_id: bool) -> NoReturn:
-    """In the clone: wait until the lab's root is built, enter it, serve."""
+def live(
+    control: _socket.socket,
+    folders: cgroup.LabFolders | None,
+    system: system_copy.Source,
+    keep: set[int],
+    *,
+    single_id: bool,
+) -> NoReturn:
+    """In the clone: make the copy of the system, wait until the lab's root is built, enter it, serve."""
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-        syscalls.close_all_but({control.fileno(), *keep})
+        syscalls.close_all_but({control.fileno(), *system.descriptors(), *keep})
         title.set_title("ctlab nursery")
+        system.wait()
+        become_root(single_id=single_id)
+        copy = system_copy.Copy(system)
+        system.close()
         message, (namespace,) = orders.receive(control)
         if message is None:
             os._exit(0)
-        become_root(single_id=single_id)
         syscalls.setns(namespace, syscalls.CLONE_NEWNS)
         os.close(namespace)
+        orders.send(control, copy.attach())
         main(control, Context(folders, single_id, launcher.Launcher(LAUNCHER)))
     except Exception as error:
         with suppress(OSError):
@@ -54,6 +65,11 @@ def again(control: _socket.socket, context: Context) -> NoReturn:
     """In a clone of the supervisor's, which is in the lab's root already: serve in place of one that has died."""
     syscalls.close_all_but({control.fileno(), *context.descriptors()})  # what the supervisor reports to isn't ours
     try:
+        if context.system is not None:
+            context.system.wait()
+            orders.send(control, system_copy.Copy(context.system).attach())
+            context.system.close()
+            context.system = None
         main(control, context)
     except Exception as error:
         with suppress(OSError):

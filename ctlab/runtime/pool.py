@@ -14,7 +14,8 @@ import select
 from typing import TYPE_CHECKING, Any
 
 from ..plan import ops
-from . import birth, burial, messages, nursery, orders, room, storage
+from . import birth, burial, messages, nursery, orders, room, storage, system_copy
+from .calls import Refused
 from .context import Filter
 from .made import Slot, Spare
 from .record import Runner
@@ -55,6 +56,7 @@ class Pool:
         self._asked: set[int] = set()  # numbers of slots that the nursery is to make
         self._dead: list[int] = []  # those whose mounts it is to take down, and couldn't be told of yet
         self._form: dict[str, Any] | None = None  # what the nursery was told of what it makes
+        self._no_system = ""  # why there is no copy of the system
         self._hear()
 
     def _hear(self) -> None:
@@ -204,6 +206,9 @@ class Pool:
         if "renamed" in message:
             self._supervisor.renamed(message["renamed"])
             return
+        if "copied" in message:
+            self._copied(message)
+            return
         if "runner" in message:
             self._runners_coming = max(0, self._runners_coming - 1)
             self._runners.append(Runner(_socket.socket(fileno=descriptors[1]), descriptors[0]))
@@ -236,6 +241,29 @@ class Pool:
         self._was_full = self._was_full or len(self._ready) >= self._goal
         if len(self._ready) + self._coming < self._goal:
             self.refill_soon()
+
+    def _copied(self, message: dict[str, Any]) -> None:
+        """The copy that containers of the image `system` lie on is there, or can't be had."""
+        context = self._supervisor.context
+        if context.system is not None:
+            context.system.close()
+            context.system = None
+        if not message["copied"]:
+            self._no_system = f"the image system can't be had: this machine's /etc and /var: {message['why']}"
+            self._wanted = self._goal = 0  # whoever starts one hears of it
+        for what in message["left_out"]:
+            self._supervisor.tell(messages.Note(f"not in the image system, being too much: {what}"))
+
+    def _need_copy(self) -> None:
+        """Wait for that copy. Raises Refused where there will be none."""
+        while self._supervisor.context.system is not None:
+            if self._supervisor.services.nursery.control is None:
+                self._supervisor.context.system.wait()
+                self._copied(system_copy.Copy(self._supervisor.context.system).attach())
+            else:
+                self._nursery_says()
+        if self._no_system:
+            raise Refused("KernelError", self._no_system)
 
     def expect(self, count: int) -> None:
         """So many starts follow one another at once, each of which will take a slot (0: that is over)."""
@@ -301,6 +329,8 @@ class Pool:
         network_of: int = -1,
     ) -> Slot:
         """Make a slot here and now; `keep`: its capabilities, `filter_`: of system calls, where it isn't the lab's."""
+        if any(isinstance(one, ops.SystemRoot) for one in operations[:2]):
+            self._need_copy()
         order = birth.Order(
             operations, self.number(), limits=self.limits, private=private, network_of=network_of, keep=keep,
             filter_=filter_,

@@ -16,7 +16,7 @@ import resource
 
 from ..kernel import cgroup, keyring, syscalls, title
 from ..kernel.lean import signal
-from . import nursery, orders
+from . import nursery, orders, system_copy, system_read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 CONTROL, CALLS, EVENTS = 3, 4, 5  # descriptors on entry: the owner; the supervisor's calls and events
-PORT = 6  # and, in a virtual machine, the port through which the owner calls
+PORT = 6  # and, in a virtual machine, the port through which the owner calls,
+ARCHIVE, DONE, HOLD = 7, 8, 9  # what `system_read.Reader` has
 _NAMESPACES = (
     syscalls.CLONE_NEWUSER
     | syscalls.CLONE_NEWPID
@@ -41,23 +42,25 @@ class Start:
     def __init__(self, facts: dict[str, Any], descriptors: list[int]) -> None:
         self.calls = CALLS
         self.events = EVENTS
-        self.keeper, *rest = descriptors
+        self.keeper, archive, done, *rest = descriptors
         self.cgroup_version: str = facts["cgroup_version"]
         self.cgroup_folders = dict(zip(facts["cgroup_folders"], rest, strict=True))
         self.single_id: bool = facts["single_id"]
         self.by_root: bool = facts["by_root"]  # whether the keeper is user 0
         self.interval_seconds: float = facts["interval_seconds"]
         self.host_top: dict[str, str] = facts["host_top"]
+        self.system = system_copy.Source(archive, done, self.host_top)
         self.storage_bytes: int = facts["storage_bytes"]  # of the tmpfs that holds what containers write
         self.storage_inodes: int = facts["storage_inodes"]
         self.name: str = facts["name"]
         self.port = PORT if facts["port"] else -1
 
 
-def plant() -> _socket.socket:
-    """Fork the seed; returns the socket over which it is told to bear the supervisor."""
+def plant() -> tuple[_socket.socket, int]:
+    """Fork the seed: (the socket over which it is told to bear the supervisor, its pid)."""
     ours, theirs = orders.pair()
-    if os.fork() == 0:
+    pid = os.fork()
+    if pid == 0:
         try:
             syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
             ours.close()
@@ -72,13 +75,15 @@ def plant() -> _socket.socket:
         finally:
             os._exit(0)
     theirs.close()
-    return ours
+    return ours, pid
 
 
 def bear(
     facts: dict[str, Any], descriptors: list[int], *, sibling: bool, before: Callable[[], None] | None = None
 ) -> tuple[int, int]:
-    """Clone the supervisor: (pid, pidfd). `descriptors`: its socket to the keeper, its cgroup folders, its v2 leaf.
+    """Clone the supervisor: (pid, pidfd).
+
+    `descriptors`: its socket to the keeper, what `system_read` gives, its cgroup folders, its v2 leaf.
 
     `before`: what the clone does first.
     """
@@ -97,7 +102,8 @@ def _become(start: Start) -> NoReturn:
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         folders = {*start.cgroup_folders.values()}
-        keep = {CALLS, EVENTS, start.keeper, *folders} | ({PORT} if start.port >= 0 else set())
+        system = start.system.descriptors()
+        keep = {CALLS, EVENTS, start.keeper, *system, *folders} | ({PORT} if start.port >= 0 else set())
         syscalls.close_all_but(keep)
         for descriptor in keep:
             os.set_inheritable(descriptor, False)
@@ -109,7 +115,7 @@ def _become(start: Start) -> NoReturn:
         pid, pidfd = syscalls.clone3_python(0)
         if pid == 0:
             ours.close()
-            nursery.live(theirs, inside, folders, single_id=start.single_id)
+            nursery.live(theirs, inside, start.system, folders, single_id=start.single_id)
         theirs.close()
         from . import supervisor
 
@@ -130,7 +136,7 @@ def main(*, port: bool = False) -> None:
     """Run as the keeper; see its text for the descriptors. `port`: there is a `PORT`, for the supervisor."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # only the owner's word or death ends a lab
-    syscalls.close_range((PORT if port else EVENTS) + 1)  # what the owner left inheritable isn't ours to hold open
+    syscalls.close_range((HOLD if port else EVENTS) + 1)  # what the owner left inheritable isn't ours to hold open
     title.remember()
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))  # the rings are files, of the owner's size or not
@@ -143,6 +149,7 @@ def main(*, port: bool = False) -> None:
     except OSError as error:
         trouble = error
     planted = plant()
+    reader = system_read.Reader(0, ARCHIVE, DONE, HOLD) if port else system_read.start()
     from . import keeper
 
-    keeper.main(planted, port=port, trouble=trouble)
+    keeper.main(planted, reader, port=port, trouble=trouble)

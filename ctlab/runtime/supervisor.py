@@ -271,6 +271,7 @@ class Supervisor(Descriptors):
         """The lab's own root, its default node, its helpers."""
         self.tree.build()
         self.context = Context(self.folders, self.single_id, launcher.Launcher(LAUNCHER))
+        self.context.system = self.start.system  # until the nursery says that it has made the copy
         namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         orders.send(self._first_nursery[0], {"enter": True}, [namespace])
         os.close(namespace)

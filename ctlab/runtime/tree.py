@@ -4,6 +4,7 @@ The supervisor leaves the machine's mount table once (a container then copies ha
 machine's thirty) and keeps, as a namespace descriptor, a slave copy of it from which host paths are fetched.
 
     /lower/NAME   the machine's folders that the system image is made of
+    /system       the lab's own copy of what a system is to be changed in, read-only (see `system_copy`)
     /images/KEY   prepared image folders
     /work/N       what belongs to one container: its root, upper and work folders
     /empty        an empty read-only folder to hide folders with
@@ -47,7 +48,7 @@ class Tree:
         syscalls.mount("ctlab", _TREE, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, f"mode=755,{self._limits}")
         os.close(root)
         os.chdir(_TREE)
-        for name in ("lower", "images", "work", "empty", "launcher", "proc", "sys", "dev", "old"):
+        for name in ("lower", "images", "work", "empty", "launcher", "system", "proc", "sys", "dev", "old"):
             os.mkdir(name, 0o755)
         for target, descriptor in sources.items():
             if target.startswith("dev/"):
@@ -81,7 +82,7 @@ class Tree:
         """The machine's folders and devices, opened before the tree covers anything."""
         sources = {}
         for name, kind in self._host_top.items():
-            if kind == "folder" and name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "opt"):
+            if kind == "folder" and name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "opt"):
                 sources[f"lower/{name}"] = os.open(f"/{name}", os.O_PATH | os.O_CLOEXEC)
         for device in DEVICES:
             with suppress(FileNotFoundError):

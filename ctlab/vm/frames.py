@@ -20,6 +20,7 @@ CALLS_STEP = 4
 BOOT = 1  # guest: {"at": "init" | "python" | "ready" | "ended", "uptime_seconds": ..., "now", "facts", "returncode"}
 CONFIG = 2  # host: what to be
 FATAL = 3  # guest: {"error", "message", "errno"}: it can't go on
+SYSTEM = 4  # host, after the CONFIG of a lab: the bytes of its `system_read.Archive`
 # Calls; `id` is a connection
 CALL = 10  # host: see `calls`
 ANSWER = 11  # guest: see `calls`

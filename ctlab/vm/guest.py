@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_PORT = 6  # the lab's supervisor finds the port there
+_PORT, _LAST = 6, 9  # the lab's supervisor finds the port there; its keeper has no other descriptors beyond the last
 _LARGEST_READ = 1 << 16
 _started = time.clock_gettime(time.CLOCK_BOOTTIME)
 
@@ -45,9 +45,15 @@ def main() -> None:
 
 
 def _live(port: int) -> None:
-    control, keeper = _start_keeper(port)
+    archive = os.memfd_create("ctlab-system", os.MFD_CLOEXEC)
+    done, written = os.pipe2(os.O_CLOEXEC)
+    control, keeper = _start_keeper(port, (archive, done, written))
+    os.close(done)
     config = _config(port)
     if config["program"] == "lab":
+        os.write(archive, _frame(port, frames.SYSTEM))  # before the supervisor reads from the port
+        os.close(archive)
+        os.close(written)
         _be_a_lab(port, control, keeper, config)
         return
     os.close(control)  # it was to be a lab; without its orders it ends
@@ -57,15 +63,18 @@ def _live(port: int) -> None:
     guest_programs.run(port, config)
 
 
-def _start_keeper(port: int) -> tuple[int, int]:
-    """Fork the lab's keeper, from before anything heavy is imported: (our end of its control socket, its pid)."""
+def _start_keeper(port: int, system: tuple[int, ...]) -> tuple[int, int]:
+    """Fork the lab's keeper, from before anything heavy is imported: (our end of its control socket, its pid).
+
+    `system`: what `seed` has as ARCHIVE, DONE, HOLD.
+    """
     pairs = [_socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET) for _ in range(3)]
     pid = os.fork()
     if pid == 0:
         try:
             wanted = [theirs.fileno() for _, theirs in pairs]
             # Through numbers above all that are wanted: one of those here may have such a number.
-            high = [_duplicate(number, _PORT + 10) for number in (*wanted, port)]
+            high = [_duplicate(number, _LAST + 10) for number in (*wanted, port, *system)]
             for number, descriptor in enumerate(high, start=3):
                 os.dup2(descriptor, number)
             from ..runtime import seed
@@ -106,22 +115,26 @@ def _be_a_lab(port: int, control: int, keeper: int, config: dict[str, Any]) -> N
 
 
 def _config(port: int) -> dict[str, Any]:
-    size, kind, _ = frames.HEADER.unpack(_read(port, frames.HEADER.size))
-    body = _read(port, size)
-    if kind != frames.CONFIG:
-        raise RuntimeError(f"the host's first frame is of kind {kind}, not CONFIG")
-    config: dict[str, Any] = json.loads(body)
+    config: dict[str, Any] = json.loads(_frame(port, frames.CONFIG))
     return config
 
 
+def _frame(port: int, wanted: int) -> bytes:
+    size, kind, _ = frames.HEADER.unpack(_read(port, frames.HEADER.size))
+    body = _read(port, size)
+    if kind != wanted:
+        raise RuntimeError(f"the host's frame is of kind {kind}, not {wanted}")
+    return body
+
+
 def _read(port: int, size: int) -> bytes:
-    data = b""
+    data = bytearray()
     while len(data) < size:
         more = os.read(port, size - len(data))
         if not more:
             raise RuntimeError("the host has closed the port")
         data += more
-    return data
+    return bytes(data)
 
 
 def _send(port: int, kind: int, body: bytes) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from ..errors import LINES_BELOW, BadInput, CtlabError, describe, describe_bug, one_line
 from ..kernel import syscalls, title
-from ..runtime import protocol, runtime_folder, seed
+from ..runtime import protocol, runtime_folder, seed, system_read
 from ..runtime.packets import Surprise
 from . import frames, preparing
 from .guest_setup import HOST
@@ -39,9 +39,10 @@ _UNREAD_BYTES = 16 << 10  # by the guest: calls wait with the owner, who waits f
 class Keeper:
     """One VM lab, seen from outside."""
 
-    def __init__(self, control: socket.socket, config: dict[str, Any]) -> None:
+    def __init__(self, control: socket.socket, config: dict[str, Any], reader: system_read.Reader) -> None:
         self.control = control
         self.config = config
+        self.reader = reader
         self.loop = Loop()
         self.owner_pidfd = os.pidfd_open(config["owner"])
         self.folder = runtime_folder.create(config["id"], config["name"], config["owner"])
@@ -75,6 +76,7 @@ class Keeper:
         wire = self.wire = Wire(self.loop, port.detach(), self._hear, self._port_lost)
         config = {key: self.config[key] for key in ("id", "name", "interval", "storage")}
         wire.send(frames.CONFIG, 0, json.dumps(config | {"program": "lab"}).encode())
+        wire.send(frames.SYSTEM, 0, self.reader.whole())  # through its share each file would cost the guest much more
         booted = self.loop.run(lambda: bool(self.facts or self.died or self.over), limit_seconds, self._flush)
         if self.over:
             return
@@ -259,13 +261,14 @@ def main() -> None:
     for descriptor in (seed.CONTROL, seed.CALLS, seed.EVENTS):
         os.set_inheritable(descriptor, False)
     control = socket.socket(fileno=seed.CONTROL)
+    reader = system_read.start()
     config, _, _ = protocol.receive(control)
     if config is None:
         return
     title.set_title(f"ctlab keeper {config['name']} (vm)")
     keeper = None
     try:
-        keeper = Keeper(control, config)
+        keeper = Keeper(control, config, reader)
         keeper.start()
     except BaseException as error:
         if not isinstance(error, OSError | CtlabError):

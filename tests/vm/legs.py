@@ -46,6 +46,7 @@ LONG: Mapping[str, str] = {
     "test_pool.py": "the slots of a lab, whose times an emulated machine changes",
     "test_runtime_folders.py": "the owner's folders",
     "test_script_descriptors.py": "as test_hostile_files.py",
+    "test_system_image.py": "files that were read here; tests/vm/test_lab.py changes some in a machine",
     "test_vm_cache.py": "an owner's folder",
     "test_shell.py": "terminals of a person; tests/vm has one in a machine",
 }
@@ -115,6 +116,7 @@ SECONDS: Mapping[str, float] = {
     "test_security.py": 16,
     "test_security.py as user": 17,
     "test_shell.py": 90,
+    "test_system_image.py": 40,
     "test_vm_shares.py": 5,
 }
 _UNKNOWN_SECONDS = 10.0
