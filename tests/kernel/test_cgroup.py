@@ -145,7 +145,7 @@ def test_a_memory_limit_below_the_usage_is_refused(world: World) -> None:
         assert caught.value.errno == errno.EBUSY
         text = str(lim.refused(writes[0], caught.value.errno, cgroup.usage_bytes()))
         assert int(cgroup.read("memory", "memory.limit_in_bytes")) == 128 * MIB
-    assert re.match(r"--memory 8M is below what the container uses: (39|4\d)", text), text
+    assert re.match(r"memory='8M' is below what the container uses: (39|4\d)", text), text
     assert cgroup.oom_kills() == 0
 
 

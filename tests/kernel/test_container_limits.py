@@ -67,7 +67,7 @@ def test_memory_changed_while_it_runs_and_refused_below_the_usage(lab: Any) -> N
     assert setting(container, "memory", "memory.limit_in_bytes") == str(128 << 20)
     assert container.update(memory="256M") is container
     assert setting(container, "memory", "memory.limit_in_bytes") == str(256 << 20)
-    with pytest.raises(LimitRefused, match=r"--memory 16M is below what the container uses: .*; nothing was changed"):
+    with pytest.raises(LimitRefused, match=r"memory='16M' is below what the container uses: .*; nothing was changed"):
         container.update(memory="16M")
     assert setting(container, "memory", "memory.limit_in_bytes") == str(256 << 20)
     assert container.limits.memory_bytes == 256 << 20 and container.state == "running"

@@ -103,7 +103,7 @@ print("ctlab.doctor" in sys.modules)
     [
         ({"engine": "nativ"}, "no engine 'nativ'; did you mean 'native'?; there are: auto, native, vm"),
         ({"engine": None}, "no engine None; there are: auto, native, vm"),
-        ({"vm_memory": "1G"}, "vm_memory is for a VM: add engine='vm' (%lab start --engine vm --vm-memory …)"),
+        ({"vm_memory": "1G"}, "vm_memory is for a VM: add engine='vm'"),
         ({"engine": "native", "vm_cpus": 2}, "vm_cpus is for a VM: add engine='vm'"),
         ({"engine": "native", "vm_if_needed": True}, "vm_if_needed goes with engine='auto'"),
         ({"engine": "vm", "vm_memory": "much"}, "'much' isn't a size"),

@@ -33,7 +33,7 @@ def spares(host: Any) -> int:
 
 
 def test_a_batch_larger_than_the_pool_gets_its_slots_and_their_names(fresh_lab: Any) -> None:
-    host = fresh_lab.run(name="host", networks="host")
+    host = fresh_lab.run(name="outside", networks="host")
     made = fresh_lab.run(count=40, name="w{n:02}")
     assert {c.state for c in made} == {"running"}
     assert made["w01"].exec(["ping", "-c", "1", "-W", "5", "w40"]).returncode == 0
@@ -45,7 +45,7 @@ def test_a_batch_larger_than_the_pool_gets_its_slots_and_their_names(fresh_lab: 
 
 
 def test_a_batch_that_fails_leaves_no_slots_that_nobody_wanted(fresh_lab: Any) -> None:
-    host = fresh_lab.run(name="host", networks="host")
+    host = fresh_lab.run(name="outside", networks="host")
     for _ in range(3):
         with pytest.raises(ProgramNotFound):
             fresh_lab.run(["/no/such/program"], count=30, name="w{n:02}")
@@ -64,7 +64,7 @@ def test_without_a_nursery_that_answers_containers_are_made_when_asked_for(fresh
     assert all(container.exec(["true"]).returncode == 0 for container in made)
     if number == signal.SIGSTOP:
         os.kill(nursery, signal.SIGCONT)
-        host = fresh_lab.run(name="host", networks="host")
+        host = fresh_lab.run(name="outside", networks="host")
         assert wait_until(lambda: spares(host) >= 6)
 
 
@@ -78,7 +78,7 @@ def test_a_nursery_that_hangs_holds_nobody_up(fresh_lab: Any) -> None:
             assert container.wait(patient(5)) == 0
             container.remove()
         kept = fresh_lab.run(name="kept")
-        host = fresh_lab.run(name="host", networks="host")
+        host = fresh_lab.run(name="outside", networks="host")
     finally:
         os.kill(nursery, signal.SIGCONT)
     assert wait_until(lambda: sum(name.startswith("v") for name in links(host)) == 1), links(host)
