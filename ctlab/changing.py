@@ -32,7 +32,7 @@ def rename(lab: Lab, container: Container, name: str) -> None:
         container._spec = spec
         lab._containers[key(name)] = container
         lab._names[container._number] = name
-        for number, endpoint_key in container._endpoint_keys.items():
+        for number, endpoint_key in list(container._endpoint_keys.items()):
             endpoint = container._endpoints[number]
             lab._endpoint_names[endpoint_key] = (name, endpoint.network, endpoint.interface)
         for endpoint in container.endpoints:

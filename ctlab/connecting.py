@@ -26,7 +26,7 @@ def create_network(lab: Lab, name: str, exists: str | None, options: dict[str, A
     lab._alive()
     with whole(lab):
         old = lab._networks.get(key(name))
-        others = [net for net in lab._networks.values() if net is not old]
+        others = [net for net in list(lab._networks.values()) if net is not old]
         spec, pools = plan_network(name, others, lab_id=lab._client.id, **options)
         if old is not None:
             kept = existing_network(lab, old, spec, options["subnet"] is None, exists)

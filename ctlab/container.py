@@ -53,7 +53,8 @@ class Container:
         self.created_at = time.time()
         self.started_at: float | None = None
         self.finished_at: float | None = None
-        self._instance = 0
+        self._instance = 0  # the number of the last start that was ordered
+        self._start = 0  # and of the last one that has come to run
         self._processes = 0  # what its program was started with, see `executing.processes`
 
     # -- what is known ----------------------------------------------------------------------------
@@ -92,7 +93,7 @@ class Container:
     @property
     def endpoints(self) -> tuple[EndpointSpec, ...]:
         """Its attachments to networks."""
-        return tuple(self._endpoints[number] for number in sorted(self._endpoints))
+        return tuple(endpoint for _, endpoint in sorted(self._endpoints.items()))
 
     @property
     def addresses(self) -> dict[str, str]:

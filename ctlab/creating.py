@@ -91,7 +91,9 @@ def _rehearse(
         raise BadInput(
             f"{option('network', 'container:NAME')}: container '{specs[0].name}' is replaced, and its network with it"
         )
-    copies = {name: Network(lab, net.spec, [pool.copy() for pool in net.pools]) for name, net in lab._networks.items()}
+    copies = {
+        name: Network(lab, net.spec, [pool.copy() for pool in net.pools]) for name, net in list(lab._networks.items())
+    }
     for old in replaced.values():
         for endpoint in old.endpoints:
             network.release(copies[key(endpoint.network)], endpoint)
@@ -107,7 +109,7 @@ def names_for(lab: Lab, name: Any, count: Any) -> list[str]:
     if count is None and name is not None:
         return [name]
     names = expand_pattern("container", str(name or "c{n}"), 1 if count is None else count)
-    return names if name else auto_names("c", [c.name for c in lab._containers.values()], len(names))
+    return names if name else auto_names("c", [c.name for c in list(lab._containers.values())], len(names))
 
 
 def _make(
@@ -222,6 +224,7 @@ def call_start(lab: Lab, container: Container, message: messages.Start, undo: me
 
 def started(lab: Lab, container: Container, pid: int) -> None:
     container._pid = pid or None
+    container._start = container._instance
     container.started_at = time.time()
     if container._state == "created":
         container._state = "running"
@@ -345,7 +348,7 @@ def start(lab: Lab, container: Container) -> None:
             before = container._state, container._returncode, container._oom_killed
             container._state, container._returncode, container._oom_killed = "created", None, False
             message = order(lab, container, image)
-            undo = messages.Signal(container.id, 9, only_if_seen=False)
+            undo = messages.Signal(container.id, 9, only_if_seen=False, start=0)
             try:
                 pid = call_start(lab, container, message, undo)
             except BaseException:

@@ -23,37 +23,38 @@ _HEARD_SECONDS = 5.0  # an event that was sent before an answer is heard soon be
 
 def stop(container: Container, timeout: float | None) -> None:
     """The stop signal, then SIGKILL; a first process that can't see the signal is killed at once."""
-    lab = container.lab
+    lab, start = container.lab, container._start
     number = parse_signal(container.spec.stop_signal)
     try:
-        ask = messages.Signal(container.id, number, only_if_seen=True)
+        ask = messages.Signal(container.id, number, only_if_seen=True, start=start)
         if lab._call(ask, messages.Seen).message.seen:
             grace = container.spec.stop_timeout_seconds if timeout is None else timeout
             with contextlib.suppress(TimeoutError):
-                container.wait(grace)
+                wait(container, grace, start)
                 return
         else:
             lab.say(
                 f"{container.name}: its first process doesn't catch {container.spec.stop_signal}, and PID 1 of a "
                 "namespace never sees a signal that it doesn't catch: killed at once"
             )
-        lab._call(messages.Signal(container.id, 9, only_if_seen=False), messages.Seen)
+        lab._call(messages.Signal(container.id, 9, only_if_seen=False, start=start), messages.Seen)
     except StateError:  # it has ended meanwhile
         if lab.gone:
             raise
-    container.wait()
+    wait(container, None, start)
 
 
 def kill(container: Container, signal: str | int) -> None:
     """A signal to the first process; returns after SIGKILL when it has ended."""
     number = parse_signal(signal)
-    order = messages.Signal(container.id, number, only_if_seen=False)
+    start = container._start
+    order = messages.Signal(container.id, number, only_if_seen=False, start=start)
     if not container.lab._call(order, messages.Seen).message.seen:
         container.lab.say(
             f"{container.name}: its first process doesn't catch {signal}; as PID 1 of its namespace it never sees it"
         )
     if number == 9:
-        container.wait()
+        wait(container, None, start)
 
 
 def freeze(container: Container, frozen: bool) -> None:
@@ -68,14 +69,19 @@ def freeze(container: Container, frozen: bool) -> None:
             container._state = state
 
 
-def wait(container: Container, timeout: float | None) -> int:
-    """The status once it has ended; TimedOut."""
-    if container._returncode is not None and container._state in ("exited", "removed"):
-        return container._returncode
+def wait(container: Container, timeout: float | None, start: int | None = None) -> int:
+    """The status once it has ended; TimedOut. `start`: of which start, None for the last one that has come to run.
+
+    Somebody may start it again meanwhile: that one's end isn't waited for.
+    """
+    returncode = container._returncode
+    if returncode is not None and container._state in ("exited", "removed") and start in (None, container._start):
+        return returncode
+    start = container._start if start is None else start
     container._alive()
     try:
         with container.lab._client.borrow() as connection:
-            connection.send(messages.Wait(container.id))
+            connection.send(messages.Wait(container.id, start))
             if timeout is not None and not readable(timeout, connection.socket.fileno()):
                 raise TimedOut(f"container {container.name} still runs after {timeout:g} s")
             reply = connection.receive(messages.Exit)
@@ -88,7 +94,7 @@ def wait(container: Container, timeout: float | None) -> int:
         raise
     told = reply.message
     if told.returncode is None:
-        raise StateError(f"container {container.name} ended before its program ran")
+        raise StateError(f"container {container.name} ended before its program ran, or was started again since")
     container._exited(told)
     return told.returncode
 

@@ -78,7 +78,7 @@ def _shared_with(lab: Lab, mode: str) -> str | None:
     kind, _, container_id = mode.partition(":")
     if kind != "container":
         return None
-    return next((one.name for one in lab._containers.values() if one.id == container_id), container_id)
+    return next((one.name for one in list(lab._containers.values()) if one.id == container_id), container_id)
 
 
 def _cgroup_path(lab: Lab, controller: str, version: str, name: str) -> str:

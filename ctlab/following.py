@@ -42,17 +42,18 @@ def follow(
 
 def stream_until_end(container: Container, sink: Sink) -> Completed:
     """See `Container.stream_until_end`."""
+    start = container._start
 
     def send(name: str) -> None:
         number = parse_signal(name)
-        order = messages.Signal(container.id, number, only_if_seen=False)
+        order = messages.Signal(container.id, number, only_if_seen=False, start=start)
         if not container.lab._call(order, messages.Seen).message.seen:
             container.lab._call(order._replace(signal=9), messages.Seen)
 
     told: messages.Exit | None = None
     seen = Kept(sink)
     with container.lab._client.borrow() as connection:
-        connection.send(messages.Wait(container.id))
+        connection.send(messages.Wait(container.id, start))
         with output.Follower(container) as follower, Interrupts(send) as interrupts:
             while True:
                 interrupts.step()

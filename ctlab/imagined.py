@@ -42,7 +42,7 @@ class PaperLab(Lab):
         self._stopped = False
         self.notes = []
         self._networks = {}
-        for name, net in (lab._networks if lab is not None else {}).items():
+        for name, net in list((lab._networks if lab is not None else {}).items()):
             copied = Network(self, net.spec, [pool.copy() for pool in net.pools])
             copied.tick, copied.cell = net.tick, net.cell
             self._networks[name] = copied

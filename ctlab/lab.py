@@ -245,12 +245,12 @@ class Lab:
             raise BadInput(f"lab[{name!r}]: a container's name is a text, lab['web']; by number: lab.containers[0]")
         found = self._containers.get(key(name))
         if found is None:
-            found = next((c for c in self._containers.values() if len(name) >= 4 and c.id.startswith(name)), None)
+            found = next((c for c in list(self._containers.values()) if len(name) >= 4 and c.id.startswith(name)), None)
         if found is None:
             self._alive()
             if key(name) in self._networks:
                 raise NotFound(f"no container '{name}': '{name}' is a network, lab.networks['{name}']")
-            raise unknown(name, [c.name for c in self._containers.values()])
+            raise unknown(name, [c.name for c in list(self._containers.values())])
         return found
 
     def _network(self, name: str) -> Network:
@@ -335,9 +335,9 @@ class Lab:
         from .notebook.topology import Topology
 
         if not keep:
-            for view in [view for view in self.views if isinstance(view, Topology)]:
-                view.freeze()
-                self.views.remove(view)
+            for view in [view for view in list(self.views) if isinstance(view, Topology)]:
+                if self._forget_view(view):
+                    view.freeze()
         made = Topology(self)
         self.views.append(made)
         return made
@@ -370,7 +370,7 @@ class Lab:
                 "mac": e.mac,
                 "addresses": list(e.addresses),
             }
-            for c in self._containers.values()
+            for c in list(self._containers.values())
             for e in c.endpoints
         ]
 
@@ -389,11 +389,20 @@ class Lab:
         return {
             "name": self.name, "id": self._client.id, "engine": self.engine, **({"vm": vm} if vm is not None else {}),
             "containers": len(self._containers),
-            "running": sum(c.state == "running" for c in self._containers.values()), "networks": len(self._networks),
+            "running": sum(c.state == "running" for c in list(self._containers.values())),
+            "networks": len(self._networks),
             "ids": engines.ids_words(self), "cgroup": facts["cgroup"], "limits": facts["controllers"],
             "cgroup_reason": facts["cgroup_reason"], "pids_limit": opening.pids_words(facts["pids_by"]),
             "storage": costs.storage, "interval_seconds": self.interval_seconds, "processes": costs.processes,
         }  # fmt: skip
+
+    def _forget_view(self, view: Any) -> bool:
+        """Take a live output out of `views`; False if somebody else just has."""
+        try:
+            self.views.remove(view)
+        except ValueError:
+            return False
+        return True
 
     def close_views(self) -> None:
         """Make every live output static: it shows the lab as it is now."""
@@ -410,7 +419,7 @@ class Lab:
             self.close_views()
             self._stopped = True
             self._client.stop()
-            for container in self._containers.values():
+            for container in list(self._containers.values()):
                 if container._state not in ("exited", "removed"):
                     container._state, container._pid = "lost", None
         labs.discard(self)

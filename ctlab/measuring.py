@@ -55,7 +55,7 @@ def stats(
         if word not in OPTIONS:
             raise unknown_keyword(word, ("containers", "metrics", "last", "by", *OPTIONS))
     containers_ring, endpoints_ring = _rings(lab)
-    nodes = dict.fromkeys(lab._names, "host")
+    nodes = dict.fromkeys(list(lab._names), "host")
     names = Names(containers=dict(lab._names), endpoints=dict(lab._endpoint_names), nodes=nodes)
     if containers is not None and not isinstance(containers, str):
         several = [containers] if hasattr(containers, "name") else containers

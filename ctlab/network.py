@@ -70,7 +70,7 @@ class Network:
     @property
     def containers(self) -> list[Container]:
         """The containers that have an endpoint here."""
-        return [c for c in self.lab._containers.values() if any(e.network == self.name for e in c.endpoints)]
+        return [c for c in list(self.lab._containers.values()) if any(e.network == self.name for e in c.endpoints)]
 
     def _there(self) -> None:
         """Raises LabGone, StateError for one that was removed."""

@@ -32,13 +32,13 @@ FOR_ONE: Mapping[str, tuple[str, ...]] = {
         "test_bad_input_python.py", "test_copy.py", "test_copy_hardening.py", "test_dump.py", "test_exec.py",
         "test_explain_container.py", "test_growth.py", "test_images.py", "test_link_stats.py",
         "test_netlink_decoded.py", "test_networks.py", "test_runtime_folders.py", "../notebook/test_dead_lab_magics.py",
-        "../wall/test_escape_classes.py",
+        "../notebook/test_fingers.py", "../wall/test_escape_classes.py",
     ),
     "one-id": (
         "test_capabilities.py", "test_container_names.py", "test_dead_lab.py", "test_descriptors.py",
         "test_helpers.py", "test_hostile_archives.py", "test_labs.py", "test_launcher.py", "test_openat2.py",
-        "test_owner_environment.py", "test_packets_stay.py", "test_script_descriptors.py", "test_seccomp.py",
-        "../wall/test_around.py",
+        "test_owner_environment.py", "test_packets_stay.py", "test_races.py", "test_script_descriptors.py",
+        "test_seccomp.py", "../wall/test_around.py",
     ),
 }  # fmt: skip
 # In the long form alone, as each: they take long, or are about what is an ordinary process's own affair.

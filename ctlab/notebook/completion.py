@@ -211,4 +211,4 @@ def _containers(states: tuple[str, ...] | None = None) -> list[str]:
 
 def _networks() -> list[str]:
     lab = _lab()
-    return [network.name for network in lab._networks.values()] if lab is not None else []
+    return [network.name for network in list(lab._networks.values())] if lab is not None else []

@@ -36,7 +36,7 @@ def show(context: Context) -> Any:
 def _dashboards(lab: Any) -> list[Any]:
     from .dashboard import Dashboard
 
-    return [view for view in lab.views if isinstance(view, Dashboard)]
+    return [view for view in list(lab.views) if isinstance(view, Dashboard)]
 
 
 def _live(context: Context, lab: Any, containers: list[str] | None) -> Any:
@@ -55,8 +55,8 @@ def _stop(lab: Any, *, missing_is_fine: bool = False) -> Any:
     if not found and not missing_is_fine:
         raise NotFound(f"no live chart of lab '{lab.name}'; %stats --live makes one")
     for dashboard in found:
-        dashboard.stop()
-        lab.views.remove(dashboard)
+        if lab._forget_view(dashboard):
+            dashboard.stop()
     return None
 
 

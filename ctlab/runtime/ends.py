@@ -48,7 +48,7 @@ def ended(supervisor: Supervisor, record: Record, hear: Callable[[Supervisor, Re
         with contextlib.suppress(OSError):
             grown = (slot.cgroup.oom_kills() or 0) > record.oom_before
             record.oom_killed = grown and record.returncode != 0  # what ended well wasn't ended by that
-    answer = exit_message(record)
+    answer = record.ended = exit_message(record)
     waiters, record.waiters = record.waiters, []
     for waiter in waiters:  # first: whoever waits should not pay for the clearing away
         waiter.reply(answer)
@@ -140,8 +140,12 @@ def unmake(supervisor: Supervisor, record: Record, again: bool) -> None:
 
 def wait(supervisor: Supervisor, call: Call) -> None:
     """Answer when the container has exited."""
-    record = supervisor.record(call.message.id)
-    if record.slot is None:
+    record, number = supervisor.record(call.message.id), call.message.start
+    if record.ended is not None and number and record.start_number > number:
+        ended = record.ended
+        unknown = messages.Exit(None, False, "exited", number)  # there was another since
+        call.reply(ended if ended.start == number else unknown)
+    elif record.slot is None:
         call.reply(exit_message(record))
     else:
         record.waiters = [waiter for waiter in record.waiters if not waiter.given_up()]  # some gave up
@@ -153,6 +157,8 @@ def send_signal(supervisor: Supervisor, call: Call) -> None:
     record = supervisor.record(call.message.id)
     if record.slot is None:
         raise Refused("StateError", f"container {record.name} isn't running")
+    if call.message.start not in (0, record.start_number):
+        raise Refused("StateError", f"container {record.name} has ended, and was started again")
     number = call.message.signal
     seen = number in (signal.SIGKILL, signal.SIGSTOP) or catches(record.pid, number)
     if seen or not call.message.only_if_seen:

@@ -38,7 +38,7 @@ _IDLE_SECONDS = 1.5  # how long a runner stays in its container after a program
 def running(supervisor: Supervisor, container_id: str, verb: str) -> Record:
     """The record of a container that runs and isn't paused."""
     record = supervisor.record(container_id)
-    if record.slot is None:
+    if record.slot is None or record.state == "starting":  # its root may not be there yet
         raise Refused("StateError", f"container {record.name} isn't running: start it first")
     if record.state == "paused":
         raise Refused("StateError", f"container {record.name} is paused: unpause it before you {verb}")

@@ -116,17 +116,19 @@ class Unfollow(NamedTuple):
 
 # -- requests: change ---------------------------------------------------------------------------
 class Wait(NamedTuple):
-    """`Exit`, when the container has exited."""
+    """`Exit`, when the container has exited. `start`: of which start it is the end; 0, the present one."""
 
     id: str
+    start: int
 
 
 class Signal(NamedTuple):
-    """A signal to its first process: `Seen`."""
+    """A signal to its first process: `Seen`. `start`: of which start that is; 0, the present one."""
 
     id: str
     signal: int
     only_if_seen: bool  # not sent to one that would not see it
+    start: int
 
 
 class Remove(NamedTuple):

@@ -11,6 +11,7 @@ from .context import Filter
 from .made import Slot
 
 if TYPE_CHECKING:
+    from . import messages
     from .calls import Call
 
 
@@ -50,6 +51,7 @@ class Record:
         self.oom_killed = False
         self.oom_before = 0  # how many kills for memory are accounted for
         self.start_number = 0  # which start this is: an exit that is heard of late must not end the next one
+        self.ended: messages.Exit | None = None  # how the last start that has ended did
         self.restarting = False
         self.remove_at_exit = False
         self.starter: Call | None = None

@@ -27,7 +27,7 @@ def leave(container: Any, order: random.Random) -> None:
     """Ask for something and close the connection before the answer comes, or while it comes."""
     client = container.lab._client
     asked: list[Any] = [
-        messages.Wait(container.id),
+        messages.Wait(container.id, 0),
         messages.Kind(container.id, "/etc"),
         messages.Names(container.id, "/usr/bin"),
         messages.Logs(container.id),
