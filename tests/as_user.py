@@ -12,6 +12,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -133,10 +134,30 @@ def ordinary_user(*, ids: bool, cgroups: bool) -> Iterator[User]:
             made = _delegate(name, entry.pw_uid, entry.pw_gid)
         yield User(name, entry.pw_uid, entry.pw_gid, home, made)
     finally:
+        _end_processes(pwd.getpwnam(name).pw_uid)
         for folder in made:
             _remove_cgroup(folder)
         account_files("userdel", name)
         shutil.rmtree(home, ignore_errors=True)
+
+
+def _end_processes(uid: int) -> None:
+    """SIGKILL for what the user has left running, as a test does that took too long: else he couldn't be removed."""
+    until = time.monotonic() + 5
+    while (left := _processes(uid)) and time.monotonic() < until:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def _processes(uid: int) -> list[int]:
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it has just ended
+            if f"\nUid:\t{uid}\t" in Path(f"/proc/{entry}/status").read_text(errors="replace"):
+                found.append(int(entry))
+    return found
 
 
 def _delegate(name: str, uid: int, gid: int) -> list[Path]:

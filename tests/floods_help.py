@@ -40,6 +40,13 @@ def at_work(lab: ctlab.Lab, *, starts: bool = True) -> None:
         within("remove", lambda: lab["late"].remove() is None)
 
 
+# A container's work without a fork: a shell that can't fork ends, and by RLIMIT_NPROC a flood keeps all from forking.
+CALM = """
+import itertools, time
+for number in itertools.count():
+    print(number, flush=True)
+    time.sleep(0.05)
+"""
 # Threads count as processes do, and 2,048 of them cost next to nothing.
 THREADS = """
 import _thread, sys, time

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from as_user import ROOT, User, ordinary_user
-from kernel_help import long_form, tries, uses
+from kernel_help import long_form, patient, tries, uses, wait_until
 from user_legs import KINDS, MAY_SKIP, files_for
 
 pytestmark = [
@@ -68,6 +70,15 @@ def test_nothing_of_the_user_is_left() -> None:
     assert not made.home.exists() and made.name not in Path("/etc/passwd").read_text()
     assert made.name not in Path("/etc/subuid").read_text()
     assert not any(folder.exists() for folder in made.cgroups)
+
+
+def test_what_a_user_left_running_is_ended_with_him() -> None:
+    """As by a leg that took too long: it and the account would stay on the machine."""
+    with ordinary_user(ids=False, cgroups=False) as made:
+        left = subprocess.Popen(made.argv(["sleep", "600"]), cwd="/")
+        assert wait_until(lambda: _owner(str(left.pid)) == made.uid)
+    assert left.wait(patient(10)) == -signal.SIGKILL
+    assert made.name not in Path("/etc/passwd").read_text()
 
 
 def _owner(pid: str) -> int:

@@ -16,10 +16,10 @@ pytestmark = pytest.mark.kernel
 
 FLOOD_OF_PROCESSES = """
 import ctlab
-from floods_help import THREADS, at_work
+from floods_help import CALM, THREADS, at_work
 from kernel_help import wait_until, patient
 with ctlab.Lab("flooded", storage="32M") as lab:
-    lab.run(["sh", "-c", "n=0; while :; do n=$((n+1)); echo $n; sleep 0.05; done"], name="calm")
+    lab.run(["python3", "-c", CALM], name="calm")
     by = lab._client.facts["pids_by"]
     flood = lab.run(["python3", "-c", THREADS, "2600"], name="flood")
     assert wait_until(lambda: str(flood.logs()).strip(), patient(10)), flood.logs()
