@@ -21,6 +21,7 @@ from ctlab.notebook.map_geometry import Geometry, measure
 from ctlab.notebook.map_layout import place
 from ctlab.notebook.map_model import Element, World, read
 from ctlab.notebook.map_places import still_free
+from ctlab.notebook.map_sent import for_browser
 from ctlab.notebook.map_svg import map_svg
 from ctlab.notebook.map_text import map_text
 
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from ctlab.notebook.topology_widget import TopologyWidget
 
 REFRESH_SECONDS = 0.1
-
-# What the browser needs of an element; anything else (a handle, an address object) stays in Python.
-_SENT = ("id", "kind", "label", "parent", "state", "driver", "source", "target")
 
 
 class Source(Protocol):
@@ -273,29 +271,7 @@ class Topology:
 
     def _state(self) -> dict[str, Any]:
         """The traits that mirror the source."""
-        world, drawn = read(self._elements), self._geometry()
-        sent = []
-        for key in (*world.nodes, *world.networks, *world.containers, *world.edges):
-            element = world.elements[key]
-            data: dict[str, object] = {name: str(element[name]) for name in _SENT if element.get(name)}
-            data["label"] = world.label(key) if "source" not in element else str(element.get("label") or "")
-            if key in self._places and "source" not in element:
-                data["x"], data["y"] = self._places[key]
-            if key in world.networks:
-                data["subnets"] = list(world.subnets(key))
-            if key in world.containers:
-                data.update(kind="container", state=world.state(key), ended=world.ended(key))
-            if key in drawn.wires:
-                data["wire"] = drawn.wires[key]
-            if key in drawn.labels:
-                shown = drawn.labels[key]
-                data["shown"], data["shown_at"] = shown.text, shown.at
-            if world.parent.get(key) == "":
-                data.pop("parent", None)
-            if (network := str(element.get("target", key))) in self._hues:
-                data["hue"] = self._hues[network]
-            sent.append(data)
-        return {"name": self._title(), "elements": sent}
+        return {"name": self._title(), "elements": for_browser(read(self._elements), self._geometry(), self._hues)}
 
     def _on_selected(self, change: Mapping[str, Any]) -> None:
         self._show_details()
