@@ -59,9 +59,7 @@ def test_the_quickstart_cell_by_cell(notebook: Callable[..., Any], tmp_path: Pat
     def run(index: int) -> None:
         book.run(index)
         errors = [output for output in book.outputs(index) if output["output_type"] == "error"]
-        meant = "raises-exception" in code[index].metadata.get("tags", [])
-        assert len(errors) == meant, errors
-        assert not any("Traceback" in line for error in errors for line in error["traceback"])
+        assert errors == []
 
     for index in (index for index in code if index < the_end):
         run(index)
