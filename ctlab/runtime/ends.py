@@ -16,6 +16,7 @@ from .record import Record, returncode
 if TYPE_CHECKING:
     from .supervisor import Supervisor
 
+_LAST_SAMPLE_SECONDS = 0.02
 _ROOM_TRIES, _ROOM_STEP_SECONDS = 50, 0.01  # a removal waits so long for a full storage to have room again
 
 
@@ -94,11 +95,12 @@ def forget_slot(supervisor: Supervisor, record: Record) -> None:
 
     def clear() -> None:
         let_holder_go(supervisor, slot)
-        supervisor.services.sample_no_more(record)
+        if record.slot is None:  # else it was started again, and what is sampled is that
+            supervisor.services.sample_last(record, slot)
         supervisor.pool.bury(slot.serial)
         folder = slot.cgroup
-        if folder is not None and not folder.remove(0.0):
-            supervisor.after(0.02, lambda: _remove_folder(supervisor, folder, 50))
+        if folder is not None:  # a removed one can't be read, and the sampler reads it once more
+            supervisor.after(_LAST_SAMPLE_SECONDS, lambda: _remove_folder(supervisor, folder, 50))
 
     supervisor.later(clear)
 

@@ -16,6 +16,7 @@ from .outputs import Outputs
 from .record import Record
 
 if TYPE_CHECKING:
+    from .made import Slot
     from .supervisor import Supervisor
 
 
@@ -155,13 +156,17 @@ class Services:
         with contextlib.suppress(OSError):
             self._sampler.send({"do": "endpoints", "key": record.key, "links": links, "node": "host"})
 
-    def sample_no_more(self, record: Record) -> None:
-        """The container's program has ended."""
-        if not record.sampled or self._sampler.control is None:
+    def sample_last(self, record: Record, slot: Slot) -> None:
+        """The container's program has ended: read its counters for the last time, of a short one for the first."""
+        sampled, record.sampled = record.sampled, False
+        if self._sampler.control is None:
             return
-        record.sampled = False
+        ran = record.returncode is not None and slot.cgroup is not None
         with contextlib.suppress(OSError):
-            self._sampler.send({"do": "remove", "key": record.key})
+            if not sampled and ran and slot.cgroup is not None:
+                self._sampler.send({"do": "add", "key": record.key, "group": slot.cgroup.id})
+            if sampled or ran:
+                self._sampler.send({"do": "remove", "key": record.key})
 
     def sampler_control(self, message: dict[str, Any]) -> None:
         """Pass an order on (interval, pause, resume). Raises Refused."""

@@ -281,3 +281,24 @@ def test_a_full_answer_queue_does_not_stop_it(running: Running) -> None:
     assert sent > 300
     ticks = running.containers.state()["ticks"]
     assert wait_until(lambda: running.containers.state()["ticks"] > ticks)
+
+
+def test_what_has_ended_has_a_last_row_with_its_totals(runtime_base: Path) -> None:
+    """Between two samples, and also where the program was too short for any."""
+    from ctlab import Lab
+
+    with Lab("last", interval=30) as lab:
+        if lab._client.facts["cgroup"] == "none":
+            pytest.skip("no cgroup to read when its processes have gone")
+        names = ["short", "busy", "killed"]
+        lab.run(["true"], name="short").wait(patient(10))
+        busy = "import time\nwhile time.process_time() < 0.2: pass\n"
+        lab.run(["python3", "-c", busy], name="busy").wait(patient(30))
+        lab.run(["sleep", "100"], name="killed").kill()
+
+        def rows() -> Any:
+            return lab.stats(last=None, metrics="cpu_seconds_total", rates=False)
+
+        assert wait_until(lambda: set(rows()["container"]) == set(names), patient(5)), rows()
+        found = dict(zip(rows()["container"], rows()["cpu_seconds_total"], strict=True))
+        assert list(found) == names and found["busy"] >= 0.2 and all(0 < value < 30 for value in found.values())
