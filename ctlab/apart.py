@@ -2,6 +2,9 @@
 
 An interrupt comes between any two instructions of the main thread, and of no other. What it would leave half made there
 (a descriptor that nobody closes, a module of which half is imported) is whole on another thread.
+
+What the two have in common is a bare lock: an interrupt inside `Event.wait` (`Thread.start` has one, too) may release
+the lock that the other thread holds in `Event.set` at that moment, which then fails there.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import os
 import select
 import sys
 import threading
+from _thread import start_new_thread
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -60,11 +64,15 @@ class _Work(Generic[T]):
         self._lock = threading.Lock()  # of the waiter, which is there while the work is done
         self._waiter: Waiter | None = None
         self._given_up = False
-        self.over = threading.Event()
+        self.begun = False
+        self.over = False
+        self.ends = threading.Lock()  # held until it is over
+        self.ends.acquire()
         self.result: list[T] = []
         self.failed: BaseException | None = None
 
     def do(self) -> None:
+        self.begun = True
         try:
             with self._lock:
                 if self._given_up:
@@ -78,7 +86,8 @@ class _Work(Generic[T]):
                 waiter, self._waiter = self._waiter, None
             if waiter is not None:
                 waiter.close()
-            self.over.set()
+            self.over = True
+            self.ends.release()
 
     def give_up(self) -> None:
         with self._lock:
@@ -93,17 +102,16 @@ def apart(what: str, work: Callable[[Waiter], T]) -> T:
     `what`: what it is for, in the error of an OSError that it raises, and where there can be no thread.
     """
     doing = _Work(work)
-    thread = threading.Thread(target=doing.do, name=f"ctlab-{what.partition(' ')[0]}", daemon=True)
     try:
         try:
-            thread.start()
+            start_new_thread(doing.do, ())
         except RuntimeError as error:  # a limit of processes (ulimit -u, pids.max)
             raise KernelError(f"{what}: {error}: raise the limit of processes (ulimit -u)") from None
-        doing.over.wait()
+        doing.ends.acquire()
     except BaseException:
         doing.give_up()
-        if thread.ident is not None:
-            doing.over.wait(_GIVING_UP_SECONDS)
+        if doing.begun and not doing.over:
+            doing.ends.acquire(timeout=_GIVING_UP_SECONDS)
         raise
     failed = doing.failed
     doing.failed = None  # or the two would hold each other
@@ -130,7 +138,8 @@ def _is_whole(name: str) -> bool:
 
 
 def _import(name: str) -> None:
-    over = threading.Event()
+    ends = threading.Lock()
+    ends.acquire()
     failed: list[BaseException] = []
 
     def work() -> None:
@@ -138,13 +147,13 @@ def _import(name: str) -> None:
             importlib.import_module(name)
         except BaseException as error:
             failed.append(error)
-        over.set()
+        ends.release()
 
     try:
-        threading.Thread(target=work, name=f"ctlab-import-{name}", daemon=True).start()
+        start_new_thread(work, ())
     except RuntimeError:  # no thread can be had: here, then
         importlib.import_module(name)
         return
-    over.wait()
+    ends.acquire()
     if failed:
         raise failed[0]

@@ -83,7 +83,8 @@ def test_a_dead_helper_is_started_anew(fresh_lab: Any, name: str) -> None:
         assert wait_until(newer, 10)
     before = len(web.logs().split())
     assert wait_until(lambda: len(web.logs().split()) > before)
-    assert web.logs().split() == [f"line{n}" for n in range(1, len(web.logs().split()) + 1)]
+    lines = web.logs().split()
+    assert lines == [f"line{n}" for n in range(1, len(lines) + 1)]
     assert (web.pid, other.pid) == pids and {one.state for one in (web, other, late)} == {"running"}
     (note,) = died(lab, name)
     assert re.fullmatch(rf"the lab's {name} died \(SIGKILL\) and was started anew: [^\n]+", note)
