@@ -18,7 +18,8 @@ from _thread import start_new_thread
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from .errors import KernelError, describe
+from .errors import KernelError
+from .runtime import own_limits
 
 T = TypeVar("T")
 _GIVING_UP_SECONDS = 2.0  # how long who was interrupted waits for the work to be given up
@@ -116,7 +117,7 @@ def apart(what: str, work: Callable[[Waiter], T]) -> T:
     failed = doing.failed
     doing.failed = None  # or the two would hold each other
     if isinstance(failed, OSError):
-        raise KernelError(f"{what}: {describe(failed)}", failed.errno or 0) from failed
+        raise KernelError(f"{what}: {own_limits.words(failed)}", failed.errno or 0) from failed
     if failed is not None:
         raise failed
     return doing.result[0]

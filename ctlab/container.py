@@ -16,7 +16,7 @@ from .execution import Sink
 from .names import is_pattern, key, nearest
 from .plan import limits as limits_plan
 from .request import checked, limits_of
-from .runtime import messages
+from .runtime import messages, own_limits
 from .spec import ContainerSpec, EndpointSpec
 from .spelling import in_a_magic
 from .words_of_command import split_command
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _MACHINERY = {"cell", "cell_id", "spec", "tick"}  # for ctlab's own parts, not for whoever types `web.` and Tab
 
 
+@own_limits.told
 class Container:
     """A container of a lab. Properties never ask the kernel; methods do. Bound to the id, not to the name."""
 

@@ -14,10 +14,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from .errors import BadInput, CtlabError, KernelError, NotFound, describe
+from .errors import BadInput, CtlabError, KernelError, NotFound
 from .exchange import exchange
 from .receiving import receive
-from .runtime import messages, tar
+from .runtime import messages, own_limits, tar
 from .runtime.pack import Packer
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _open_here(path: Path) -> int:
             raise BadInput(f"cp: {path} is neither a file nor a folder")
         return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
-        raise KernelError(f"cp: {path}: {describe(error)}", error.errno or 0) from None
+        raise KernelError(f"cp: {path}: {own_limits.words(error)}", error.errno or 0) from None
 
 
 def write(container: Container, path: str, content: bytes, mode: int) -> str:

@@ -195,8 +195,10 @@ def pids_of_batch(lab: Lab, made: list[Container]) -> list[int]:
     for first in range(0, len(made), _PIDFDS_AT_ONCE):
         ids = [container.id for container in made[first : first + _PIDFDS_AT_ONCE]]
         reply = lab._call(messages.FirstProcesses(ids), messages.Firsts)
-        found = reply.message.pids if lab._client.in_vm else [_pid(pidfd) for pidfd in reply.descriptors]
-        packets.discard(reply.descriptors)
+        try:
+            found = reply.message.pids if lab._client.in_vm else [_pid(pidfd) for pidfd in reply.descriptors]
+        finally:
+            packets.discard(reply.descriptors)
         if len(found) != len(reply.message.ids):
             raise lab._client.end_for(f"{len(found)} first processes of {len(reply.message.ids)} containers")
         pids.update(zip(reply.message.ids, found, strict=True))
@@ -227,7 +229,9 @@ def started(lab: Lab, container: Container, pid: int) -> None:
     container._start = container._instance
     container.started_at = time.time()
     if container._state == "created":
-        container._state = "running"
+        container._state, container.finished_at = "running", None
+    elif container.finished_at is not None:  # it was quicker than the answer to its start, and its end is known
+        container.started_at = min(container.started_at, container.finished_at)
 
 
 def network_names(lab: Lab, keywords: dict[str, Any]) -> tuple[str, ...]:

@@ -16,8 +16,8 @@ from contextlib import AbstractContextManager
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 from .apart import Waiter, apart
-from .errors import BadInput, CtlabError, KernelError, describe
-from .runtime import messages, tar
+from .errors import BadInput, CtlabError, KernelError
+from .runtime import messages, own_limits, tar
 
 if TYPE_CHECKING:
     from .container import Container
@@ -118,7 +118,7 @@ def _exchange(
     if isinstance(trouble, BrokenPipeError | tar.ArchiveError):
         raise BadInput(f"the copy was cut off: {trouble}") from trouble
     if isinstance(trouble, OSError):
-        raise KernelError(f"cp: {describe(trouble)}", trouble.errno or 0) from trouble
+        raise KernelError(f"cp: {own_limits.words(trouble)}", trouble.errno or 0) from trouble
     if trouble is not None:
         raise trouble
     return result, answer

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .completed import Completed, Process
-from .errors import BadInput, CtlabError, KernelError, NotFound, ProgramNotFound, StateError, describe
+from .errors import BadInput, CtlabError, KernelError, NotFound, ProgramNotFound, StateError
 from .execution import Execution, Sink
 from .kernel.capabilities import DEFAULT
 from .plan import limits as limits_plan
 from .request import SCRIPT_DESCRIPTOR, environment, several, user_word
+from .runtime import own_limits
 from .runtime.program import DEFAULT_PATH
 from .spec import ContainerSpec
 
@@ -118,7 +119,7 @@ def body_descriptor(body: str | bytes) -> int:
     except OSError as error:  # EFBIG: a limit on the size of files (ulimit -f) counts here too
         os.close(descriptor)
         raise KernelError(
-            f"can't hold {len(data)} bytes for the program: {describe(error)}", error.errno or 0
+            f"can't hold {len(data)} bytes for the program: {own_limits.words(error)}", error.errno or 0
         ) from None
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor

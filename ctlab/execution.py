@@ -238,20 +238,27 @@ class _Pipes:
         self._stream: dict[int, int] = {}
         self.dropped_bytes = 0
         self.writable = -1
-        if stdin is None:
-            read_end = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        else:
+        self.theirs: list[int] = []
+        try:
+            self._open(given=stdin is not None, tty=tty)
+        except OSError:
+            self.close()
+            raise
+
+    def _open(self, *, given: bool, tty: bool) -> None:
+        if given:
             read_end, self.writable = os.pipe2(os.O_CLOEXEC)
+            self.theirs.append(read_end)
             os.set_blocking(self.writable, False)
-        self.theirs = [read_end]
-        if tty:  # the supervisor sends the masters of terminals that lie inside; their places stay empty
-            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-            self.theirs += [null, os.dup(null)]
         else:
-            for stream in (1, 2):
-                ours, theirs = os.pipe2(os.O_CLOEXEC)
-                self._stream[ours] = stream
-                self.theirs.append(theirs)
+            self.theirs.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        for stream in (1, 2):
+            if tty:  # the supervisor sends the masters of terminals that lie inside; their places stay empty
+                self.theirs.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+                continue
+            ours, theirs = os.pipe2(os.O_CLOEXEC)
+            self._stream[ours] = stream
+            self.theirs.append(theirs)
 
     @property
     def readable(self) -> list[int]:

@@ -21,7 +21,7 @@ from .network import Network
 from .plan import network as network_plan
 from .plan import ops, rootfs
 from .request import KEYWORDS, check_body, checked, unknown_keyword
-from .runtime import messages
+from .runtime import messages, own_limits
 from .runtime.client import Client
 from .runtime.connection import Reply, Request, T
 from .spelling import in_a_magic
@@ -45,6 +45,7 @@ _MACHINERY = {
 }  # fmt: skip
 
 
+@own_limits.told
 class Lab:
     """A lab. It starts in the constructor and ends with `with`, `stop()` or this process, never by garbage collection.
 

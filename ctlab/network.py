@@ -25,6 +25,7 @@ from .ipam import Network as Subnet
 from .names import check_name, key
 from .plan import network as network_plan
 from .request import checked, several, whole_number
+from .runtime import own_limits
 from .spec import EndpointSpec, NetworkSpec
 from .spelling import in_a_magic, option
 
@@ -36,6 +37,7 @@ PREDEFINED = ("host", "none")
 _LATER = {"overlay", "macvlan", "ipvlan"}
 
 
+@own_limits.told
 class Network:
     """A network of a lab. Make it with `Lab.network`."""
 

@@ -96,11 +96,22 @@ def check_platform() -> None:
 
 
 def check_files() -> None:
-    """KernelError where processes of this one may have too few files open for a lab's."""
+    """KernelError where processes of this one may have too few files open for a lab's, or too small ones."""
     import resource
 
     from .runtime.room import LEAST
 
+    largest = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    if largest != resource.RLIM_INFINITY:
+        from .metrics.columns import CONTAINERS_SCHEMA, RING_ROWS
+        from .metrics.ring import size_bytes
+
+        if largest < (needed := size_bytes(CONTAINERS_SCHEMA, RING_ROWS)):
+            raise KernelError(
+                f"the lab can't start: a file of this process may have {largest} bytes (its hard limit, ulimit -Hf), "
+                f"and its counters need {needed}: raise that limit",
+                errno.EFBIG,
+            )
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if most != resource.RLIM_INFINITY and most < LEAST:
         raise KernelError(

@@ -33,7 +33,11 @@ class Follower:
         self._number = next(_numbers)
         # The inside has it too, and could make a read of it wait: each of its news is an edge that `_news` gives once.
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._news = select.epoll()
+        try:
+            self._news = select.epoll()
+        except OSError:
+            os.close(self._event)
+            raise
         try:
             self._news.register(self._event, select.EPOLLIN | select.EPOLLET)
             order = messages.Follow(container.id, self._number)

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from .errors import BadInput, KernelError, describe
-from .runtime import tar
+from .errors import BadInput, KernelError
+from .runtime import own_limits, tar
 from .runtime.pack import DEPTH_MOST
 
 ENTRIES_MOST = 1_000_000
@@ -51,7 +51,7 @@ def receive(
     except tar.ArchiveError as error:
         raise BadInput(f"cp: {source}: {error}: nothing outside {place} is written") from None
     except OSError as error:
-        raise KernelError(f"cp: {place}: {describe(error)}", error.errno or 0) from error
+        raise KernelError(f"cp: {place}: {own_limits.words(error)}", error.errno or 0) from error
     return place, receiver.left_out
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .metrics.ring import Ring
 
 SWEEP_AFTER = 64  # removals: reading a full ring's keys takes some milliseconds
+GONE_MOST = 4096  # names of what is gone are kept; rows of what went before are those of ``container-7``
 
 
 class Removed:
@@ -39,6 +40,9 @@ class Removed:
             self._names.pop(number, None)
         self._earlier = (self._earlier & sampled) | self._recent
         self._recent = set()
+        for number in sorted(self._earlier)[:-GONE_MOST]:
+            self._earlier.discard(number)
+            self._names.pop(number, None)
 
 
 def removed(lab: Lab, containers: Iterable[int], endpoints: Iterable[int]) -> None:

@@ -37,8 +37,8 @@ FOR_ONE: Mapping[str, tuple[str, ...]] = {
     "one-id": (
         "test_capabilities.py", "test_container_names.py", "test_dead_lab.py", "test_descriptors.py",
         "test_helpers.py", "test_hostile_archives.py", "test_labs.py", "test_launcher.py", "test_openat2.py",
-        "test_owner_environment.py", "test_packets_stay.py", "test_races.py", "test_script_descriptors.py",
-        "test_seccomp.py", "../wall/test_around.py",
+        "test_own_limits.py", "test_owner_environment.py", "test_packets_stay.py", "test_races.py",
+        "test_script_descriptors.py", "test_seccomp.py", "../wall/test_around.py",
     ),
 }  # fmt: skip
 # In the long form alone, as each: they take long, or are about what is an ordinary process's own affair.

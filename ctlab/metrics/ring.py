@@ -89,6 +89,11 @@ class Schema(NamedTuple):
         return value
 
 
+def size_bytes(schema: Schema, capacity: int) -> int:
+    """Of a ring of so many rows."""
+    return HEADER_BYTES + len(schema.columns) * capacity * 8
+
+
 class Snapshot(NamedTuple):
     """A copy of rows ``first_row <= n < end_row``.
 
@@ -114,8 +119,7 @@ class Ring:
         self.schema = schema
         self.capacity = capacity
         self._fd = descriptor
-        size = HEADER_BYTES + len(schema.columns) * capacity * 8
-        self._map = mapped(descriptor, size, writable=writable)
+        self._map = mapped(descriptor, size_bytes(schema, capacity), writable=writable)
         whole = memoryview(self._map)
         self._words = whole[:_WORDS_BYTES].cast("Q")
         self._floats = whole[:_WORDS_BYTES].cast("d")
@@ -139,7 +143,7 @@ class Ring:
             raise ValueError("a ring needs at least one row, and a schema text of at most 4096 bytes")
         if any(kind not in ("q", "d") for _, kind in schema.columns):
             raise ValueError("columns are q (int64) or d (float64)")
-        descriptor = memfd.create(f"ctlab-ring-{schema.name}", HEADER_BYTES + len(schema.columns) * capacity * 8)
+        descriptor = memfd.create(f"ctlab-ring-{schema.name}", size_bytes(schema, capacity))
         try:
             os.pwrite(descriptor, text, _WORDS_BYTES)
             ring = cls(descriptor, schema, capacity, writable=True)
@@ -169,7 +173,7 @@ class Ring:
             raise ValueError("a ring of counters whose header contradicts itself")
         if schema is not None and found != schema:
             raise ValueError(f"a ring of other counters than those of {schema.name}")
-        if not capacity or size != HEADER_BYTES + len(found.columns) * capacity * 8:
+        if not capacity or size != size_bytes(found, capacity):
             raise ValueError(f"a ring of {capacity} rows in {size} bytes")
         ring = cls(descriptor, found, capacity, writable=writable)
         if not writable:  # its memory goes with the mapping, and so with a reader that nobody closes

@@ -15,7 +15,6 @@ import fcntl
 import functools
 import os
 import queue
-import resource
 import secrets
 import select
 import signal
@@ -25,8 +24,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ..errors import KINDS, CtlabError, KernelError, LabGone, StateError, describe, one_line
-from . import messages, packets, passing, protocol, prune
+from ..errors import KINDS, CtlabError, KernelError, LabGone, StateError, one_line
+from . import messages, own_limits, packets, passing, protocol, prune
 from .connection import Connection, Event, Reply, Request, T
 from .packets import Surprise
 from .waiting import readable
@@ -37,6 +36,11 @@ _START_SECONDS = 30.0
 _VM_START_SECONDS = 1200.0  # its keeper gives up earlier, with a reason; the first start may fetch a kernel
 _STOP_SECONDS = 15.0
 _WHY_SECONDS = 5.0  # until what is known of a lab's death is known here; a VM's keeper waits 4 for its last words
+_HIGH = 20  # descriptors of a keeper are below it
+_WHY_ENDED = {  # of the signals that something else than a bug sends
+    "SIGKILL": "something killed it; where memory is short, the kernel does",
+    "SIGXFSZ": "files may be too small here (ulimit -f): raise that limit",
+}
 _SIGN_SECONDS = 1.0  # between the ends of two sockets of one process that dies
 
 if TYPE_CHECKING:
@@ -90,7 +94,7 @@ class Client:
                 self._start_keeper(interval_seconds, errors, self._undo)
         except OSError as error:
             self.abandon()
-            text = f"the lab can't start: {describe(error)}{_limit() if error.errno == errno.EMFILE else ''}"
+            text = f"the lab can't start: {own_limits.words(error)}"
             raise KernelError(text, error.errno or 0) from None
         except BaseException:
             self.abandon()
@@ -123,7 +127,7 @@ class Client:
             ]
             # The numbers 2-5 may be in use here: go through numbers well above them first.
             for number, descriptor in enumerate((errors.fileno(), *(end.fileno() for end in theirs)), start=2):
-                copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 20)
+                copy = _high_copy(descriptor)
                 beyond.callback(os.close, copy)
                 actions.append((os.POSIX_SPAWN_DUP2, copy, number))
             package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -147,7 +151,10 @@ class Client:
             message = protocol.receive(control)[0] if readable(limit_seconds, control.fileno()) else None
         if message is None:
             said = os.pread(errors.fileno(), 4000, 0).decode(errors="replace").strip().splitlines()
-            raise CtlabError(f"the lab's keeper ended at start: {said[-1] if said else 'no reason given'}")
+            end = self._keepers_end()
+            what = f"ended at start{f' ({end})' if end else ''}" if end or said else "doesn't answer"
+            why = said[-1] if said else _WHY_ENDED.get(end, "it gave no reason; %lab doctor looks for one")
+            raise CtlabError(f"the lab's keeper {what}: {why}")
         if "error" in message:
             kind = KINDS.get(message["error"], KernelError)
             text = f"the lab can't start: {message['message']}"
@@ -233,7 +240,7 @@ class Client:
         try:
             ours, theirs = protocol.pair()
         except OSError as error:
-            text = f"no connection for the call: {describe(error)}{_limit() if error.errno == errno.EMFILE else ''}"
+            text = f"no connection for the call: {own_limits.words(error)}"
             raise KernelError(text, error.errno or 0) from None
         try:
             with theirs, self._lock:
@@ -410,9 +417,14 @@ def _memfile() -> BinaryIO:
     return os.fdopen(os.memfd_create("ctlab-keeper-errors", os.MFD_CLOEXEC), "rb+", buffering=0)
 
 
-def _limit() -> str:
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return f"; this process may have {most} open (ulimit -n): close some or raise it"
+def _high_copy(descriptor: int) -> int:
+    """A copy with a number of at least `_HIGH`. Raises OSError EMFILE where none may be that high, too."""
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _HIGH)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from None
+        raise
 
 
 def _keeper_environment(for_vm: bool) -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from ..errors import KINDS, CtlabError, KernelError, one_line
-from . import answers, messages, packets, passing, protocol
+from . import answers, messages, own_limits, packets, passing, protocol
 from .packets import Surprise
 
 if TYPE_CHECKING:
@@ -82,8 +82,9 @@ class Connection:
         except OSError as error:
             if error.errno != errno.EMFILE:
                 raise client._gone_error() from None
-            self.answered = True
-            raise KernelError(f"the answer can't be taken: {error.strerror}", errno.EMFILE) from None
+            self.answered = messages.Begun not in kinds  # after that the end comes, and nobody would wait for it
+            text = f"the answer can't be taken: {own_limits.words(OSError(errno.EMFILE, ''))}"
+            raise KernelError(text, errno.EMFILE) from None
         self.answered = True
         if type(message) is messages.Failure:
             raise_failure(message)

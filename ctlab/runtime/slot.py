@@ -230,6 +230,9 @@ def _become(
 def _be_init(birth: Birth, keep: int, child: int) -> NoReturn:
     """`child`: the process that the container ends with; -1: none, it idles."""
     program.become("0", keep, single_id=birth.context.single_id, bounded=True)
+    if child < 0:  # nobody will write: who keeps the streams need not
+        os.dup2(0, 1)
+        os.dup2(0, 2)
     syscalls.close_all_but(set())
     if birth.filter.late:
         seccomp.install(birth.filter.late)

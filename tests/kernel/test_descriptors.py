@@ -47,6 +47,18 @@ def formula(lab):
     folders = sum(link.endswith(f"/ctlab-{lab._client.id}") for link in links(lab._client.facts["supervisor"]))
     return (hard - 75 - folders) // 4
 
+def has_room(start):
+    try:
+        start()
+    except KernelError:
+        return False
+    return True
+
+def fill(start):
+    "Until there is no room, also once what a start has open for a moment is closed."
+    while wait_until(lambda: has_room(start), 1):
+        pass
+
 def refused(call):
     try:
         call()
@@ -113,11 +125,8 @@ with ctlab.Lab("full") as lab:
     lab.network("wide", subnet="10.90.0.0/20")
     some = [lab.run(SAYS, networks="wide")]
     expected = formula(lab)
-    try:
-        while True:
-            some.append(lab.run(SAYS, networks="wide"))
-    except KernelError as error:
-        assert abs(len(some) - expected) <= 1, (len(some), expected, str(error))
+    fill(lambda: some.append(lab.run(SAYS, networks="wide")))
+    assert abs(len(some) - expected) <= 1, (len(some), expected)
     refused(lambda: lab.run(SAYS, networks="wide"))
     refused(lambda: lab.run(SAYS, networks="wide", count=3))
     assert len(lab.containers) == len(some)
@@ -142,15 +151,8 @@ with ctlab.Lab("full") as lab:
     for container in some[:5]:
         container.remove()
     del some[:5]
-    def one_more():
-        try:
-            some.append(lab.run(SAYS, networks="wide"))
-        except KernelError:
-            return False
-        return True
-    # What the threads above have opened takes the room of two.
     for _ in range(3):
-        assert wait_until(one_more), len(some)
+        assert wait_until(lambda: has_room(lambda: some.append(lab.run(SAYS, networks="wide")))), len(some)
     everything_else(lab, some)
     assert {container.state for container in lab.containers} == {"running"}
     most = {name: len(links(pid)) for name, pid in processes(lab).items()}
@@ -163,6 +165,26 @@ with ctlab.Lab("full") as lab:
 @pytest.mark.parametrize("hard", [256, 1024])
 def test_as_many_run_as_there_is_room_for_and_all_else_goes_on(usable: None, hard: int) -> None:
     run_owner(FULL, str(hard), timeout=60)
+
+
+IDLE = (
+    OWNER
+    + """
+with ctlab.Lab("idle") as lab:
+    lab.network("wide", subnet="10.90.0.0/20")
+    some = [lab.run(networks="wide")]
+    expected = formula(lab) // 2
+    assert wait_until(lambda: not any("pipe:" in link for link in links(processes(lab)["collector"])))
+    fill(lambda: some.append(lab.run(networks="wide")))
+    assert abs(len(some) - expected) <= 2, (len(some), expected)
+    refused(lambda: lab.run(networks="wide"))
+    assert some[0].exec(["echo", "out"]).stdout == "out\\n" and some[-1].restart().state == "running"
+"""
+)
+
+
+def test_of_those_that_idle_half_as_many(usable: None) -> None:
+    run_owner(IDLE, "256")
 
 
 THOUSAND = (

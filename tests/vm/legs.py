@@ -42,6 +42,7 @@ LONG: Mapping[str, str] = {
     "test_many_callers.py": "threads of an owner",
     "test_nested_ids.py": "which ids there are, of maps that are the same everywhere",
     "test_netlink_decoded.py": "our bytes, judged by another's parser",
+    "test_own_limits.py": "an owner's own process",
     "test_owner_environment.py": "what an owner's process has",
     "test_pool.py": "the slots of a lab, whose times an emulated machine changes",
     "test_races.py": "threads of an owner",
