@@ -63,4 +63,4 @@ $(VENV)/.tests: $(VENV)/.notebooks
 	@touch $@
 
 clean:
-	rm -rf $(VENV) out build dist ctlab/static/topology.js .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) out build dist ctlab/static/*.js .pytest_cache .mypy_cache .ruff_cache .hypothesis

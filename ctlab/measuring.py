@@ -45,6 +45,12 @@ def attached(lab: Lab) -> tuple[Ring, Ring]:
     return containers, endpoints
 
 
+def sampled(lab: Lab) -> tuple[Ring, dict[int, str]]:
+    """See `Lab.sampled`."""
+    lab._alive()
+    return _rings(lab)[0], dict(lab._names)
+
+
 def stats(
     lab: Lab, *, containers: Any = None, metrics: Any = None, last: Any = "30s", by: str = "container", **options: Any
 ) -> pandas.DataFrame:

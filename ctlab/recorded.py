@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .recording import Recording
 
 # What a Lab and a Container have and a recording hasn't: a test holds both beside the classes.
-LAB_METHODS = {"close_views", "endpoints", "graph", "network", "run", "say", "status", "stop", "wait_for"}
+LAB_METHODS = {"close_views", "endpoints", "graph", "network", "run", "sampled", "say", "status", "stop", "wait_for"}
 LAB_PROPERTIES = {"died", "engine", "gone", "networks", "nodes", "why_gone"}
 CONTAINER_METHODS = {
     "address", "copy_in", "copy_out", "exec", "explain", "failure", "follow", "kill", "logs", "neighbours", "pause",

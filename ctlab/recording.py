@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from .handles import Handles
     from .metrics.ring import Snapshot
+    from .notebook.chart_picture import Picture
+    from .notebook.chart_rows import Rows
     from .notebook.topology import Topology
 
 FORMAT = 1
@@ -47,13 +49,14 @@ class Recording:
 
     def _repr_html_(self) -> str:
         from .notebook.chart_svg import chart_svg
-        from .notebook.dashboard_figure import METRICS, series, table
+        from .notebook.chart_table import html_table
         from .notebook.map_svg import map_svg
 
-        frame = self.stats(metrics=METRICS, last=None)
+        rows, picture = self._picture(None, None)
         head = f"<p><b>{html.escape(self.name)}</b>, on Linux {html.escape(self.kernel)}</p>"
         story = f"<p>{html.escape(self.story)}</p>"
-        return head + story + map_svg(self.map_elements()) + table(frame, "", chart_svg(series(frame)))
+        chart = chart_svg(picture.lines(), colours=picture.colours) + html_table(rows.means(self._names))
+        return head + story + map_svg(self.map_elements()) + chart
 
     @property
     def as_of(self) -> str:
@@ -67,7 +70,7 @@ class Recording:
         from .metrics.frame import Names, build_frame, check_by
 
         names = Names(
-            containers={int(key): name for key, name in self._data["containers"].items()},
+            containers=self._names,
             endpoints={int(key): tuple(words) for key, words in self._data["endpoints"].items()},
         )
         rows = self._snapshot("endpoints" if check_by(by) == "endpoint" else "containers")
@@ -86,14 +89,15 @@ class Recording:
 
     def chart(self, containers: Any = None, last: Any = None) -> Any:
         """The chart, a plotly Figure: CPU, memory, network and processes of each container."""
-        from .notebook import dashboard_figure
+        from . import units
+        from .metrics.frame import Names, check_names
+        from .notebook.chart_figure import figure
 
-        frame = self.stats(containers, dashboard_figure.METRICS, last)
-        figure = dashboard_figure.make(html.escape(self.name))
-        said = dashboard_figure.fill(figure, {}, dashboard_figure.lines(frame, max(1, len(frame))))
-        if said:
-            figure.layout.title.text += f" · {said}"
-        return figure
+        seconds = None if last is None else units.parse_duration(last)
+        if containers is not None:
+            check_names(containers, Names(self._names))
+        _, picture = self._picture(containers, seconds)
+        return figure(picture, " · ".join(filter(None, (self.name, picture.said))))
 
     @property
     def containers(self) -> Handles[RecordedContainer]:
@@ -137,6 +141,20 @@ class Recording:
     def on_change(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Never calls: a recording doesn't change."""
         return lambda: None
+
+    @property
+    def _names(self) -> dict[int, str]:
+        return {int(key): str(name) for key, name in self._data["containers"].items()}
+
+    def _picture(self, containers: Any, seconds: float | None) -> tuple[Rows, Picture]:
+        from .notebook.chart_picture import Chosen, take
+        from .notebook.chart_rows import Rows
+
+        rows, everything = Rows(seconds), self._snapshot("containers")
+        rows.interval_ms = self._data["interval_seconds"] * 1000
+        rows.add(everything)
+        chosen = Chosen([containers] if isinstance(containers, str) else containers)
+        return rows, take(rows, self._names, chosen, seconds, max(2, len(everything)))
 
     def _snapshot(self, ring: str) -> Snapshot:
         from .metrics.columns import CONTAINERS_SCHEMA, ENDPOINTS_SCHEMA

@@ -86,7 +86,7 @@ def _no_metric(pattern: str, by: str, offered: list[str], added: list[str]) -> s
     return f"no metric {pattern!r}; " + (f"did you mean {near!r}? " if near else "") + "all: ctlab.columns()"
 
 
-def _names(containers: str | Iterable[str], names: Names) -> set[int]:
+def check_names(containers: str | Iterable[str], names: Names) -> set[int]:
     """The keys of the named containers; NotFound for a name that no container has or had."""
     wanted = [containers] if isinstance(containers, str) else [str(one) for one in containers]
     keys: set[int] = set()
@@ -202,7 +202,7 @@ def build_frame(
     time = data["time_ns"]
     keep = time >= window(int(time.max()) if len(time) else 0, last, since)
     if containers is not None:
-        keep &= np.isin(data["container_key"], sorted(_names(containers, names)))
+        keep &= np.isin(data["container_key"], sorted(check_names(containers, names)))
     data = {name: values[keep] for name, values in data.items()}
     group = data["endpoint_key" if by == "endpoint" else "container_key"]
     base = {column.name: column for _, column in chosen}

@@ -1,18 +1,19 @@
-"""The dashboard's four panels as a picture: one SVG, no script, for pages that draw no plotly figure. Pure.
+"""The chart's four panels as a picture: one SVG, no script, for saved notebooks and pages made of them. Pure.
 
-It shows what the live figure shows, in the same colours: a page made of a notebook has a chart, too. Whatever is
+It shows what the live chart shows, in the same colours, and is as wide as its page. Whatever is
 needed to read it is also written as attributes of its elements, since some viewers throw a picture's style away.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ctlab.apart import ready
 from ctlab.notebook import theme
-from ctlab.notebook.dashboard_figure import COLOURS, MAX_CONTAINERS, PANES
+from ctlab.notebook.chart_panes import COLOURS, MAX_CONTAINERS, PANES
 from ctlab.notebook.map_svg import _escape
 from ctlab.notebook.text_width import pixels, shorten
 
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from ctlab.notebook.dashboard_figure import Floats, Line, Pane
+    from ctlab.notebook.chart_panes import Pane
+    from ctlab.notebook.chart_picture import Floats, Line
     from ctlab.notebook.map_boxes import Point
 
     Marks = npt.NDArray[np.bool_]
 
 WIDTH = 860.0
+WIDEST = 1300.0  # pixels: what is drawn for 860 isn't blown up more than that
 MARGIN = 8.0
 LEFT = 64.0  # of a panel, for the numbers of its axis
 ABOVE = 28.0  # of the panels, for their titles
@@ -42,7 +45,7 @@ ROW = 18.0  # of the legend
 GREY = "#808890"  # to be read on white and on black, where there is no style
 
 _STYLE = (
-    ".ctlab-chart{background:var(--ctlab-background);max-width:100%;height:auto}"
+    f".ctlab-chart{{background:var(--ctlab-background);width:100%;max-width:{WIDEST:.0f}px;height:auto}}"
     ".ctlab-chart text{font:11px var(--ctlab-font);fill:var(--ctlab-muted)}"
     ".ctlab-chart .title{font-size:12.5px;fill:var(--ctlab-text)}"
     ".ctlab-chart .name{font-size:12px;fill:var(--ctlab-text)}"
@@ -78,24 +81,25 @@ AXES = (
 _TIME = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 
 
-def chart_svg(series: Mapping[str, list[Line]], *, points: int = POINTS) -> str:
+def chart_svg(series: Mapping[str, list[Line]], *, colours: Sequence[str] = COLOURS, points: int = POINTS) -> str:
     """The picture, as the text of an ``<svg>`` element that needs nothing else.
 
-    `series`: for each container, in the order of the colours, a line for each of `PANES` (x: ms since 1970, ascending;
-    y: in the pane's unit). NaN is a gap. `points`: of a line, at most; its peaks stay. Containers after the first
-    `MAX_CONTAINERS` have no lines.
+    `series`: for each container, in the order of `colours` (which begin again at their end), a line for each of `PANES`
+    (x: ms since 1970, ascending; y: in the pane's unit). NaN is a gap. `points`: of a line, at most; its peaks stay.
+    What comes after `MAX_CONTAINERS` and the others' line isn't drawn.
     """
-    shown = dict(list(series.items())[:MAX_CONTAINERS])
+    shown = dict(list(series.items())[: MAX_CONTAINERS + 1])
     ends = [float(x[at]) for lines in shown.values() for x, _ in lines if len(x) for at in (0, -1)]
     first, last = (min(ends), max(ends)) if ends else (0.0, 0.0)
     window = (first if first < last else last - 1000.0, last)
-    legend, top = _legend(list(shown))
+    inks = dict(zip(shown, itertools.cycle(colours), strict=False))
+    legend, top = _legend(inks)
     limit = max(8, min(points, ALL_POINTS // max(1, len(shown) * len(PANES))))
     parts = [legend]
     for number in range(len(AXES)):
         row, column = divmod(number, 2)
         x, y = column * WIDTH / 2 + LEFT, top + ABOVE + row * (PANEL_HEIGHT + BETWEEN)
-        parts.append(_panel(number, (x, y), window, shown, limit, times=row == 1))
+        parts.append(_panel(number, (x, y), window, shown, inks, limit, times=row == 1))
     height = top + ABOVE + 2 * PANEL_HEIGHT + BETWEEN + BELOW
     titles = ", ".join(axis.title for axis in AXES)
     return (
@@ -106,25 +110,32 @@ def chart_svg(series: Mapping[str, list[Line]], *, points: int = POINTS) -> str:
     )
 
 
-def _legend(names: list[str]) -> tuple[str, float]:
+def _legend(inks: Mapping[str, str]) -> tuple[str, float]:
     """The containers in columns of one width, and the height that they take."""
-    labels = [shorten(name, NAME_ROOM) for name in names]
+    labels = [shorten(name, NAME_ROOM) for name in inks]
     wide = max(map(pixels, labels), default=0.0) + SWATCH + 14
     columns = max(1, int((WIDTH - 2 * MARGIN) // wide))
     parts = []
-    for index, (name, label) in enumerate(zip(names, labels, strict=True)):
+    for index, (name, label) in enumerate(zip(inks, labels, strict=True)):
         row, column = divmod(index, columns)
         x, y = MARGIN + column * wide, MARGIN + row * ROW
         parts.append(
             f'<g class="entry"><title>{_escape(name)}</title><path d="M{x:.1f} {y + 5:.1f}h14" '
-            f'stroke="{COLOURS[index % len(COLOURS)]}" stroke-width="2.5"/>'
+            f'stroke="{inks[name]}" stroke-width="2.5"/>'
             f"{_text('name', x + SWATCH, y + 9, label, 'start')}</g>"
         )
-    return "".join(parts), MARGIN + ROW * math.ceil(len(names) / columns)
+    return "".join(parts), MARGIN + ROW * math.ceil(len(inks) / columns)
 
 
 def _panel(
-    number: int, at: Point, window: tuple[float, float], shown: Mapping[str, list[Line]], limit: int, *, times: bool
+    number: int,
+    at: Point,
+    window: tuple[float, float],
+    shown: Mapping[str, list[Line]],
+    inks: Mapping[str, str],
+    limit: int,
+    *,
+    times: bool,
 ) -> str:
     """The panel of `AXES[number]`, its upper left corner `at`; `times`: whether its time axis has numbers."""
     ready("numpy")
@@ -146,12 +157,12 @@ def _panel(
         (left + PANEL_WIDTH - ago * 1000 * wide, text) for ago, text in time_ticks((window[1] - window[0]) / 1000)
     ]
     parts = [_frame(AXES[number].title, at, levels, moments, times=times)]
-    for place, (name, lines) in enumerate(shown.items()):
+    for name, lines in shown.items():
         for index, pane in mine:
             x, y = lines[index]
             pieces = _pieces(left + (x - window[0]) * wide, bottom - y * high, limit)
             if pieces:
-                parts.append(_line(name, pane, COLOURS[place % len(COLOURS)], pieces))
+                parts.append(_line(name, pane, inks[name], pieces))
     return f'<g class="panel">{"".join(parts)}</g>'
 
 

@@ -1,139 +1,171 @@
-"""The live chart of a lab: one plotly `FigureWidget` with four panes, fed by a thread, static once stopped.
+"""The live chart of a lab: four panes in the page, fed by a thread, a picture once stopped.
 
-One widget and not four: each one sends plotly.js (5 MB) to the browser. The thread asks the lab for a frame a few
-times a second, thins the lines to what a browser can draw, and sends one update; it draws fewer pictures rather than
-queue them. It never prints, and no cell waits for it; a cell that computes doesn't stop it.
+A widget of our own, since plotly's has no back-pressure: the next picture goes out when every page that looks has
+drawn the last one (`chart_pace`). The thread reads what is new in the ring and sends one message for a picture. It
+never prints, and no cell waits for it; a cell that computes doesn't stop it.
 
-A widget lives as long as its kernel. `stop` therefore puts a static figure in its place, which a saved notebook keeps.
+A widget lives as long as its kernel. `stop` therefore puts a picture without script in its place, which a saved
+notebook keeps.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from html import escape
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ctlab import units
 from ctlab.apart import ready
-from ctlab.errors import BadInput, NotFound, StateError
-from ctlab.notebook import dashboard_figure, shown
+from ctlab.errors import BadInput, StateError
+from ctlab.notebook import shown
+from ctlab.notebook.chart_pace import Pace
+from ctlab.notebook.chart_picture import Chosen, Picture, take
+from ctlab.notebook.chart_rows import Rows
 from ctlab.notebook.chart_svg import chart_svg
-from ctlab.notebook.dashboard_figure import MAX_CONTAINERS, METRICS, PANES
+from ctlab.notebook.chart_table import html_table, text_table
+from ctlab.notebook.display import has_kernel
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from ctlab.metrics.ring import Ring
+    from ctlab.notebook.dashboard_widget import DashboardWidget, Heard
 
-    from ctlab.notebook.dashboard_figure import Line
-
-MAX_POINTS = 1000  # of one line
-MIN_POINTS = 60
+POINTS = 240  # of one line: what the 400 pixels of a pane show
 STATIC_POINTS = 300  # of one line in what a saved notebook keeps
-POINTS_PER_SECOND = 30_000  # what a browser without a GPU, on a machine that has other things to do, draws in time
-MAX_FAILURES = 20  # updates in a row that may fail before the chart gives up
+MAX_FAILURES = 20  # pictures in a row that may fail before the chart gives up
+LOOK_SECONDS = 1.0  # how often is looked whether the lab is still there, while no picture is wanted
 
 
-class StatsSource(Protocol):
-    """What a dashboard asks for frames: a `Lab`, or anything that has recorded one."""
+class Sampled(NamedTuple):
+    """Where counters are read: the ring of containers, and what its keys are called."""
 
-    def stats(
-        self,
-        containers: Iterable[str] | str | None = None,
-        metrics: Iterable[str] | str | None = None,
-        last: str | float = "30s",
-        *,
-        rates: bool = True,
-    ) -> pd.DataFrame:
-        """A frame by container, as `lab.stats`. NotFound for a container that isn't there yet is waited out;
-        StateError (a lab that is gone) ends the dashboard.
-        """
-        ...
+    ring: Ring
+    names: Mapping[int, str]
+
+
+class Source(Protocol):
+    """What a dashboard shows: a `Lab`, or anything that has such rows."""
+
+    @property
+    def name(self) -> str:
+        """Of the lab."""
+
+    def sampled(self) -> Any:
+        """(The ring of containers, the names of its keys). StateError of a lab that is gone ends the dashboard."""
 
 
 class Dashboard:
-    """A live chart of containers; show it as a cell's last expression. `stop` leaves a static figure behind."""
+    """A live chart of containers; show it as a cell's last expression. `stop` leaves a picture behind."""
 
     def __init__(
         self,
-        source: StatsSource,
+        source: Source,
         containers: Iterable[str] | str | None = None,
         last: str | float = "60s",
         refresh_hz: float = 4.0,
     ) -> None:
-        """`last`: the window of time that is shown; `refresh_hz`: pictures a second, 0.1 to 10. BadInput otherwise.
+        """`containers`: names, all of which are drawn; without any, the busiest eight, and the others together.
 
+        `last`: the window of time that is shown; `refresh_hz`: pictures a second at most, 0.1 to 10; else BadInput.
         Nothing is asked of the source before the dashboard is shown.
         """
         if not 0.1 <= refresh_hz <= 10:
             raise BadInput(f"refresh_hz={refresh_hz!r}: between 0.1 and 10 pictures a second")
         self._seconds = units.parse_duration(last)
         self._source = source
-        self._containers = [containers] if isinstance(containers, str) else containers and list(containers)
-        self._last = last
         self._period = 1 / refresh_hz
-        self._lock = threading.RLock()  # the figure belongs to whoever holds it
+        self._lock = threading.RLock()  # rows and widget belong to whoever holds it
+        self._wake = threading.Condition()  # guards the pace
+        self._pace = Pace(self._period)
+        self._rows: Rows | None = None
+        self._names: Mapping[int, str] = {}
+        self._chosen = Chosen(
+            [containers] if isinstance(containers, str) else list(containers) if containers is not None else None
+        )
         self._stopping = threading.Event()
         self._finished = False
         self._thread: threading.Thread | None = None
         self._handles: list[Any] = []
-        self._figure: Any = None
-        self._places: dict[str, int] = {}
-        self._frame: pd.DataFrame | None = None
-        self._hidden = ""  # what is said about containers that have no line
-        self._failure = ""  # why the chart ended by itself
-        self.updates = 0  # pictures sent so far
+        self._widget: DashboardWidget | None = None
+        self._hidden = ""  # what is said about containers that have no line of their own
+        self._failure = ""  # why the chart ended by itself, or there is none
 
     @property
     def live(self) -> bool:
         """Whether the chart moves."""
         return self._thread is not None and self._thread.is_alive() and not self._stopping.is_set()
 
+    @property
+    def updates(self) -> int:
+        """Pictures sent so far."""
+        return self._pace.number
+
     def __repr__(self) -> str:
         return f"<Dashboard {'stopped' if self._stopping.is_set() else 'live' if self.live else 'not shown yet'}>"
+
+    def figure(self) -> Any:
+        """The chart as it is now as a plotly Figure, to explore and to keep."""
+        from ctlab.notebook.chart_figure import figure
+
+        with self._lock:
+            if not self._finished:
+                self._read()
+            picture = self._picture(STATIC_POINTS)
+            return figure(picture, self._title())
 
     # ---- what a notebook shows
 
     def _ipython_display_(self) -> None:
         with self._lock:
-            if self._stopping.is_set():
+            if self._stopping.is_set() or not has_kernel():
+                if not self._stopping.is_set():
+                    self._read()
                 shown.put(self._repr_mimebundle_())
                 return
-            if self._figure is None:
-                ready("plotly.graph_objects")
-                import plotly.graph_objects as go
-
-                self._figure = go.FigureWidget(dashboard_figure.make(self._title()))
-                try:
-                    self._update()
-                except Exception as error:
-                    self._failure = str(error)  # the thread tries again, and gives up if it has to
-            bundle = dict(self._figure._repr_mimebundle_())
-            # What is shown where there is no widget: a page made of the notebook, another kernel.
-            bundle["text/html"] = self._html()
-            bundle["text/plain"] = repr(self)
+            try:
+                self._read()
+            except StateError:
+                raise
+            except Exception as error:
+                self._failure = f"reading failed: {error}"  # the thread tries again, and gives up if it has to
+            if self._widget is None:
+                self._make_widget()
+            bundle = {"text/html": self._html(), "text/plain": repr(self)}
+            if self._widget is not None:
+                view = self._widget._repr_mimebundle_()
+                bundle = {**(view[0] if isinstance(view, tuple) else view or {}), **bundle}
             self._handles.append(shown.put(bundle, True))
-            if self._thread is None:
+            if self._thread is None and self._widget is not None:
                 self._thread = threading.Thread(target=self._run, name="ctlab-dashboard", daemon=True)
                 self._thread.start()
 
+    def _make_widget(self) -> None:
+        """The widget with its first picture: a view that is made of it is never empty, whoever can't be heard."""
+        try:
+            ready("ctlab.notebook.dashboard_widget")
+            from ctlab.notebook.dashboard_widget import DashboardWidget, wire
+        except FileNotFoundError:
+            self._failure = "no live chart: its script isn't built (pip install . builds it)"
+        except ImportError as error:
+            self._failure = f"no live chart: {error}"
+        else:
+            number = self._pace.sent(time.monotonic(), 0.0)
+            first = wire(self._picture(POINTS), number, self._source.name)
+            self._widget = DashboardWidget(first, self._period, self._hear)
+
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        """The chart as it is now, static: it needs no kernel."""
-        frame = self._frame
-        figure = dashboard_figure.make(escape(self._title()))
-        if frame is not None:
-            dashboard_figure.fill(figure, {}, self._ordered(dashboard_figure.lines(frame, STATIC_POINTS)))
-        return {
-            "application/vnd.plotly.v1+json": json.loads(figure.to_json()),
-            "text/html": self._html(),
-            "text/plain": repr(self),
-        }
+        """The chart as it is now, static: it needs no kernel, and the page no script."""
+        with self._lock:
+            table = text_table(self._rows.means(self._names)) if self._rows is not None else ""
+            return {"text/html": self._html(), "text/plain": "\n".join(filter(None, (self._said(), table)))}
 
     def stop(self) -> None:
-        """End the thread and replace every output of this dashboard by a static figure. A second call does nothing."""
+        """End the thread and replace every output of this dashboard by a picture. A second call does nothing."""
         self._stopping.set()
+        with self._wake:
+            self._wake.notify_all()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(3)
@@ -144,16 +176,42 @@ class Dashboard:
     def refresh_stored(self) -> None:
         """Nothing: what shows a live chart is brought up to date when it stops."""
 
+    # ---- the page's answers
+
+    def _hear(self, heard: Heard) -> None:
+        """A view says something; in whatever thread serves the messages of the page."""
+        with self._wake:
+            if heard.gone:
+                self._pace.left(heard.view)
+            else:
+                self._pace.heard(
+                    heard.view, time.monotonic(), visible=heard.visible, drawn=heard.drawn,
+                    took_seconds=heard.took_seconds,
+                )  # fmt: skip
+            self._wake.notify_all()
+
     # ---- the thread
 
     def _run(self) -> None:
-        failures = 0
+        failures, looked = 0, time.monotonic()
         while not self._stopping.is_set():
-            began, used = time.monotonic(), time.thread_time()
+            with self._wake:
+                now = time.monotonic()
+                wait = self._pace.due(now) - now
+                if wait > 0:
+                    self._wake.wait(min(wait, LOOK_SECONDS))
+            now = time.monotonic()
+            if wait > 0 and now - looked < LOOK_SECONDS:
+                continue
+            looked = now
             try:
                 with self._lock:
-                    if not self._stopping.is_set():
-                        self._update()
+                    if self._stopping.is_set():
+                        return
+                    if wait > 0:
+                        self._source.sampled()
+                    else:
+                        self._send()
                 failures, self._failure = 0, ""
             except StateError as gone:
                 self._failure = str(gone)
@@ -163,28 +221,36 @@ class Dashboard:
                 self._failure = f"updating failed: {error}"
                 if failures >= MAX_FAILURES:
                     break
-            # At most a fifth of a CPU; waiting for a busy cell to give up the interpreter doesn't count.
-            took, used = time.monotonic() - began, time.thread_time() - used
-            self._stopping.wait(max(self._period - took, 4 * used))
+                self._stopping.wait(self._period)
         if not self._stopping.is_set():
             self._stopping.set()
             self._finish(ask=False)
 
-    def _update(self) -> None:
-        """Ask for a frame and send one picture of it."""
-        try:
-            frame = self._source.stats(containers=self._containers, metrics=METRICS, last=self._last, rates=True)
-        except NotFound:
-            return
-        self._frame = frame
-        names = max(1, min(frame["container"].nunique(), MAX_CONTAINERS))
-        limit = int(POINTS_PER_SECOND * self._period / (names * len(PANES)))
-        drawn = dashboard_figure.lines(frame, min(MAX_POINTS, max(MIN_POINTS, limit)))
-        self._hidden = dashboard_figure.fill(self._figure, self._places, drawn, seconds=self._seconds)
-        title = escape(self._title())
-        if self._figure.layout.title.text != title:
-            self._figure.layout.title.text = title
-        self.updates += 1
+    def _send(self) -> None:
+        """Read what is new, and send one picture."""
+        from ctlab.notebook.dashboard_widget import wire
+
+        used = time.thread_time()
+        self._read()
+        picture = wire(self._picture(POINTS), self._pace.number + 1, self._source.name)
+        used = time.thread_time() - used
+        with self._wake:
+            self._pace.sent(time.monotonic(), used)
+        if self._widget is not None:
+            self._widget.picture = picture
+
+    def _read(self) -> None:
+        ring, names = self._source.sampled()
+        if self._rows is None:
+            self._rows = Rows(self._seconds)
+        self._rows.read(ring)
+        self._names = dict(names)
+
+    def _picture(self, points: int) -> Picture:
+        rows = self._rows if self._rows is not None else Rows(self._seconds)
+        picture = take(rows, self._names, self._chosen, self._seconds, points)
+        self._hidden = picture.said
+        return picture
 
     def _finish(self, *, ask: bool) -> None:
         """Replace the outputs; `ask`: take what was sampled since the last picture into the static one."""
@@ -194,38 +260,43 @@ class Dashboard:
             if self._finished:
                 return
             self._finished = True
-            if ask and mine and self._figure is not None:
+            if ask and mine and self._handles:
                 try:
-                    self._frame = self._source.stats(
-                        containers=self._containers, metrics=METRICS, last=self._last, rates=True
-                    )
+                    self._read()
                 except Exception:  # the lab may be gone already: then the last picture is what there is
                     pass
             bundle = self._repr_mimebundle_() if self._handles else {}
             for handle in self._handles:
                 handle.update(bundle, raw=True)
-            if mine and self._figure is not None:
-                self._figure.close()
-                self._figure = None
+            if mine and self._widget is not None:
+                self._widget.close()
+                self._widget = None
         finally:
             if mine:
                 self._lock.release()
 
-    def _ordered(self, drawn: dict[str, list[Line]]) -> dict[str, list[Line]]:
-        """In the order, and so with the colours, of the live figure."""
-        return {name: drawn[name] for name in (*self._places, *drawn) if name in drawn}
+    # ---- words
 
     def _html(self) -> str:
-        """For pages that draw no plotly figure: the title, a picture of the same lines, and a table."""
-        frame, picture = self._frame, ""
-        if frame is not None and len(frame):
-            picture = chart_svg(self._ordered(dashboard_figure.series(frame)), points=STATIC_POINTS)
-        return dashboard_figure.table(frame, self._title(), picture)
+        """For pages without the widget: the title, a picture of the same lines, and a table."""
+        drawn = table = ""
+        if self._rows is not None and len(self._rows):
+            picture = self._picture(STATIC_POINTS)
+            drawn = chart_svg(picture.lines(), colours=picture.colours, points=STATIC_POINTS)
+            table = html_table(self._rows.means(self._names))
+        return f"<p>{escape(self._title())}</p>{drawn}{table}"
 
     def _title(self) -> str:
-        """The lab, whether the chart is live, and what has to be said about it."""
-        lab = str(self._frame.attrs.get("lab", "")) if self._frame is not None else ""
-        if not self._stopping.is_set():
-            return " · ".join(filter(None, (lab, "live", self._hidden)))
-        newest = self._frame.index[-1] if self._frame is not None and len(self._frame) else datetime.now(UTC)
-        return " · ".join(filter(None, (lab, f"as of {newest:%Y-%m-%d %H:%M:%S} UTC", self._hidden, self._failure)))
+        """The lab, of when it is, and what has to be said about it."""
+        return " · ".join(filter(None, (self._source.name, self._as_of(), self._hidden, self._failure)))
+
+    def _as_of(self) -> str:
+        known = self._rows is not None and len(self._rows)
+        newest = (
+            datetime.fromtimestamp(self._rows.time_ms[-1] / 1000, UTC) if known and self._rows else datetime.now(UTC)
+        )
+        return f"as of {newest:%Y-%m-%d %H:%M:%S} UTC"
+
+    def _said(self) -> str:
+        """What stands above the table, where there is no picture."""
+        return " · ".join(filter(None, (self._title(), "" if has_kernel() else "a chart that moves needs a notebook")))

@@ -15,7 +15,8 @@ from html import escape
 from typing import Any, NamedTuple
 
 from ..apart import ready
-from .dashboard_figure import _GRID, _TEXT, COLOURS
+from .chart_figure import GRID, TEXT
+from .chart_panes import COLOURS
 
 Samples = Mapping[tuple[str, str, str], Sequence[float]]
 
@@ -76,21 +77,21 @@ class Spread:
             template=go.layout.Template(),
             paper_bgcolor="rgba(0,0,0,0)",
             plot_bgcolor="rgba(0,0,0,0)",
-            font={"color": _TEXT, "size": 12},
+            font={"color": TEXT, "size": 12},
             height=self._height() + 40,
             autosize=True,
             boxmode="group",
             boxgap=0.2,
             boxgroupgap=0.3,
-            modebar={"bgcolor": "rgba(0,0,0,0)", "color": _TEXT, "activecolor": COLOURS[0]},
+            modebar={"bgcolor": "rgba(0,0,0,0)", "color": TEXT, "activecolor": COLOURS[0]},
             margin={"l": 16 + int(widest * _LETTER_PIXELS), "r": 40, "t": 76, "b": 30},
-            hoverlabel={"bgcolor": "rgba(52,56,62,0.95)", "bordercolor": _TEXT, "font": {"color": "#f0f0f0"}},
+            hoverlabel={"bgcolor": "rgba(52,56,62,0.95)", "bordercolor": TEXT, "font": {"color": "#f0f0f0"}},
             legend={"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top", "traceorder": "normal"},
             title={"x": 0.0, "xref": "paper", "y": 1, "yanchor": "top", "pad": {"t": 28}, "font": {"size": 12},
                    "text": _escape(self.title)},
         )  # fmt: skip
-        figure.update_annotations(font={"size": 13, "color": _TEXT}, x=0, xanchor="left")
-        axis = {"gridcolor": _GRID, "linecolor": _GRID, "zerolinecolor": _GRID, "tickcolor": _GRID}
+        figure.update_annotations(font={"size": 13, "color": TEXT}, x=0, xanchor="left")
+        axis = {"gridcolor": GRID, "linecolor": GRID, "zerolinecolor": GRID, "tickcolor": GRID}
         figure.update_xaxes(type="log", dtick=1, tickformat=",~r", showgrid=True, zeroline=False, **axis)
         figure.update_yaxes(autorange="reversed", categoryorder="array", showgrid=False, **axis)
 

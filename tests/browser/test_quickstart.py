@@ -19,7 +19,7 @@ pytestmark = [
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "notebooks" / "01-quickstart.ipynb"
-LINES = ".js-plotly-plot .scatterlayer path.js-line"
+LINES = ".ctlab-live .scatterlayer path.js-line"
 
 # What is wider than its place: the text of every output that has to be scrolled sideways.
 _OVERFLOWING = """() => [...document.querySelectorAll('.jp-OutputArea-output')]
@@ -83,7 +83,7 @@ def test_the_quickstart_cell_by_cell(notebook: Callable[..., Any], tmp_path: Pat
     book.restart()
     book.open()
     book.output(the_map).locator("svg.ctlab-map").wait_for()
-    book.output(the_chart).locator("img.plot-img").wait_for()  # until the mouse comes near
+    book.output(the_chart).locator("svg.ctlab-chart").wait_for()
     book.picture(shots / "quickstart-saved-dark.png")
     assert book.page.evaluate(_OVERFLOWING) == []
     book.theme("JupyterLab Light")

@@ -215,6 +215,14 @@ def module_kernel(usable: None, runtime_base: Path) -> Iterator[Kernel]:
     made.close()
 
 
+@pytest.fixture(scope="module")
+def bare_kernel() -> Iterator[Kernel]:
+    """One kernel for all tests of a module that need no lab."""
+    made = Kernel()
+    yield made
+    made.close()
+
+
 @pytest.fixture
 def kernel(module_kernel: Kernel) -> Iterator[Kernel]:
     """The module's kernel, with the extension loaded anew and no lab; what a test made is gone after it."""

@@ -1,139 +1,41 @@
-"""The dashboard: its lines and table as functions, and the whole of it in a real kernel."""
+"""The live chart in a real kernel, whose front end is the test: what goes out, and when, and what stays at the end."""
 
 from __future__ import annotations
 
-import json
-import math
-from importlib import import_module
+import queue
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from nbclient import NotebookClient
 
 from ctlab.errors import BadInput
-from ctlab.metrics.columns import CONTAINER, CONTAINERS_SCHEMA
-from ctlab.metrics.frame import Names, build_frame
-from ctlab.metrics.ring import Ring
-from ctlab.notebook import dashboard_figure
 from ctlab.notebook.dashboard import Dashboard
 
-SECOND = 1_000_000_000
-T0 = 1_700_000_000 * SECOND
-nbformat: Any = import_module("nbformat")  # which has no types
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_SECONDS = 2.5  # here; what a chart really has is in test_chart_pace.py
+VIEW = "application/vnd.jupyter.widget-view+json"
 
-
-@settings(max_examples=100, deadline=None)
-@given(
-    st.lists(st.tuples(st.floats(0.001, 500), st.floats(-10, 10) | st.just(math.nan)), max_size=300), st.integers(4, 80)
-)
-def test_thinned_lines_keep_their_peaks(steps: list[tuple[float, float]], limit: int) -> None:
-    x = np.array([1.7e12 + sum(step for step, _ in steps[: n + 1]) for n in range(len(steps))])
-    y = np.array([value for _, value in steps], dtype=float)
-    thin_x, thin_y = dashboard_figure.thin(x, y, limit)
-    assert len(thin_x) == len(thin_y) <= max(limit, 4)
-    assert (np.diff(thin_x) >= 0).all() and not np.isnan(thin_y).any()
-    known = [value for _, value in steps if not math.isnan(value)]
-    if known:
-        assert (min(thin_y), max(thin_y)) == (min(known), max(known))
-    if len(known) <= limit:
-        assert len(thin_y) == len(known)
-    assert set(zip(thin_x, thin_y, strict=True)) <= set(zip(x, y, strict=True))
-
-
-def test_a_moving_window_keeps_the_grid() -> None:
-    x = np.array([1.7e12 + n * 100.0 for n in range(6000)])
-    y = np.array([math.sin(n * 0.7) for n in range(6000)])
-    one = dict(zip(*dashboard_figure.thin(x[:5000], y[:5000], 200), strict=True))
-    other = dict(zip(*dashboard_figure.thin(x[37:5037], y[37:5037], 200), strict=True))
-    assert len(one.keys() ^ other.keys()) <= 8  # only at the two ends
-
-
-def frame_of(count: int, **values: float) -> pd.DataFrame:
-    ring = Ring.create(CONTAINERS_SCHEMA, 1000)
-    for tick in range(5):
-        ring.append_rows(
-            [
-                [T0 + tick * SECOND, tick * SECOND, key, 1, *(tick * values.get(c.name, math.nan) for c in CONTAINER)]
-                for key in range(count)
-            ]
-        )
-    rows = ring.snapshot()
-    ring.close()
-    return build_frame(rows, Names({key: f"nan<{key}>" for key in range(count)}), metrics=dashboard_figure.METRICS)
-
-
-def test_lines_are_in_the_units_of_their_panes() -> None:
-    frame = frame_of(2, cpu_seconds_total=0.5, memory_rss_bytes=1 << 20, rx_bytes_total=1000, tx_bytes_total=10, pids=2)
-    cpu, memory, received, sent, pids = dashboard_figure.lines(frame, 100)["nan<1>"]
-    assert cpu[1].tolist() == [0.5] * 4 and cpu[0][0] == T0 / 1e6 + 1000  # the first row has no rate
-    assert memory[1].tolist() == [0, 1, 2, 3, 4]  # without a cgroup: what is resident
-    assert received[1].tolist() == [8000] * 4 and sent[1].tolist() == [80] * 4
-    assert pids[1].tolist() == [0, 2, 4, 6, 8]
-
-
-def test_the_table_says_the_same() -> None:
-    html = dashboard_figure.table(frame_of(1, cpu_seconds_total=0.5, rx_bytes_total=1000), "a & b")
-    assert "<p>a &amp; b</p>" in html and "<td>nan&lt;0&gt;</td><td>0.50</td><td>0.50</td><td>–</td>" in html
-    assert "<td>8 kbit/s</td><td>–</td>" in html
-    assert dashboard_figure.table(None, "nothing") == "<p>nothing</p>"
-
-
-def test_too_many_containers_are_said() -> None:
-    figure, places = dashboard_figure.make(""), dict[str, int]()
-    drawn = dashboard_figure.lines(frame_of(40, cpu_seconds_total=1), 60)
-    said = dashboard_figure.fill(figure, places, drawn)
-    assert said.startswith("8 more containers") and len(figure.data) == 32 * len(dashboard_figure.PANES)
-    assert dashboard_figure.fill(figure, places, {name: drawn[name] for name in places}) == ""
-
-
-def drawn_lines(seconds: float, names: tuple[str, ...] = ("web",)) -> dict[str, list[dashboard_figure.Line]]:
-    """Lines of all panes that began so many seconds ago."""
-    x = np.array([T0 / 1e6, T0 / 1e6 + seconds * 1000])
-    return {name: [(x, np.ones(2)) for _ in dashboard_figure.PANES] for name in names}
-
-
-@pytest.mark.parametrize(("age", "shown"), [(3.0, 10.0), (25.0, 25.0), (300.0, 60.0)])
-def test_the_window_of_a_young_lab_begins_with_it(age: float, shown: float) -> None:
-    figure = dashboard_figure.make("")
-    dashboard_figure.fill(figure, {}, drawn_lines(age), seconds=60)
-    first, last = (pd.Timestamp(text).timestamp() for text in figure.data[0].x)
-    assert (last - first, last) == (pytest.approx(shown), pytest.approx(T0 / 1e9 + age))
-
-
-def test_the_legend_stands_beside_the_title_where_it_has_room() -> None:
-    figure, places = dashboard_figure.make(""), dict[str, int]()
-    dashboard_figure.fill(figure, places, drawn_lines(20, ("web", "client")), seconds=60)
-    assert figure.layout.legend.orientation == "h"
-    long = "a-name-of-sixty-three-signs-" + "x" * 35
-    dashboard_figure.fill(figure, places, drawn_lines(20, ("web", "client", long)), seconds=60)
-    assert figure.layout.legend.orientation == "v"
-    assert max(len(trace.name) for trace in figure.data if trace.showlegend and trace.name) == 24
-
-
-def test_bad_settings_are_refused_before_anything_is_shown() -> None:
-    with pytest.raises(BadInput):
-        Dashboard(None, refresh_hz=50)  # type: ignore[arg-type]  # no lab is asked here
-    with pytest.raises(BadInput):
-        Dashboard(None, last="soon")  # type: ignore[arg-type]  # nor here
-
-
-SOURCE = """
-import math, threading, time
+SOURCE = (
+    f"""
+from ctlab.notebook import chart_pace
+chart_pace.PATIENCE_SECONDS = {PATIENCE_SECONDS}
+"""
+    + """
+import math, sys, threading, time
 from ctlab.errors import LabGone
-from ctlab.metrics.columns import CONTAINER, CONTAINERS_SCHEMA, ENDPOINTS_SCHEMA
-from ctlab.metrics.frame import Names, read_frame
+from ctlab.metrics.columns import CONTAINER, CONTAINERS_SCHEMA
 from ctlab.metrics.ring import Ring
 from ctlab.notebook.dashboard import Dashboard
 
 class Source:
-    names, gone = {1: "web", 2: "client"}, False
+    name, names, gone = "demo", {1: "web", 2: "client"}, False
 
     def __init__(self):
-        self.rings = Ring.create(CONTAINERS_SCHEMA, 10000), Ring.create(ENDPOINTS_SCHEMA, 10)
+        self.ring = Ring.create(CONTAINERS_SCHEMA, 10000)
+        self.ring.set_state("interval_seconds", 0.05)
         threading.Thread(target=self.write, daemon=True).start()
 
     def write(self):
@@ -142,55 +44,186 @@ class Source:
             now, used = time.time_ns(), time.monotonic() - started
             values = {"cpu_seconds_total": used / 2, "memory_bytes": 1e6, "pids": 1}
             for key in list(self.names):
-                row = [now, now, key, 1, *(values.get(column.name, math.nan) for column in CONTAINER)]
-                self.rings[0].append(row)
+                self.ring.append([now, now, key, 1, *(values.get(column.name, math.nan) for column in CONTAINER)])
             time.sleep(0.05)
 
-    def stats(self, containers=None, metrics=None, last="30s", *, rates=True):
+    def sampled(self):
         if self.gone:
             raise LabGone("lab demo is gone")
-        names = Names(self.names)
-        chosen = {"containers": containers, "metrics": metrics, "last": last, "rates": rates}
-        return read_frame(*self.rings, names, lab="demo", **chosen)
+        return self.ring, self.names
 
 source = Source()
 time.sleep(0.3)
+board = Dashboard(source, last="20s", refresh_hz=5)
 """
-
-CELLS = (
-    SOURCE,
-    "board = Dashboard(source, last='20s', refresh_hz=5)\nboard",
-    # a cell that never lets go of its own accord: the chart moves all the same
-    "before, end = board.updates, time.monotonic() + 20\n"
-    "while board.updates < before + 4 and time.monotonic() < end:\n    pass\n"
-    "print(board.updates - before)",
-    "source.names = {**source.names, 3: 'late'}\ntime.sleep(1)\nboard",
-    "board.stop()\nboard.stop()\nprint(board, board.live)",
-    "board",
-    "other = Dashboard(source)\nother",
-    "source.gone = True\nend = time.monotonic() + 20\n"
-    "running = lambda: any(thread.name == 'ctlab-dashboard' for thread in threading.enumerate())\n"
-    "while running() and time.monotonic() < end: time.sleep(0.02)\n"
-    "print(other, running())",
 )
 
 
-def test_a_dashboard_in_a_kernel() -> None:
-    notebook = nbformat.v4.new_notebook()
-    notebook.cells = [nbformat.v4.new_code_cell(cell) for cell in CELLS]
-    NotebookClient(notebook, timeout=60, kernel_name="python3", store_widget_state=False).execute()
-    outputs = [cell.outputs for cell in notebook.cells]
-    assert all(len(cell) == 1 for cell in outputs[1:])
-    assert int(outputs[2][0].text) >= 4  # 5 a second are asked for; a busy machine takes longer
-    assert outputs[4][0].text == "<Dashboard stopped> False\n"
-    assert outputs[7][0].text == "<Dashboard stopped> False\n"
-    for number in (1, 3, 5, 6):  # both displays of the first, its display after the end, the other
-        data = outputs[number][0].data
-        assert set(data) == {"application/vnd.plotly.v1+json", "text/html", "text/plain"}
-        figure = data["application/vnd.plotly.v1+json"]
-        assert "demo · as of " in figure["layout"]["title"]["text"]
-        names = [trace["name"] for trace in figure["data"] if trace["showlegend"]]
-        assert names == ["web", "client", "late"]
-        assert "<td>web</td><td>0.5" in data["text/html"]
-        assert len(json.dumps(data)) < 200_000
-    assert "lab demo is gone" in outputs[6][0].data["text/html"]
+class Page:
+    """What a front end does with a chart: takes its pictures, says what it has drawn."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+        self.comm = ""
+        self.pictures: list[dict[str, Any]] = []  # as they came
+        self.displays: list[dict[str, Any]] = []
+        self.updates: list[dict[str, Any]] = []
+
+    def take(self, seconds: float, until: Callable[[], object] = lambda: False) -> None:
+        """Take what comes in that time, or until then."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not until():
+            try:
+                message = self.kernel.client.get_iopub_msg(timeout=0.02)
+            except queue.Empty:
+                continue
+            kind, content = message["msg_type"], message["content"]
+            if kind == "comm_open" and "_esm" in content["data"]["state"]:
+                self.comm = content["comm_id"]
+            if kind in ("comm_open", "comm_msg") and content["comm_id"] == self.comm:
+                data = content["data"]
+                if "picture" in data.get("state", {}):
+                    picture = dict(data["state"]["picture"])
+                    for path, buffer in zip(data["buffer_paths"], message["buffers"], strict=True):
+                        assert path[0] == "picture"
+                        picture[path[1]] = buffer
+                    self.pictures.append(picture)
+            elif kind == "display_data":
+                self.displays.append(content["data"])
+            elif kind == "update_display_data":
+                self.updates.append(content["data"])
+
+    def say(self, view: str = "page", **more: Any) -> None:
+        """What a view says, over the comm of its model."""
+        newest = self.pictures[-1]["number"] if self.pictures else 0
+        content = {"view": view, "visible": True, "drawn": newest, "took_seconds": 0.0, **more}
+        data = {"method": "custom", "content": content}
+        session = self.kernel.client.session
+        message = session.msg("comm_msg", {"comm_id": self.comm, "data": data})
+        self.kernel.client.shell_channel.send(message)
+
+    def next(self, seconds: float = 10.0) -> dict[str, Any]:
+        """The next picture that comes."""
+        before = len(self.pictures)
+        self.take(seconds, lambda: len(self.pictures) > before)
+        assert len(self.pictures) > before, "no picture came"
+        return self.pictures[-1]
+
+
+@pytest.fixture
+def page(bare_kernel: Any) -> Iterator[Page]:
+    """A source of counters in a kernel, whose chart has just been shown."""
+    if not (ROOT / "ctlab/static/chart.js").is_file():
+        pytest.skip("ctlab/static/chart.js isn't built (pip install -e . builds it)")
+    bare_kernel.good(SOURCE)
+    made = Page(bare_kernel)
+    bare_kernel.client.execute("board")
+    made.take(20, lambda: made.displays)
+    yield made
+    bare_kernel.good("board.stop()\nsource.gone = True")
+
+
+def test_the_first_picture_comes_with_the_view_and_plotly_is_not_imported(page: Page) -> None:
+    (display,) = page.displays
+    assert set(display) == {VIEW, "text/html", "text/plain"} and "<td>web</td><td>0.5" in display["text/html"]
+    (first,) = page.pictures  # in the message that opens the model: no view is ever made without one
+    assert first["number"] == 1 and first["names"] == ["web", "client"] and first["lab"] == "demo"
+    x, y = np.frombuffer(first["x"], "<f8"), np.frombuffer(first["y"], "<f4")
+    assert len(x) >= 3 and len(y) == 2 * 5 * len(x) and (np.diff(x) > 0).all()
+    assert np.nanmax(y[: len(x)]) == pytest.approx(0.5, abs=0.2)
+    cell = page.kernel.run("print([name for name in ('plotly', 'pandas', 'nbformat') if name in sys.modules])")
+    assert cell.stream() == "[]\n"
+
+
+def test_the_next_picture_comes_when_the_last_one_is_drawn(page: Page) -> None:
+    page.say()
+    page.next()
+    began = time.monotonic()
+    for _ in range(5):
+        page.say()
+        page.next()
+    assert time.monotonic() - began >= 4 * 0.2  # 5 a second are asked for
+    assert [picture["number"] for picture in page.pictures] == list(range(1, len(page.pictures) + 1))
+    before = len(page.pictures)
+    page.take(PATIENCE_SECONDS * 0.5)
+    assert len(page.pictures) == before  # nobody has drawn it
+    page.next()  # ... and still there is one now and then
+    page.say(took_seconds=0.6)
+    said = time.monotonic()
+    page.next()
+    assert time.monotonic() - said >= 1.1  # a page that is slow has twice that time for itself
+
+
+def test_a_hidden_page_gets_none(page: Page) -> None:
+    page.say(visible=False)
+    page.take(0.5)
+    before = len(page.pictures)
+    page.take(PATIENCE_SECONDS + 1)
+    assert len(page.pictures) == before
+    page.say()
+    page.next(2)
+    page.say("other")
+    page.say("page", gone=True)
+    page.next(2)
+
+
+def test_while_a_cell_computes_pictures_come_and_what_no_view_says_is_nothing(page: Page) -> None:
+    """This front end knows no subshell: its answers wait until the cell has ended."""
+    for nonsense in ({"drawn": "all"}, {"took_seconds": None}, {"view": 5}, {"drawn": True}):
+        page.say(**nonsense)
+    page.say()
+    page.next()
+    page.kernel.client.execute("end = time.monotonic() + 7\nwhile time.monotonic() < end: pass")
+    page.take(0.5)
+    page.say()
+    before = len(page.pictures)
+    page.take(7.2)
+    assert 2 <= len(page.pictures) - before <= 5
+    page.say()
+    page.next(2)
+
+
+def test_the_end_leaves_a_picture(page: Page) -> None:
+    page.kernel.client.execute("source.names = {**source.names, 3: 'late'}\ntime.sleep(0.5)\nboard")
+    page.take(10, lambda: len(page.displays) == 2)
+    page.kernel.client.execute("board.stop()\nboard.stop()\nprint(board, board.live)\nboard")
+    page.take(10, lambda: len(page.displays) == 3 and len(page.updates) == 2)
+    for data in (*page.updates, page.displays[2]):  # both displays, and one after the end
+        assert sorted(data) == ["text/html", "text/plain"]
+        html = data["text/html"]
+        assert "demo · as of 20" in html and "<svg" in html and "<script" not in html and "live" not in html
+        assert "<td>web</td><td>0.5" in html and "<td>late</td>" in html and "web" in data["text/plain"]
+        assert len(html) < 200_000
+    assert (
+        page.kernel.run("print(board, board.live, len(board.figure().data))").stream()
+        == "<Dashboard stopped> False 15\n"
+    )
+
+
+def test_a_lab_that_is_gone_ends_its_chart_also_if_nobody_looks(page: Page) -> None:
+    page.say(visible=False)
+    page.kernel.client.execute("source.gone = True")
+    page.take(10, lambda: page.updates)
+    (data,) = page.updates
+    assert "lab demo is gone" in data["text/html"] and "<svg" in data["text/html"] and VIEW not in data
+    assert page.kernel.run("print(board)").stream() == "<Dashboard stopped>\n"
+
+
+def test_in_a_terminal_it_is_a_table(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    shell.run("%container run -d --name web -- sh -c 'while :; do :; done'")
+    until = time.monotonic() + 10
+    while len(shell.lab.sampled()[0].snapshot()) < 5 and time.monotonic() < until:
+        time.sleep(0.02)
+    capsys.readouterr()
+    shell.ip.run_cell("%stats --live")
+    title, head, row = (line for line in capsys.readouterr().out.splitlines() if line.strip())
+    assert "a chart that moves needs a notebook" in title and " as of 20" in title
+    assert head.startswith("container  CPU cores, mean") and row.startswith("web ")
+    assert "not shown yet" not in title + head + row
+
+
+def test_bad_settings_are_refused_before_anything_is_shown() -> None:
+    with pytest.raises(BadInput):
+        Dashboard(None, refresh_hz=50)  # type: ignore[arg-type]  # no lab is asked here
+    with pytest.raises(BadInput):
+        Dashboard(None, last="soon")  # type: ignore[arg-type]  # nor here

@@ -15,17 +15,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ctlab.errors import LabGone
 from ctlab.metrics.columns import CONTAINER, CONTAINERS_SCHEMA
-from ctlab.metrics.frame import Names, build_frame
 from ctlab.metrics.ring import Ring
 from ctlab.notebook import chart_svg as chart
-from ctlab.notebook import dashboard_figure
+from ctlab.notebook.chart_figure import figure
+from ctlab.notebook.chart_panes import COLOURS, GREY, PANES
+from ctlab.notebook.chart_picture import Picture
 from ctlab.notebook.chart_svg import chart_svg, time_ticks, value_ticks
 from ctlab.notebook.dashboard import Dashboard
-from ctlab.notebook.dashboard_figure import COLOURS, PANES
 
 if TYPE_CHECKING:
-    from ctlab.notebook.dashboard_figure import Line
+    from ctlab.notebook.chart_picture import Line
 
 ROOT = Path(__file__).resolve().parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -197,11 +198,11 @@ def test_many_containers_stay_small_and_keep_their_peaks() -> None:
         series[f"worker-{number}"] = lines(*(list(column) for column in columns), step=100)
     svg = chart_svg(series)
     root = ElementTree.fromstring(svg)
-    assert texts(root, "name") == [f"worker-{number}" for number in range(32)]
+    assert texts(root, "name") == [f"worker-{number}" for number in range(33)]
     places = [(text.get("x"), text.get("y")) for text in root.iter(f"{SVG}text") if text.get("class") == "name"]
-    assert len(set(places)) == 32 and all(float(x or 0) < chart.WIDTH for x, _ in places)
+    assert len(set(places)) == 33 and all(float(x or 0) < chart.WIDTH for x, _ in places)
     drawn = [paths(panel) for panel in panels(svg)]
-    assert [len(panel) for panel in drawn] == [32, 32, 64, 32]
+    assert [len(panel) for panel in drawn] == [33, 33, 66, 33]
     assert sum(len(piece) for panel in drawn for line in panel for piece in line) <= chart.ALL_POINTS
     assert len(svg) < 200_000
     heights = [min(y for piece in line for _, y in piece) for line in drawn[CPU]]
@@ -260,23 +261,24 @@ def test_ticks_of_time(seconds: float, words: list[str]) -> None:
     assert all(0 <= ago <= seconds * 1.000001 for ago, _ in found)
 
 
-def test_the_colours_and_dashes_are_the_live_ones() -> None:
-    series = {f"c{number}": lines(*[[1.0, 2.0]] * len(PANES)) for number in range(12)}
-    figure = dashboard_figure.make("")
-    dashboard_figure.fill(figure, {}, series)
-    root = ElementTree.fromstring(chart_svg(series))
+def test_the_colours_and_dashes_are_those_of_the_figure() -> None:
+    names = [*(f"c{number}" for number in range(8)), "others (4)"]
+    colours = (*COLOURS[3:], *COLOURS[:2], GREY)
+    y = np.ones((len(names), len(PANES), 2))
+    picture = Picture(tuple(names), colours, np.array([T0, T0 + 1000]), y, (T0, T0 + 1000), "")
+    root = ElementTree.fromstring(chart_svg(picture.lines(), colours=colours))
     drawn: dict[str, tuple[str | None, bool]] = {}
     for panel in (group for group in root if group.get("class") == "panel"):
         for group in panel.iter(f"{SVG}g"):
             if group.get("stroke"):
                 dashed = bool(group[1].get("stroke-dasharray"))
                 drawn.setdefault(f"{group[0].text}/{dashed}", (group.get("stroke"), dashed))
-    live = {
-        f"{line.name}/{line.line.dash == 'dot'}": (line.line.color, line.line.dash == "dot") for line in figure.data
+    made = figure(picture, "").data
+    assert drawn == {
+        f"{line.name}/{line.line.dash == 'dot'}": (line.line.color, line.line.dash == "dot") for line in made
     }
-    assert drawn == live
     legend = [group[1].get("stroke") for group in root if group.get("class") == "entry"]
-    assert legend == [COLOURS[number % len(COLOURS)] for number in range(12)]
+    assert legend == list(colours)
 
 
 def test_it_can_be_read_without_its_style() -> None:
@@ -291,29 +293,44 @@ def test_it_can_be_read_without_its_style() -> None:
             assert group.get("fill") == "none"
 
 
+class Source:
+    """Counters of one container, and then their end."""
+
+    name = "demo"
+
+    def __init__(self) -> None:
+        second = 1_000_000_000
+        self.ring = Ring.create(CONTAINERS_SCHEMA, 1000)
+        for tick in range(5):
+            known = {"cpu_seconds_total": tick / 2, "pids": 2}
+            values = [known.get(column.name, NAN) for column in CONTAINER]
+            self.ring.append_rows([[int(T0) * 1_000_000 + tick * second, tick * second, 1, 1, *values]])
+        self.gone = False
+
+    def sampled(self) -> tuple[Ring, dict[int, str]]:
+        if self.gone:
+            raise LabGone("lab demo is gone")
+        return self.ring, {1: "web"}
+
+
 def test_a_dashboard_leaves_a_picture_and_a_table() -> None:
-    second = 1_000_000_000
-    ring = Ring.create(CONTAINERS_SCHEMA, 1000)
-    for tick in range(5):
-        known = {"cpu_seconds_total": tick / 2, "pids": 2}
-        values = [known.get(column.name, NAN) for column in CONTAINER]
-        ring.append_rows([[int(T0) * 1_000_000 + tick * second, tick * second, 1, 1, *values]])
-    rows = ring.snapshot()
-    ring.close()
-    frame = build_frame(rows, Names({1: "web"}), metrics=dashboard_figure.METRICS)
-    board = Dashboard(None)  # type: ignore[arg-type]  # no lab is asked here
-    assert "<svg" not in board._repr_mimebundle_()["text/html"]
-    board._frame = frame
+    board = Dashboard(Source())
+    assert "<svg" not in board._repr_mimebundle_()["text/html"]  # nothing is asked before it is shown
+    assert len(board.figure().data) == len(PANES)
     board.stop()
     html = board._repr_mimebundle_()["text/html"]
     whole = re.fullmatch(r"(<p>.*?</p>)(<svg.*</svg>)(<table.*</table>)", html)
     assert whole is not None
     title, svg, table = whole.groups()
-    assert "as of 2023-11-14 22:13:24 UTC" in title and "<td>web</td><td>0.50</td>" in table
+    assert "demo · as of 2023-11-14 22:13:24 UTC" in title and "<td>web</td><td>0.50</td>" in table
     ((piece,),) = paths(panels(svg)[CPU])
     assert piece[0][0] == near(chart.LEFT + chart.PANEL_WIDTH / 4)  # the first sample has no rate
-    board._frame = frame.iloc[:0]
-    assert "<svg" not in board._repr_mimebundle_()["text/html"]
+
+
+def test_a_saved_chart_is_as_wide_as_its_page() -> None:
+    root = ElementTree.fromstring(chart_svg({"web": lines([1.0, 2.0])}))
+    assert root.get("viewBox") == f"0 0 {chart.WIDTH:.0f} {root.get('height')}"
+    assert re.search(r"\.ctlab-chart{[^}]*width:100%;max-width:1300px;height:auto}", "".join(root.itertext()))
 
 
 def test_nothing_heavy_is_imported() -> None:

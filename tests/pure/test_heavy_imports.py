@@ -13,8 +13,8 @@ import ctlab
 
 PACKAGE = Path(ctlab.__file__).parent
 HEAVY = {"anywidget", "networkx", "numpy", "pandas", "plotly", "pyroute2"}
-# A module of this package that is itself imported by `ready`, and so may import what is heavy at its top.
-AT_THE_TOP = {"notebook/topology_widget.py"}
+# Modules of this package that are themselves imported by `ready`, and so may import what is heavy at its top.
+AT_THE_TOP = {"notebook/dashboard_widget.py", "notebook/topology_widget.py"}
 
 SCRIPT = """
 import os, signal, sys

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ctlab.notebook.dashboard_figure import COLOURS
+from ctlab.notebook.chart_panes import COLOURS
 from ctlab.notebook.spread import Spread, arrange, quartiles
 from ctlab.notebook.spread_svg import spread_svg
 
