@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 
 
@@ -93,7 +95,12 @@ def main(words: list[str] | None = None) -> int:
         if arguments.verb != "shell":
             parser.error(f"nothing can follow -- here: {words[end + 1]}")
         arguments.command = [*arguments.command, *words[end + 1 :]]
-    status: int = arguments.do(arguments)
+    try:
+        status: int = arguments.do(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read along (`| head`) has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter would flush into it, too
+        return 128 + signal.SIGPIPE
     return status
 
 

@@ -162,8 +162,7 @@ def become(user: str, keep: int, *, single_id: bool, bounded: bool = False) -> s
         if (uid, gid) != (0, 0):
             raise ProgramError(
                 "Unsupported",
-                f"user {user}: this lab maps only your own id, as user 0; "
-                "install uidmap and give yourself a range in /etc/subuid and /etc/subgid (see %lab doctor)",
+                f"user {user}: this lab maps only your own id, as user 0; why, and what to do: id-range in %lab doctor",
                 errno.EINVAL,
             )
     else:
