@@ -55,6 +55,17 @@ test)
     want crun crun
     want bwrap bubblewrap
     [ -d /usr/share/fonts/truetype/dejavu ] || missing="$missing fonts-dejavu-core"
+    # What containers of the image `system` run as it is packaged; none of them is started on this machine (see below).
+    want nginx nginx
+    want haproxy haproxy
+    want redis-server redis-server
+    want memcached memcached
+    want iperf3 iperf3
+    want gcc gcc
+    want tcpdump tcpdump
+    want mtr mtr-tiny
+    want nmap nmap
+    ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
     ;;
 bench)
     want crun crun
@@ -69,6 +80,14 @@ esac
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     echo "installing:$missing"
+    # Packages of servers start them when they are installed, unless this says no.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e $policy ]; then
+        trap 'rm -f $policy' EXIT
+        trap 'exit 1' HUP INT TERM
+        printf '#!/bin/sh\nexit 101\n' >$policy
+        chmod 755 $policy
+    fi
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -q >/dev/null
     # shellcheck disable=SC2086

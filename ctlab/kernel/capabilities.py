@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from . import syscalls
 
 NAMES = (
@@ -35,6 +37,26 @@ def mask(names: tuple[str, ...] | list[str]) -> int:
     for name in names:
         total |= 1 << NUMBER[name]
     return total
+
+
+_ATTRIBUTE = "security.capability"  # of a file; linux/capability.h: struct vfs_cap_data, little-endian
+_EFFECTIVE = 1
+
+
+def lacking(path: str, keep: int) -> list[str]:
+    """The capabilities of a program's file that aren't in `keep`, where the kernel won't execute it without (EPERM).
+
+    A file whose capabilities aren't effective by themselves is executed without them.
+    """
+    try:
+        data = os.getxattr(path, _ATTRIBUTE)
+    except OSError:
+        return []
+    words = [int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data) - 3, 4)]
+    if len(words) < 3 or not words[0] & _EFFECTIVE:
+        return []
+    permitted = words[1] | (words[3] << 32 if len(words) > 3 else 0)
+    return [name for name, number in NUMBER.items() if permitted & ~keep & 1 << number]
 
 
 def drop_bounding(keep: int) -> None:

@@ -203,8 +203,13 @@ def environment(entries: Sequence[str], home: str) -> dict[str, str]:
     return variables
 
 
-def launch_error(failure: tuple[int, int], path: str, workdir: str) -> ProgramError:
-    """The error for what the launcher has reported: (step, errno)."""
+def lacking(path: str, workdir: str, keep: int) -> list[str]:
+    """The capabilities without which the kernel won't execute a program of the container that we are in."""
+    return capabilities.lacking(os.path.join(workdir, path), keep)
+
+
+def launch_error(failure: tuple[int, int], path: str, workdir: str, lacks: Sequence[str] = ()) -> ProgramError:
+    """The error for what the launcher has reported: (step, errno). `lacks`: see `lacking`."""
     step, number = failure
     name, text = errno.errorcode.get(number, str(number)), os.strerror(number)
     if step == launcher.WORKING_DIRECTORY:
@@ -214,6 +219,9 @@ def launch_error(failure: tuple[int, int], path: str, workdir: str) -> ProgramEr
         hint = "; a script needs a #! line"
     elif number == errno.ENOENT:
         hint = "; the interpreter that it names isn't in the container"
+    elif number == errno.EPERM and lacks:
+        options = " ".join(f"--cap-add {capability}" for capability in lacks)
+        hint = f"; its file has capabilities that the container lacks: {options}"
     return ProgramError("ProgramNotFound", f"can't execute {path}: {name} ({text}){hint}", number)
 
 

@@ -47,6 +47,7 @@ class Record:
         self.state = "starting"
         self.filter: Filter | None = None  # of system calls; None: the lab's
         self.path = self.workdir = ""  # of the program of the present start
+        self.lacks: list[str] = []  # capabilities that it has not, and the program's file has
         self.returncode: int | None = None
         self.oom_killed = False
         self.oom_before = 0  # how many kills for memory are accounted for

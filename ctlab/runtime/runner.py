@@ -266,7 +266,8 @@ def _run(
         if returncode == launcher.FAILED_STATUS:
             failure = failure or child.failure()
         if failure is not None:
-            raise program.launch_error(failure, path, workdir)
+            lacks = program.lacking(path, workdir, capabilities.mask(order["capabilities"]))
+            raise program.launch_error(failure, path, workdir, lacks)
         return {"returncode": returncode}
     finally:
         child.close()

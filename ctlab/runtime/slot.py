@@ -171,6 +171,7 @@ def _rehearse(root: inside.Root) -> None:
     program.resolve_user("0")
     with suppress(program.ProgramError):
         program.find("/", "/")
+    program.lacking("/", "/", 0)
     with suppress(OSError):
         seccomp.install(seccomp.NONE)
     for path in program.LOADED_BY_ALL:  # an overlay is slow at the first look only
@@ -199,12 +200,13 @@ def _become(
     keep = capabilities.mask(execute.capabilities)
     home = program.resolve_user(execute.user)[3]
     variables["HOME"] = variables["HOME"] or home
-    path = ""
+    path, lacks = "", []
     if execute.argv:  # early: before the node's side is made
         path = program.find(execute.argv[0], variables.get("PATH", program.DEFAULT_PATH), execute.workdir)
+        lacks = program.lacking(path, execute.workdir, keep)
     marks.append(("inside: ready", time.monotonic_ns()))
     init = execute.init or not execute.argv
-    _wait_for_go(birth.status, {"configured": True, "init": init, "path": path, "marks": marks})
+    _wait_for_go(birth.status, {"configured": True, "init": init, "path": path, "lacks": lacks, "marks": marks})
     targets = {0: stdin, 1: out, 2: err, launcher.REPORT: birth.status.detach()}
     if body[0] == "script":
         targets[launcher.SCRIPT] = body[1]

@@ -63,7 +63,7 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
     record.start_number = message.start
     execute = ops.decode(message.inside[-1:])[0]
     assert isinstance(execute, ops.Execute)
-    record.path, record.workdir = "", execute.workdir
+    record.path, record.workdir, record.lacks = "", execute.workdir, []
     record.terminals = []
     supervisor.on(slot.pidfd, lambda: ends.ended(supervisor, record, _status))
     supervisor.on(slot.status.fileno(), lambda: _status(supervisor, record))
@@ -221,7 +221,7 @@ def _status(supervisor: Supervisor, record: Record) -> None:
     body, descriptors, _ = packets.receive(slot.status)
     failure = launcher.read_report(body)
     if failure is not None:
-        error = program.launch_error(failure, record.path, record.workdir)
+        error = program.launch_error(failure, record.path, record.workdir, record.lacks)
         message: orders.Message | None = {"error": error.kind, "message": str(error), "errno": error.errno}
     else:
         message = orders.decode(body)
@@ -236,7 +236,7 @@ def _status(supervisor: Supervisor, record: Record) -> None:
     elif "configured" in message:
         record.marks += [(what, moment) for what, moment in message["marks"]]
         record.mark("configured")
-        record.path = message["path"]
+        record.path, record.lacks = message["path"], message["lacks"]
         if record.go_sent:
             return
         if message["init"]:

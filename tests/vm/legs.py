@@ -48,6 +48,7 @@ LONG: Mapping[str, str] = {
     "test_races.py": "threads of an owner",
     "test_runtime_folders.py": "the owner's folders",
     "test_script_descriptors.py": "as test_hostile_files.py",
+    "test_real_programs.py": "as test_system_image.py; and a minute of emulation each",
     "test_system_image.py": "files that were read here; tests/vm/test_lab.py changes some in a machine",
     "test_vm_cache.py": "an owner's folder",
     "test_shell.py": "terminals of a person; tests/vm has one in a machine",

@@ -66,6 +66,17 @@ def test_it_says_what_it_runs_on(vm_lab: Any) -> None:
     assert inside[1] == "1" and 0.7 * vm["memory_bytes"] < int(inside[3]) * 1024 <= vm["memory_bytes"]
 
 
+def test_its_system_is_to_be_changed(vm_lab: Any) -> None:
+    """Its copy of /etc, which came through the port, is as this machine's, and is changed in place."""
+    container = vm_lab.run()
+    script = "cat /etc/services; echo more >> /etc/services; su nobody -s /bin/sh -c 'id -un'; stat -c %U /var/lib/dpkg"
+    seen = container.exec(["sh", "-ec", script]).check().stdout
+    assert seen == Path("/etc/services").read_text() + "nobody\nroot\n"
+    assert container.exec(["tail", "-n", "1", "/etc/services"]).stdout == "more\n"
+    assert container.exec(["cut", "-d:", "-f2", "/etc/shadow"]).stdout.replace("*\n", "") == ""
+    assert not [note for note in vm_lab.notes if "system" in note]
+
+
 def test_a_person_at_a_terminal(vm_lab: Any) -> None:
     web = vm_lab.run(name="web", hostname="inner")
     line = shell_line(web)
