@@ -141,7 +141,7 @@ class Notebook:
         self.page: Page = self._context.new_page()
         self.page.set_default_timeout(CELL_MS)
         self.page.on("console", self._on_console)
-        self.page.on("pageerror", lambda error: self.problems.append(f"page error: {error}"))
+        self.page.on("pageerror", lambda error: self.problems.append(f"page error: {error.stack or error}"))
         self.page.on("request", self._on_request)
         self.page.on("response", self._on_response)
         self.open()
@@ -156,6 +156,8 @@ class Notebook:
 
     def theme(self, name: str) -> None:
         """Change JupyterLab's theme (``JupyterLab Light``, ``JupyterLab Dark``)."""
+        # What hides the page meanwhile fades away; a second change before that makes JupyterLab remove it twice.
+        self.page.wait_for_selector("#jupyterlab-splash", state="detached")
         self.page.evaluate("(theme) => jupyterapp.commands.execute('apputils:change-theme', {theme})", name)
         light = "false" if "Dark" in name else "true"
         body = f'body[data-jp-theme-light="{light}"][data-jp-theme-name="{name}"]'
