@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import units
 from .errors import ProgramFailed, one_line
+from .interrupts import interruptible
 
 if TYPE_CHECKING:
     from .execution import Execution
@@ -146,6 +147,7 @@ class Process:
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
 
+    @interruptible(lambda process, *_, **__: f"the wait for the end of {process._execution.title}, which goes on")
     def wait(self, timeout: float | str | None = None) -> int:
         """Its status; TimeoutError after `timeout` seconds, at once if that is negative."""
         return self._execution.wait(units.parse_time_left(timeout))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_interface
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from . import copying, ending, executing, following, output, ticks, units
 from .completed import Completed, Logs, Process, signal_of
 from .errors import BadInput, LabGone, NotFound, StateError
 from .execution import Sink
+from .interrupts import interruptible
 from .names import is_pattern, key, nearest
 from .plan import limits as limits_plan
 from .request import checked, limits_of
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
 
 
 _MACHINERY = {"cell", "cell_id", "spec", "tick"}  # for ctlab's own parts, not for whoever types `web.` and Tab
+
+
+def _interrupted(doing: str) -> Callable[..., str]:
+    return lambda container, *_, **__: f"{doing} {container.name}, which is {container.state}"
+
+
+def _copy_interrupted(container: Container, *_: object, **__: object) -> str:
+    return f"a copy of container {container.name}; what has been copied stays"
 
 
 @own_limits.told
@@ -146,6 +155,7 @@ class Container:
             raise LabGone(f"container {self.name}: {error}") from None
 
     # -- its life ---------------------------------------------------------------------------------
+    @interruptible(_interrupted("the start of"))
     def start(self) -> Container:
         """Start it (again): the same command, addresses and files."""
         self._alive()
@@ -156,6 +166,7 @@ class Container:
         creating.start(self.lab, self)
         return self
 
+    @interruptible(_interrupted("the stop of"))
     def stop(self, timeout: float | str | None = None) -> Container:
         """Stop signal, then SIGKILL after `timeout` seconds. A program that can't see the signal is killed at once."""
         seconds = None if timeout is None else units.parse_duration(timeout)  # before anything is sent
@@ -166,12 +177,14 @@ class Container:
             ending.stop(self, seconds)
         return self
 
+    @interruptible(_interrupted("the wait for the end of"))
     def kill(self, signal: str | int = "SIGKILL") -> Container:
         """Send a signal to its first process."""
         self._alive()
         ending.kill(self, signal)
         return self
 
+    @interruptible(_interrupted("the restart of"))
     def restart(self, timeout: float | str | None = None) -> Container:
         """Stop, then start."""
         return self.stop(timeout).start()
@@ -190,6 +203,7 @@ class Container:
         ending.freeze(self, False)
         return self
 
+    @interruptible(_interrupted("the removal of"))
     def remove(self) -> None:
         """Kill it if it runs, then forget it and all it wrote."""
         self._alive()
@@ -203,6 +217,7 @@ class Container:
         changing.rename(self.lab, self, name)
         return self
 
+    @interruptible(_interrupted("the wait for the end of"))
     def wait(self, timeout: float | str | None = None) -> int:
         """Its status once it has ended. TimeoutError after `timeout` seconds; the container goes on then.
 
@@ -276,6 +291,7 @@ class Container:
         seconds = units.parse_duration(since) if since is not None else None
         return output.logs(self, tail=tail, since_seconds=seconds, timestamps=timestamps)
 
+    @interruptible(_interrupted("the following of"))
     @checked
     def follow(
         self,
@@ -302,16 +318,19 @@ class Container:
         return following.stream_until_end(self, sink)
 
     # -- files --------------------------------------------------------------------------------------
+    @interruptible(_copy_interrupted)
     def copy_out(self, source: str, destination: str | os.PathLike[str]) -> Path:
         """Copy a file or folder out of it. Links are resolved inside it; nothing is written outside `destination`."""
         self._alive()
         return copying.copy_out(self, source, destination)
 
+    @interruptible(_copy_interrupted)
     def copy_in(self, source: str | os.PathLike[str], destination: str) -> str:
         """Copy a file or folder into it."""
         self._alive()
         return copying.copy_in(self, source, destination)
 
+    @interruptible(_copy_interrupted)
     def write(self, path: str, content: str | bytes, mode: int = 0o644) -> str:
         """Write a file in it; folders above it are made."""
         self._alive()

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .completed import Completed
-from .errors import CtlabError, LabGone, TimedOut
-from .interrupts import Interrupts
+from .errors import CtlabError, LabGone, TimedOut, one_line
+from .interrupts import Interrupted, Interrupts
+from .latch import Latch
 from .names import parse_signal
 from .runtime import answers, messages, packets
 from .runtime.connection import Connection
@@ -41,7 +42,7 @@ class Execution:
         self._options = options
         self.number = next(_numbers)
         self.returncode: int | None = None
-        self._ended = threading.Event()
+        self._ended = Latch()
 
     def _message(self, *, tty: bool, detached: bool, window: Sequence[int] | None = None) -> messages.Exec:
         return messages.Exec(
@@ -62,9 +63,12 @@ class Execution:
                 connection.send(self._message(tty=tty, detached=False), [*pipes.theirs, *extra])
                 pipes.close_theirs()
                 reply = self._communicate(connection, pipes, sink, tty=tty)
-            except BaseException:  # of a sink, of somebody's signal handler: nobody would wait for it any more
+            except BaseException as error:  # of a sink, of somebody's signal handler: nobody would wait for it any more
                 if not connection.answered:
-                    connection.send_only([messages.SignalExecution(self.number, 9)])
+                    connection.send_only([messages.SignalExecution(self.number, 9, group=True)])
+                if type(error) is KeyboardInterrupt:
+                    what = str(error) or "interrupted; the program was ended"
+                    raise Interrupted(f"{self._container.name}: {what}") from None
                 raise
         self.returncode = reply.returncode
         return Completed(
@@ -130,7 +134,7 @@ class Execution:
                     elif not pipes.read(descriptor, sink):
                         poll.unregister(descriptor)
                         pipes.forget(descriptor)
-            interrupts.reraise()
+            interrupts.reraise(self._container.name)
         return reply
 
     def _terminals(self, descriptors: list[int]) -> list[int]:
@@ -170,7 +174,7 @@ class Execution:
         lab = self._container.lab
         lab._executions[self.number] = self
         try:
-            undo = messages.SignalExecution(self.number, 9)
+            undo = messages.SignalExecution(self.number, 9, group=True)
             reply = lab._call(self._message(tty=False, detached=True), messages.Begun, descriptors, undo=[undo])
             if reply.descriptors:
                 packets.discard(reply.descriptors)
@@ -178,6 +182,11 @@ class Execution:
         except BaseException:
             lab._executions.pop(self.number, None)
             raise
+
+    @property
+    def title(self) -> str:
+        """What it runs and where, in a line."""
+        return one_line(f"{' '.join(self.command)} in {self._container.name}", 200)
 
     def ended(self, returncode: int | None) -> None:
         """The supervisor says that it has ended; None: the lab has, and nobody knows how it ended."""
@@ -195,14 +204,18 @@ class Execution:
 
     def signal(self, signal: str | int) -> None:
         """Send it a signal."""
-        self._container.lab._call(messages.SignalExecution(self.number, parse_signal(signal)), messages.Ok)
+        self._container.lab._call(messages.SignalExecution(self.number, parse_signal(signal), group=False), messages.Ok)
 
     def _interrupt(self, signal: str) -> None:
-        """Send it a signal; a supervisor that doesn't answer holds up neither the next one nor who interrupts again."""
-        with self._container.lab._client.borrow() as connection:
-            connection.send(messages.SignalExecution(self.number, parse_signal(signal)))
-            if readable(_TOLD_SECONDS, connection.socket.fileno()):
-                connection.receive(messages.Ok)
+        interrupt(self._container, messages.SignalExecution(self.number, parse_signal(signal), group=True))
+
+
+def interrupt(container: Container, order: messages.SignalExecution | messages.Interrupt) -> None:
+    """Order an interrupt; a supervisor that doesn't answer holds up neither the next one nor who interrupts again."""
+    with container.lab._client.borrow() as connection:
+        connection.send(order)
+        if readable(_TOLD_SECONDS, connection.socket.fileno()):
+            connection.receive(messages.Ok)
 
 
 class Kept:

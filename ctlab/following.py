@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from . import output, units
 from .completed import Completed
-from .execution import Kept, Sink
-from .interrupts import Interrupts
+from .errors import CtlabError
+from .execution import Kept, Sink, interrupt
+from .interrupts import Interrupted, Interrupts
 from .names import parse_signal
 from .runtime import messages
 from .runtime.waiting import readable_of
@@ -45,11 +48,19 @@ def stream_until_end(container: Container, sink: Sink) -> Completed:
     start = container._start
 
     def send(name: str) -> None:
-        number = parse_signal(name)
-        order = messages.Signal(container.id, number, only_if_seen=False, start=start)
-        if not container.lab._call(order, messages.Seen).message.seen:
-            container.lab._call(order._replace(signal=9), messages.Seen)
+        interrupt(container, messages.Interrupt(container.id, parse_signal(name), start))
 
+    try:
+        return _stream_until_end(container, sink, send, start)
+    except KeyboardInterrupt as error:
+        if type(error) is not KeyboardInterrupt:
+            raise
+        with contextlib.suppress(CtlabError):  # it came before we were ready for it, or when all was over
+            send("SIGINT")
+        raise Interrupted(f"{container.name}: interrupted; the program was sent SIGINT") from None
+
+
+def _stream_until_end(container: Container, sink: Sink, send: Callable[[str], None], start: int) -> Completed:
     told: messages.Exit | None = None
     seen = Kept(sink)
     with container.lab._client.borrow() as connection:
@@ -72,7 +83,7 @@ def stream_until_end(container: Container, sink: Sink) -> Completed:
                 if connection.socket.fileno() in ready:
                     told = connection.receive(messages.Exit).message
             container._exited(told)
-            interrupts.reraise()
+            interrupts.reraise(container.name)
     return _completed(container, -1 if told.returncode is None else told.returncode, seen.text(1), seen.text(2),
                       seen.dropped_bytes + follower.missed_bytes)  # fmt: skip
 

@@ -1,16 +1,51 @@
-"""The Stop button while a program runs in the foreground: it is for the program, not for the lab."""
+"""The Stop button: while a program runs in the foreground it is for that; else one line says what was interrupted."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from .errors import CtlabError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Interrupted(KeyboardInterrupt):
+    """Somebody interrupted a wait; the text is one line: what it was, and what goes on."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: the line, and where in the cells it came from."""
+        from .notebook.errors_view import render
+
+        return render(self)
+
+
+def interruptible(describe: Callable[..., str]) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """A decorator: an interrupt of the function is an `Interrupted`.
+
+    `describe`: gets the function's arguments and says, in one line, what was interrupted and what goes on.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def wrapper(*args: P.args, **keywords: P.kwargs) -> T:
+            try:
+                return function(*args, **keywords)
+            except Interrupted:
+                raise
+            except KeyboardInterrupt:
+                raise Interrupted(describe(*args, **keywords)) from None
+
+        return wrapper
+
+    return decorate
 
 
 class Interrupts:
@@ -90,8 +125,8 @@ class Interrupts:
         """How long to wait at most before the next step; None without one."""
         return None if self._due is None else max(0.0, self._due - time.monotonic())
 
-    def reraise(self) -> None:
-        """KeyboardInterrupt, if there was one: the cell was interrupted, whatever the program did with it."""
+    def reraise(self, name: str) -> None:
+        """Interrupted, if there was one: the cell was, whatever the program did with it. `name`: of the container."""
         self.step()
         if self._sent:
-            raise KeyboardInterrupt(f"interrupted; the program was sent {self.STEPS[self._sent - 1]}")
+            raise Interrupted(f"{name}: interrupted; the program was sent {self.STEPS[self._sent - 1]}")

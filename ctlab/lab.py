@@ -16,6 +16,7 @@ from .container import Container, unknown
 from .errors import BadInput, LabGone, NotFound
 from .handles import Handles
 from .hearing import hear
+from .interrupts import interruptible
 from .names import did_you_mean, is_pattern, key
 from .network import Network
 from .plan import network as network_plan
@@ -47,6 +48,11 @@ _MACHINERY = {
 }  # fmt: skip
 
 
+def _wait_interrupted(_: Lab, container: str | Container, port: int, *__: object, **___: object) -> str:
+    name = container if isinstance(container, str) else container.name
+    return f"the wait for port {port} of {name}, which goes on"
+
+
 @own_limits.told
 class Lab:
     """A lab. It starts in the constructor and ends with `with`, `stop()` or this process, never by garbage collection.
@@ -60,6 +66,7 @@ class Lab:
     Raises Unsupported where this machine can't run containers, with the remedy; NameInUse; BadInput.
     """
 
+    @interruptible(lambda lab, name="lab", **_: f"the start of lab {name!r}; nothing of it is left")
     @checked
     def __init__(
         self,
@@ -188,6 +195,7 @@ class Lab:
         return f"died: {why}" if why else "died"
 
     # -- making -------------------------------------------------------------------------------------
+    @interruptible(lambda lab, name, **_: f"the making of network {name!r}; lab.networks says whether it is there")
     @checked
     def network(
         self,
@@ -210,6 +218,7 @@ class Lab:
         }  # fmt: skip
         return connecting.create_network(self, name, exists, options)
 
+    @interruptible(lambda lab, *_, **__: f"the start of a container in lab {lab.name!r}; nothing of it is left")
     def run(self, command: str | Sequence[str] | None = None, **keywords: Any) -> Any:
         """Start a container; returns once its program has been exec'ed.
 
@@ -324,6 +333,7 @@ class Lab:
                 listener()
 
     # -- looking --------------------------------------------------------------------------------------
+    @interruptible(lambda lab, *_, **__: f"a look at the counters of lab {lab.name!r}, which go on")
     def stats(self, containers: Any = None, metrics: Any = None, last: Any = "30s", **options: Any) -> pandas.DataFrame:
         """The sampled counters as a DataFrame: since, rates, resample, by; see docs/surface.md, Frames."""
         from .measuring import stats
@@ -383,6 +393,7 @@ class Lab:
             for e in c.endpoints
         ]
 
+    @interruptible(_wait_interrupted)
     @checked
     def wait_for(self, container: str | Container, port: int, timeout: float | str = 5.0) -> None:
         """Wait until something in a container listens on a TCP port; TimeoutError."""
@@ -420,6 +431,7 @@ class Lab:
                 self.views.pop().close()
 
     # -- its end --------------------------------------------------------------------------------------
+    @interruptible(lambda lab: f"the stop of lab {lab.name!r}, which ends all the same")
     def stop(self) -> None:
         """End it: every container, network and process; returns when nothing is left. Twice is no error."""
         with self._lock:

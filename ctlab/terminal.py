@@ -301,7 +301,7 @@ class _Program:
             return 128 + number
         self._signals += 1
         passed = number if self._signals == 1 else signal.SIGKILL
-        self._call(messages.SignalExecution(self._about.execution, int(passed)))
+        self._call(messages.SignalExecution(self._about.execution, int(passed), group=True))
         return None
 
     def _resize(self) -> None:

@@ -17,13 +17,6 @@ MOST_PLACES = 4
 KEY = "_ctlab_extension"  # the shell's attribute that holds what was loaded
 
 
-class Interrupted(KeyboardInterrupt):
-    """The cell was interrupted while a program ran in the foreground."""
-
-    def _render_traceback_(self) -> list[str]:
-        return render(self)
-
-
 def render(error: BaseException) -> list[str]:
     """The lines that IPython shows."""
     shell = _shell()

@@ -11,7 +11,6 @@ from ..words import join
 from .commands import NOUNS
 from .commands.kinds import is_expected
 from .display import CellSink, value_of_streamed
-from .errors_view import Interrupted
 from .magic_context import Context, is_statement
 
 if TYPE_CHECKING:
@@ -103,10 +102,7 @@ def _show(context: Context, container: Container, keep: bool) -> Any:
     """Show a container's program until it ends; one that nobody named goes with it."""
     sink = CellSink(context.magics.output_bytes, quiet=bool(context.option("quiet")))
     try:
-        try:
-            completed = container.stream_until_end(sink)
-        except KeyboardInterrupt as interrupt:
-            raise Interrupted(f"{container.name}: {interrupt}") from None
+        completed = container.stream_until_end(sink)
     finally:
         sink.flush()
         if not keep and not container.lab.gone:
@@ -132,8 +128,6 @@ def execute(context: Context) -> Any:
             completed = container.script(body or "", sink=sink, tty=tty, **options)
         else:
             completed = container.exec(command, stdin=body, sink=sink, tty=tty, **options)
-    except KeyboardInterrupt as interrupt:
-        raise Interrupted(f"{name}: {interrupt}") from None
     finally:
         sink.flush()
     assert isinstance(completed, Completed)

@@ -14,7 +14,8 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_loca
 from traitlets import Bool, Float, Int, TraitError, validate
 
 from .. import spelling
-from ..errors import LabGone
+from ..errors import LabGone, one_line
+from ..interrupts import Interrupted
 from . import grammar
 
 _MODULES = {
@@ -129,13 +130,17 @@ class CtlabMagics(Magics):
             for note in parsed.notes:
                 print(note)
             name = _MODULES.get(f"{noun} {parsed.verb}") or _MODULES[noun]
-            module = importlib.import_module(f".{name}", __package__)
             context = magic_context.Context(self, parsed, cell)
             try:
+                module = importlib.import_module(f".{name}", __package__)
                 result = module.VERBS[f"{noun} {parsed.verb}"](context)
             except LabGone:
                 context.heard_of_death()
                 raise
+            except KeyboardInterrupt as error:
+                if type(error) is not KeyboardInterrupt:
+                    raise  # it says what was interrupted
+                raise Interrupted(one_line(f"{'%' if cell is None else '%%'}{noun} {line}", 200)) from None
         return None if parsed.silenced and magic_context.is_statement(shell) else result
 
 

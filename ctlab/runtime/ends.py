@@ -189,10 +189,15 @@ def memory_kills(supervisor: Supervisor, call: Call) -> None:
 
 def catches(pid: int, number: int) -> bool:
     """Whether a process has a handler for a signal: PID 1 of a namespace sees no other (pid_namespaces(7))."""
+    return has_signal(pid, "SigCgt", number)
+
+
+def has_signal(pid: int, which: str, number: int) -> bool:
+    """Whether a signal is in one of the sets that /proc shows of a process: ``SigCgt``, ``SigIgn``."""
     try:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
             for line in file:
-                if line.startswith("SigCgt:"):
+                if line.startswith(f"{which}:"):
                     return bool(int(line.split()[1], 16) >> (number - 1) & 1)
     except OSError:
         pass

@@ -196,11 +196,11 @@ def _runner_ended(supervisor: Supervisor, runner: Runner) -> None:
 
 
 def signal_execution(supervisor: Supervisor, call: Call) -> None:
-    """Send a signal to an exec'ed program."""
+    """Send a signal to an exec'ed program, or to its process group."""
     runner = supervisor.executions.get(call.message.execution)
     if runner is not None:
         with contextlib.suppress(OSError):
-            orders.send(runner.control, {"signal": call.message.signal})
+            orders.send(runner.control, {"signal": call.message.signal, "group": call.message.group})
     call.reply(messages.Ok())
 
 

@@ -41,11 +41,11 @@ def processes(record: Record) -> list[messages.Process]:
         return []
     found: list[messages.Process] = []
     inside: dict[int, int] = {}  # a process's number here -> in the container
-    members = _members(record)
-    if len(members) > TOP_MOST:
-        raise Refused("StateError", f"container {record.name}: {len(members)} processes, top shows {TOP_MOST} at most")
-    most = min(COMMAND_BYTES, COMMAND_BYTES * _COMMANDS_FULL // max(len(members), 1))
-    for entry in members:
+    pids = members(record)
+    if len(pids) > TOP_MOST:
+        raise Refused("StateError", f"container {record.name}: {len(pids)} processes, top shows {TOP_MOST} at most")
+    most = min(COMMAND_BYTES, COMMAND_BYTES * _COMMANDS_FULL // max(len(pids), 1))
+    for entry in pids:
         try:
             status = _status(entry)
             with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as file:
@@ -80,7 +80,7 @@ def _command(pid: int, most: int) -> str:
     return f"{words}…" if len(data) > most else words
 
 
-def _members(record: Record) -> list[int]:
+def members(record: Record) -> list[int]:
     """The processes of a container: those in its cgroup, else those of its PID namespace that can be asked."""
     assert record.slot is not None
     if record.slot.cgroup is not None:

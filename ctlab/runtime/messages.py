@@ -81,10 +81,11 @@ class Exec(NamedTuple):
 
 
 class SignalExecution(NamedTuple):
-    """A signal to such a program, if it still runs: `Ok`."""
+    """A signal to such a program, or to its whole process group, if it still runs: `Ok`."""
 
     execution: int
     signal: int
+    group: bool
 
 
 class ResizeExecution(NamedTuple):
@@ -128,6 +129,17 @@ class Signal(NamedTuple):
     id: str
     signal: int
     only_if_seen: bool  # not sent to one that would not see it
+    start: int
+
+
+class Interrupt(NamedTuple):
+    """A signal to the process group of its first process, as a terminal sends one: `Ok`. `start`: as of `Signal`.
+
+    A first process that would not see it is killed, once the others have ended.
+    """
+
+    id: str
+    signal: int
     start: int
 
 
@@ -487,7 +499,8 @@ REQUESTS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
         Start, StartMany, FirstProcesses, Image, Exec, SignalExecution, ResizeExecution, Logs, Follow, Unfollow, Wait,
-        Signal, Remove, Pause, Limits, Attach, Detach, Rename, Configure, Perform, Top, Facts, MemoryKills, Listening,
+        Signal, Interrupt, Remove, Pause, Limits, Attach, Detach, Rename, Configure, Perform, Top, Facts, MemoryKills,
+        Listening,
         Dump, Rings, Sampler, Costs, Kind, Names, CopyOut, CopyIn,
     )
 }  # fmt: skip

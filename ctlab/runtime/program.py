@@ -238,12 +238,15 @@ def birth_error(error: OSError) -> ProgramError | OSError:
 
 
 def reap_until(child: int) -> int:
-    """Be the init of a PID namespace: reap everything, pass signals on, return the status of `child` (-1: never)."""
+    """Be the init of a PID namespace: reap everything, pass signals on, return the status of `child` (-1: never).
+
+    `child` leads a process group. An interrupt is for all of that, as a terminal's is; what else comes, for `child`.
+    """
 
     def forward(number: int, _: object) -> None:
         if child > 0:
             with suppress(ProcessLookupError):
-                os.kill(child, number)
+                os.kill(-child if number == signal.SIGINT else child, number)
         elif number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             os._exit(128 + number)
 

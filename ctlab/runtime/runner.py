@@ -292,6 +292,10 @@ def _wait(control: _socket.socket, child: launcher.Child, terminal: int) -> int:
                 with suppress(OSError):  # it is hung up, or there is none
                     terminals.resize(terminal, *message["window"])
                 continue
+            if message["group"]:
+                with suppress(OSError):  # it has ended, or has become who we can't signal
+                    os.killpg(child.pid, message["signal"])
+                continue
             try:
                 signal.pidfd_send_signal(pidfd, message["signal"])
             except OSError as error:

@@ -219,6 +219,8 @@ def _become(
             child = os.fork() if execute.argv else -1
         except OSError as error:
             raise program.birth_error(error) from None
+        with suppress(OSError):  # here and there, whoever comes first; the program may run already
+            os.setpgid(max(child, 0), 0)
         if child:
             _be_init(birth, keep, child)
     program.become(execute.user, keep, single_id=birth.context.single_id, bounded=True)

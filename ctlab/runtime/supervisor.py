@@ -28,6 +28,7 @@ from . import (
     ends,
     execution,
     executor,
+    foreground,
     inspection,
     messages,
     orders,
@@ -62,6 +63,7 @@ Verb = Callable[["Supervisor", Call], None]
 VERBS: dict[type, Verb] = {
     **starts.VERBS,
     **ends.VERBS,
+    **foreground.VERBS,
     **changes.VERBS,
     **execution.VERBS,
     **inspection.VERBS,

@@ -94,7 +94,7 @@ def test_an_exec_that_is_interrupted_before_its_answer_leaves_no_program(lab: An
         connection.close()  # as an interrupt does
         assert wait_until(lambda: any("1234" in process["command"] for process in web.top()))
         if number % 2:
-            lab._call(messages.SignalExecution(order.execution, 9), messages.Ok)
+            lab._call(messages.SignalExecution(order.execution, 9, group=False), messages.Ok)
         else:
             web.exec(["pkill", "-9", "-f", "sleep 1234"]).check()
         assert wait_until(lambda: not any("1234" in process["command"] for process in web.top()))

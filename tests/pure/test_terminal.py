@@ -80,7 +80,7 @@ def test_what_was_asked_is_answered_and_the_end_is_the_last(ends: tuple[socket.s
     program = _Program(ends[0], ABOUT, [], on_terminal=False)
     program._signal(15)
     asked = protocol.unpack(packets.receive(ends[1])[0], messages.REQUESTS)
-    assert asked == messages.SignalExecution(7, 15)
+    assert asked == messages.SignalExecution(7, 15, group=True)
     for answer in (messages.Ok(), messages.Ended(0x1FF)):
         packets.send(ends[1], protocol.pack(answer))
         program._answer()

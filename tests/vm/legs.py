@@ -36,6 +36,7 @@ LONG: Mapping[str, str] = {
     "test_helpers.py": "children of the supervisor, on each kernel the same; and a flood of 24 MB",
     "test_hostile_archives.py": "what is made of a tar stream; test_copy.py and test_images.py stay",
     "test_hostile_files.py": "what is made of files of an image",
+    "test_interrupt_groups.py": "process groups; the last signals of test_exec.py stay",
     "test_interrupted_changes.py": "interrupts of an owner",
     "test_interrupts.py": "as test_interrupted_changes.py",
     "test_logs.py": "a ring between two processes",
