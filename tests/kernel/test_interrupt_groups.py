@@ -81,6 +81,8 @@ def test_a_shells_program_is_interrupted_with_it(lab: Any, web: Any, way: str, t
         (f"trap 'echo trapped; exit 5' INT; {SLEEP}", "up", "trapped"),
         (f"exec python3 -c '{DEAF}'", "icmp_seq=1", "packets transmitted"),
     ):  # fmt: skip
+        if DEAF in script and way == "exec":
+            continue  # no PID 1: it ends at once, and what it has left running isn't waited for
         seen = Seen(first)
         assert interrupted(seen, lambda seen, script=script: run(script, seen)).endswith(sent), script  # type: ignore[misc]
         assert last in seen.text and "never" not in seen.text, (script, seen.text)
@@ -96,11 +98,14 @@ def test_a_shells_program_is_interrupted_with_it(lab: Any, web: Any, way: str, t
 
 @pytest.mark.parametrize("way", ["exec", "run", "run --init"])
 def test_a_second_interrupt_is_a_stronger_one(lab: Any, web: Any, way: str) -> None:
-    script = "trap 'echo once' INT; trap 'echo twice; exit 3' TERM; echo up; while :; do sleep 0.05; done"
+    handlers = "signal.signal(2, lambda *_: os.write(1, b'once ')); "
+    handlers += "signal.signal(15, lambda *_: os._exit(os.write(1, b'twice')))"
+    program = f"import os, signal; {handlers}; os.write(1, b'up '); [signal.pause() for _ in range(9)]"
+    script = f'exec python3 -c "{program}"'
     seen = Seen("up", "once")
-    assert "the program was sent SIGTERM" in interrupted(seen, lambda seen: ways(lab, False)[way](script, seen))
-    said = [word for word in seen.text.split() if word != "Terminated"]  # the shell's word of its own sleep
-    assert said == ["up", "once", "twice"]
+    sent = interrupted(seen, lambda seen: ways(lab, False)[way](script, seen))
+    assert "the program was sent SIGTERM" in sent, (sent, seen.text)
+    assert seen.text.split() == ["up", "once", "twice"]
 
 
 @pytest.mark.parametrize("way", ["exec", "run", "run --init"])
