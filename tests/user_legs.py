@@ -32,7 +32,8 @@ FOR_ONE: Mapping[str, tuple[str, ...]] = {
         "test_bad_input_python.py", "test_copy.py", "test_copy_hardening.py", "test_dump.py", "test_exec.py",
         "test_explain_container.py", "test_growth.py", "test_images.py", "test_interrupt_groups.py",
         "test_link_stats.py", "test_netlink_decoded.py", "test_networks.py", "test_real_programs.py",
-        "test_runtime_folders.py", "../notebook/test_dead_lab_magics.py", "../notebook/test_fingers.py", "../wall/test_escape_classes.py",
+        "test_runtime_folders.py", "../notebook/test_dead_lab_magics.py", "../notebook/test_fingers.py",
+        "../wall/test_escape_classes.py",
     ),
     "one-id": (
         "test_capabilities.py", "test_container_names.py", "test_dead_lab.py", "test_descriptors.py",
