@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from ctlab import units
 from ctlab.apart import ready
 from ctlab.errors import BadInput, StateError
+from ctlab.interrupts import interruptible
 from ctlab.notebook import shown
 from ctlab.notebook.chart_pace import Pace
 from ctlab.notebook.chart_picture import Chosen, Picture, take
@@ -117,6 +118,7 @@ class Dashboard:
 
     # ---- what a notebook shows
 
+    @interruptible(lambda board: f"the making of a chart of lab {board._source.name!r}, whose counters go on")
     def _ipython_display_(self) -> None:
         with self._lock:
             if self._stopping.is_set() or not has_kernel():

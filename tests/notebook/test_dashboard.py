@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -220,6 +221,22 @@ def test_in_a_terminal_it_is_a_table(shell: Any, capsys: pytest.CaptureFixture[s
     assert "a chart that moves needs a notebook" in title and " as of 20" in title
     assert head.startswith("container  CPU cores, mean") and row.startswith("web ")
     assert "not shown yet" not in title + head + row
+
+
+def test_an_interrupt_of_the_first_picture_is_one_line(
+    shell: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The display hook runs when the magic has returned, so the line is the chart's own."""
+    shell.run("%container run -d --name web -- sleep 60")
+
+    def interrupted(board: Dashboard) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Dashboard, "_read", interrupted)
+    capsys.readouterr()
+    shell.ip.run_cell("%stats --live")
+    said = capsys.readouterr().out
+    assert "the making of a chart of lab 'lab', whose counters go on" in said and "dashboard.py" not in said
 
 
 def test_bad_settings_are_refused_before_anything_is_shown() -> None:
