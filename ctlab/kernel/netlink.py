@@ -31,7 +31,8 @@ NLM_F_CREATE = 0x400
 IFF_UP = 1
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 10, 18
-IFLA_NET_NS_PID, IFLA_IFALIAS, IFLA_AF_SPEC = 19, 20, 26
+IFLA_PROTINFO, IFLA_NET_NS_PID, IFLA_IFALIAS, IFLA_AF_SPEC = 12, 19, 20, 26
+IFLA_BRPORT_STATE, BR_STATE_DISABLED = 1, 0
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
@@ -39,7 +40,7 @@ IFA_F_NODAD = 2
 RTA_DST, RTA_OIF, RTA_GATEWAY = 1, 4, 5
 RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RTN_UNICAST = 254, 3, 0, 253, 1
 NLA_F_NESTED = 0x8000
-SIOCGIFINDEX = 0x8933
+SIOCGIFNAME, SIOCGIFINDEX = 0x8910, 0x8933
 
 _HEADER = struct.Struct("=IHHII")
 _IFINFO = struct.Struct("=BxHiII")
@@ -152,6 +153,13 @@ def delete_link(name: str, index: int = 0) -> bytes:
     return _message(RTM_DELLINK, 0, body if index else body + _text(IFLA_IFNAME, name))
 
 
+def close_port(index: int) -> bytes:
+    """RTM_SETLINK of a bridge's port: it forwards nothing any more (EOPNOTSUPP for a link in no bridge)."""
+    body = _IFINFO.pack(_socket.AF_BRIDGE, 0, index, 0, 0)
+    state = _attribute(IFLA_BRPORT_STATE, bytes([BR_STATE_DISABLED]))
+    return _message(RTM_SETLINK, 0, body + _attribute(IFLA_PROTINFO | NLA_F_NESTED, state))
+
+
 def new_address(index: int, address: str) -> bytes:
     """RTM_NEWADDR of ``10.0.0.2/24`` or ``fd00::2/64`` (without duplicate address detection)."""
     host, _, prefix = address.partition("/")
@@ -207,6 +215,16 @@ class Netlink:
         except OSError as error:
             raise OSError(error.errno, f"interface {name}: {os.strerror(error.errno or 0)}") from None
         return int(struct.unpack_from("I", answer, 16)[0])
+
+    def is_there(self, index: int) -> bool:
+        """Whether an interface is still there; asks without the lock that a namespace's end holds for long."""
+        try:
+            fcntl.ioctl(self._socket.fileno(), SIOCGIFNAME, struct.pack("16xi12x", index))
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+            return False
+        return True
 
     def run(self, messages: Sequence[bytes]) -> None:
         """Send the messages in one batch; `NetlinkError` names the first that the kernel refused.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .supervisor import Supervisor
 
 _LAST_SAMPLE_SECONDS = 0.02
+_LEFTOVER_SECONDS = 0.3  # the kernel takes a namespace down in some ten milliseconds
 _ROOM_TRIES, _ROOM_STEP_SECONDS = 50, 0.01  # a removal waits so long for a full storage to have room again
 
 
@@ -90,8 +91,7 @@ def forget_slot(supervisor: Supervisor, record: Record) -> None:
         if descriptor >= 0:
             os.close(descriptor)
     record.terminals, record.namespaces = [], {}
-    for _, veth in record.links:
-        supervisor.node.forget(veth)
+    links = [number for _, veth in record.links if (number := supervisor.node.close(veth))]
 
     def clear() -> None:
         let_holder_go(supervisor, slot)
@@ -103,6 +103,8 @@ def forget_slot(supervisor: Supervisor, record: Record) -> None:
             supervisor.after(_LAST_SAMPLE_SECONDS, lambda: _remove_folder(supervisor, folder, 50))
 
     supervisor.later(clear)
+    if links:
+        supervisor.after(_LEFTOVER_SECONDS, lambda: supervisor.node.delete_leftovers(links))
 
 
 def let_holder_go(supervisor: Supervisor, slot: Slot) -> None:

@@ -160,9 +160,25 @@ class NodeExecutor:
         number = self._indices.pop(name, None)
         self.link.delete_if_there(name, number or 0)
 
-    def forget(self, name: str) -> None:
-        """A link has gone, or goes with its container's namespace: its index is not to be taken for another's."""
-        self._indices.pop(name, None)
+    def close(self, name: str) -> int:
+        """The link of a container that has ended: it carries nothing any more. Returns its index, 0 if it is gone.
+
+        It goes with its namespace, and that lives as long as a connection of the dead has something to send: for
+        minutes, if the other side takes nothing. Meanwhile the kernel would answer for the address.
+        """
+        try:
+            number = self._indices.pop(name, None) or self.link.index(name)
+            self.link.run([netlink.close_port(number)])
+        except OSError:
+            return 0  # it is gone already
+        return number
+
+    def delete_leftovers(self, numbers: list[int]) -> None:
+        """Delete those links that haven't gone by themselves."""
+        for number in numbers:
+            with contextlib.suppress(OSError):
+                if self.link.is_there(number):
+                    self.link.delete_if_there("", number)
 
     def undo(self, operations: list[Any]) -> None:
         """Take back what was done; that something is gone already is no error."""

@@ -120,6 +120,15 @@ def test_a_link_is_found_and_deleted_by_name(name: str) -> None:
     assert link(netlink.delete_link(name), netlink.RTM_DELLINK, REQUEST) == {"IFLA_IFNAME": name}
 
 
+@given(indices)
+def test_a_port_is_closed(index: int) -> None:
+    read = decode(ifinfmsg, netlink.close_port(index))
+    assert (read["type"], read["message flags"], read["family"], read["index"]) == (
+        netlink.RTM_SETLINK, REQUEST, socket.AF_BRIDGE, index,
+    )  # fmt: skip
+    assert read["attributes"] == {"IFLA_PROTINFO": {"IFLA_BRPORT_STATE": 0}}
+
+
 @given(indices, st.integers(1, 2**32 - 1), st.integers(0, 32))
 def test_addresses_of_version_4(index: int, number: int, prefix: int) -> None:
     address = ipaddress.IPv4Interface((number, prefix))

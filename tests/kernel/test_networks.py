@@ -85,6 +85,43 @@ def fetch(container: Any, host: str, port: int = 8000, timeout: float = 3) -> An
     return container.exec(["python3", "-c", script, host, str(port), str(timeout)])
 
 
+SENDER = """
+import socket, time
+listener = socket.create_server(("", 81))
+print("listens", flush=True)
+taker, _ = listener.accept()
+taker.setblocking(False)
+try:
+    while True:
+        taker.send(b"x" * 65536)
+except BlockingIOError:
+    print("full", flush=True)
+time.sleep(1000)
+"""
+TAKER = "import socket, time; peer = socket.create_connection(('sender', 81)); time.sleep(1000)"
+
+
+def test_what_has_ended_answers_nobody_whatever_its_connections_wait_for(lab: Any) -> None:
+    """A connection with something to send keeps the dead's namespace, and in it the address, for minutes."""
+    lab.network("blue")
+    sender = lab.run(["python3", "-c", SENDER], name="sender", networks=["blue"])
+    wait_until(lambda: "listens" in sender.logs())
+    taker = lab.run(["python3", "-c", TAKER], name="taker", networks=["blue"])
+    wait_until(lambda: "full" in sender.logs())
+    address = sender.address("blue")
+    ping = ["ping", "-c1", "-W1", str(address)]
+    taker.exec(ping).check()
+    for end in (sender.kill, sender.remove):
+        end()
+        assert taker.exec(ping).returncode == 1, "it answers after its end"
+        # The one link that carries its name is gone, too, though nothing has taken what it sent.
+        wait_until(lambda: not [link for link in lab.nodes["host"].links() if link["alias"] == "sender:blue"])
+        if end == sender.kill:
+            sender.start()
+            wait_until(lambda: "listens" in sender.logs())
+            taker.exec(ping).check()
+
+
 def test_what_the_handle_says_is_what_the_kernel_has(lab: Any) -> None:
     network = lab.network("blue", subnet="10.40.0.0/24", mtu=1400)
     container = lab.run(networks=["blue"])
