@@ -63,18 +63,21 @@ def test_a_runner_is_in_no_process_group_but_its_own_and_leaves_nothing_open(lab
     container = lab.run(["sleep", "60"])
     container.exec(["true"])
     keeper = lab._client.facts["keeper"]
-    groups: dict[int, list[str]] = {}
-    opened: list[str] = []
-    below = [keeper]
-    for pid in below:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a spare one that has just gone
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                below += [int(word) for word in (task / "children").read_text().split()]
-            title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-            groups.setdefault(os.getpgid(pid), []).append(title)
-            if "runner" in title and os.geteuid() == 0:  # an ordinary user may not look at its descriptors
-                opened += [f"{pid}: {entry}" for entry in range(3, 256) if is_inherited(pid, entry)]
-    runners = [titles for titles in groups.values() if any("runner" in title for title in titles)]
-    assert len(below) > 4 and runners
-    assert all(len(titles) == 1 for titles in runners), groups
-    assert not opened
+
+    def groups() -> list[list[str]]:
+        """The titles of each process group of the lab's with a runner in it."""
+        found: dict[int, list[str]] = {}
+        below = [keeper]
+        for pid in below:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a spare one that has just gone
+                for task in Path(f"/proc/{pid}/task").iterdir():
+                    below += [int(word) for word in (task / "children").read_text().split()]
+                title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+                found.setdefault(os.getpgid(pid), []).append(title)
+                if "runner" in title and os.geteuid() == 0:  # an ordinary user may not look at its descriptors
+                    assert not [f"{pid}: {entry}" for entry in range(3, 256) if is_inherited(pid, entry)]
+        assert len(below) > 4
+        return [titles for titles in found.values() if any("runner" in title for title in titles)]
+
+    # One that is just being born leaves its parent's group with its first steps, and has no child before.
+    assert wait_until(lambda: bool(found := groups()) and all(len(titles) == 1 for titles in found)), groups()

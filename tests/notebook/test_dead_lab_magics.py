@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,10 @@ def test_a_magic_that_meets_the_death_itself_has_said_it(shell: Any, who: str) -
     """Before anybody here has noticed: what it asks is not answered."""
     shell.run("%lab start x\n%container run -d --name a")
     lab = shell.lab
+    supervisor = os.pidfd_open(lab._client.facts["supervisor"])
     os.kill(lab._client.facts[who], signal.SIGKILL)
+    select.select([supervisor], [], [], 10)  # a keeper's takes it along, in its own time
+    os.close(supervisor)
     error = shell.fails("%container exec a -- true")
     assert isinstance(error, LabGone) and f"lab 'x' died: its {who} ended (SIGKILL)" in str(error)
     assert isinstance(shell.fails("%container exec a -- true"), NotFound)

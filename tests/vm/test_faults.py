@@ -227,8 +227,9 @@ def test_killing_the_owner_while_the_kernel_is_prepared_leaves_nothing_half_made
     with owner(OWNER, {"XDG_CACHE_HOME": str(tmp_path)}) as process:
         assert wait_until(lambda: any(name.startswith(".new-") for name in listed(folder)), 20, 0.001)
         keeper = children_of(process.pid)[0]
-        maker = children_of(keeper)  # in a process of its own: the keeper hears of its owner's death meanwhile
-        assert len(maker) == 1
+        # In processes of their own, the kernel and what is read of /etc: the keeper hears of its owner's death meanwhile.
+        maker = children_of(keeper)
+        assert maker
         process.kill()
         process.wait()
         assert wait_until(lambda: not any(map(_alive, [keeper, *maker])), 15)

@@ -212,6 +212,9 @@ def user(machine_programs: None) -> Iterator[Any]:
         secret.write_text("the user's own\n")
         secret.chmod(0o600)
         os.chown(secret, made.uid, made.gid)
+        (made.home / "shown").mkdir(mode=0o755)
+        (made.home / "shown" / "roots").write_text("root's own\n")
+        (made.home / "shown" / "roots").chmod(0o600)
         assert folder.exists()
         yield made
 
@@ -231,9 +234,11 @@ def test_an_ordinary_user_prepares_looks_and_starts(user: Any) -> None:
 SEEN = """
 import json, sys, ctlab
 with ctlab.Lab("seen", engine="vm") as lab:
-    container = lab.run(mounts=[f"{sys.argv[1]}/secret:/secret:ro"])
-    shadow = container.exec(["cat", "/etc/shadow"])
-    assert shadow.returncode != 0, "root's file is shown"
+    container = lab.run(mounts=[f"{sys.argv[1]}/secret:/secret:ro", f"{sys.argv[1]}/shown:/shown:ro"])
+    shadow = container.exec(["cat", "/etc/shadow"]).check().stdout.splitlines()
+    assert shadow and {line.split(":")[1] for line in shadow} <= {"*", "!"}, "passwords are shown"
+    kept = container.exec(["cat", "/shown/roots"])
+    assert kept.returncode != 0 and "Permission denied" in kept.stderr, "root's file is shown"
     print(json.dumps(["ready", container.exec(["cat", "/secret"]).check().stdout]))
 """
 
