@@ -227,7 +227,7 @@ def test_killing_the_owner_while_the_kernel_is_prepared_leaves_nothing_half_made
     with owner(OWNER, {"XDG_CACHE_HOME": str(tmp_path)}) as process:
         assert wait_until(lambda: any(name.startswith(".new-") for name in listed(folder)), 20, 0.001)
         keeper = children_of(process.pid)[0]
-        # In processes of their own, the kernel and what is read of /etc: the keeper hears of its owner's death meanwhile.
+        # In processes of their own, the kernel and what is read of /etc: the keeper hears of a death meanwhile.
         maker = children_of(keeper)
         assert maker
         process.kill()
