@@ -47,7 +47,8 @@ LONG = (
     "test_cgroup_discovery.py", "test_channel.py", "test_channel_ends.py", "test_copy_races.py", "test_doctor.py",
     "test_engines.py", "test_explain_node.py", "test_filters.py", "test_flood_descriptors.py",
     "test_flood_keys.py", "test_flood_memory.py", "test_flood_networks.py", "test_flood_processes.py",
-    "test_flood_storage.py", "test_interrupted_changes.py", "test_interrupts.py", "test_keyring.py", "test_pool.py", "test_proc_stats.py",
+    "test_flood_storage.py", "test_interrupted_changes.py", "test_interrupts.py", "test_keyring.py",
+    "test_pool.py", "test_proc_stats.py",
     "test_vm_cache.py", "test_vm_shares.py",
 )  # fmt: skip
 _ROOTS_FOLDERS = "makes folders in hierarchies that are root's; test_cgroup_user.py does the same as a user"
