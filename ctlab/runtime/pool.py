@@ -29,6 +29,7 @@ _AT_ONCE = 2  # slots being made at a time
 _AHEAD = 8  # slots being made for starts that wait for them
 _QUIET_SECONDS = 0.01  # after a start, before the pool is filled again
 _PATIENCE_SECONDS = 0.3  # with a nursery that has been asked for a slot
+_COPY_SECONDS = 5.0  # with a nursery that makes the copy of the system
 _BUSY_SECONDS = 0.1  # before a nursery that couldn't be asked is asked again
 _FULL_SECONDS = 5.0  # after a slot that could not be made
 _SHRINK_SECONDS = 20.0  # after a burst, before the pool is as small as before
@@ -260,8 +261,10 @@ class Pool:
             if self._supervisor.services.nursery.control is None:
                 self._supervisor.context.system.wait()
                 self._copied(system_copy.Copy(self._supervisor.context.system).attach())
-            else:
+            elif self._heard.poll(_COPY_SECONDS * 1000):
                 self._nursery_says()
+            else:  # one that hangs in it holds nobody up for ever
+                self._supervisor.services.nursery.died()
         if self._no_system:
             raise Refused("KernelError", self._no_system)
 
