@@ -44,7 +44,8 @@ FOR_ONE: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 # In the long form alone, as each: they take long, or are about what is an ordinary process's own affair.
 LONG = (
-    "test_cgroup_discovery.py", "test_channel.py", "test_channel_ends.py", "test_copy_races.py", "test_doctor.py",
+    "test_abandoned_starts.py", "test_cgroup_discovery.py", "test_channel.py", "test_channel_ends.py",
+    "test_copy_races.py", "test_doctor.py",
     "test_engines.py", "test_explain_node.py", "test_filters.py", "test_flood_descriptors.py",
     "test_flood_keys.py", "test_flood_memory.py", "test_flood_networks.py", "test_flood_processes.py",
     "test_flood_storage.py", "test_interrupted_changes.py", "test_interrupts.py", "test_keyring.py",

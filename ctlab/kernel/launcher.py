@@ -1,12 +1,13 @@
 """The one last step before a container's program runs: the launcher, and children that go that way.
 
-Whatever becomes a program of a container executes the launcher first: half a kilobyte of machine code of our own in a
+Whatever becomes a program of a container executes the launcher first: under a kilobyte of machine code of our own in a
 file that nobody in a lab can change (on a read-only mount of the lab's). It closes every descriptor but the program's
 own, and only then names the container's working directory and program. So no path that a container chose is ever
 looked up while the process holds something that leads out of it, and `/proc/self/exe`, at that moment, is the
 launcher and not this machine's interpreter.
 
-There are two ways to it: a container's first process becomes it (`Launcher.become`); a runner makes a child with vfork
+There are two ways to it: a container's first process becomes it (`Launcher.become`), or stays it, as an init that has
+a program or idles (`Launcher.be_init`); a runner makes a child with vfork
 semantics, born in a cgroup, which becomes it (`Launcher.spawn`: no page table is copied and none torn down, which is
 most of what a fork of a Python process costs). What that child does before is a list of system calls that a function
 in the launcher's own file performs, since Python can't run in a child that shares its parent's memory.
@@ -37,7 +38,10 @@ WORKING_DIRECTORY, PROGRAM = 1, 2  # the steps that the report names
 REPORT_BYTES = 8
 _REPORT_MS = 2000  # from the birth to the program, or to the report that there is none
 
-_FLAGS, _WITH_SCRIPT, _WITH_TERMINAL = 0x40, 1, 2
+_FLAGS, _WITH_SCRIPT, _WITH_TERMINAL, _AS_INIT = 0x40, 1, 2, 4
+INIT_ENDS_BY = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)  # where it has no program
+INIT_PASSES_ON = (*INIT_ENDS_BY, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_INIT = "ctlab-init"  # what the init is called; its first letter is in the machine code, too
 _STACK_BYTES = 32 << 10  # of the child until it executes the launcher; a signal's frame would fit, but all are blocked
 _PROT_READ, _PROT_WRITE, _PROT_EXEC, _MAP_PRIVATE, _MAP_ANONYMOUS = 1, 2, 4, 2, 0x20
 _MAP_FAILED = ctypes.c_void_p(-1).value
@@ -89,7 +93,11 @@ def _words(
     """argv and envp of the launcher."""
     flags = chr(_FLAGS + (_WITH_SCRIPT if script else 0) + (_WITH_TERMINAL if terminal else 0))
     words = _texts([os.fsencode(word) for word in (flags + workdir, path, *argv)])
-    return words, _texts([os.fsencode(f"{name}={value}") for name, value in environment.items()])
+    return words, _variables(environment)
+
+
+def _variables(environment: Mapping[str, str]) -> ctypes.Array[ctypes.c_char_p]:
+    return _texts([os.fsencode(f"{name}={value}") for name, value in environment.items()])
 
 
 class Child:
@@ -153,7 +161,17 @@ class Launcher:
         self, argv: Sequence[str], path: str, workdir: str, environment: Mapping[str, str], *, script: bool = False
     ) -> OSError:
         """Execute the launcher in this process, whose streams and report are in place; returns only if it couldn't."""
-        words, variables = _words(argv, path, workdir, environment, script=script, terminal=False)
+        return self._execute(*_words(argv, path, workdir, environment, script=script, terminal=False))
+
+    def be_init(self, child: int, environment: Mapping[str, str]) -> OSError:
+        """Become the init of this PID namespace, which reaps; returns only if it couldn't.
+
+        `child`: the program, to which signals are passed on and with which it ends; 0: there is none, so it idles.
+        """
+        words = [chr(_FLAGS + _AS_INIT) + _INIT[1:], *([str(child)] if child else [])]
+        return self._execute(_texts([word.encode() for word in words]), _variables(environment))
+
+    def _execute(self, words: ctypes.Array[ctypes.c_char_p], variables: ctypes.Array[ctypes.c_char_p]) -> OSError:
         _libc.syscall(
             ctypes.c_long(_SYS_EXECVEAT), ctypes.c_int(self.descriptor), b"", words, variables,
             ctypes.c_int(syscalls.AT_EMPTY_PATH),

@@ -73,6 +73,7 @@ MOUNT_ATTR_NODEV = 0x04
 MOUNT_ATTR_IDMAP = 0x00100000
 
 _X86 = os.uname().machine in ("x86_64", "AMD64")
+RT_SIGTIMEDWAIT = 128 if _X86 else 137  # as /proc/PID/syscall says it
 _SYS_PIVOT_ROOT = 155 if _X86 else 41
 _SYS_CLONE3 = 435
 _SYS_CLOSE_RANGE = 436
@@ -81,7 +82,6 @@ _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
 _SYS_MOUNT_SETATTR = 442
 _SYS_FACCESSAT2 = 439
-_PTRACE_DETACH = 17
 _SYS_CAPSET = 126 if _X86 else 91
 
 
@@ -280,14 +280,6 @@ def look(path: str) -> tuple[int, bool, int]:
         return 0, denied == 0, os.fstat(descriptor).st_mode
     finally:
         os.close(descriptor)
-
-
-def ptrace_detach(pid: int, number: int) -> None:
-    """ptrace(PTRACE_DETACH): a process that we trace, and that has stopped, goes on without us, with a signal or 0."""
-    _check(
-        _libc.ptrace(ctypes.c_long(_PTRACE_DETACH), ctypes.c_int(pid), ctypes.c_void_p(0), ctypes.c_void_p(number)),
-        f"detach from process {pid}",
-    )
 
 
 def open_tree(directory: int, path: str, flags: int) -> int:

@@ -117,7 +117,7 @@ def _work(status: socket.socket, work: Callable[[], dict[str, Any]], keep: set[i
     try:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
         if record is not None:
-            syscalls.close_all_but(keep | {record.pidfd, *record.namespaces.values()})
+            syscalls.close_all_but(keep | {record.pidfd})
             execution.enter(record, syscalls.CLONE_NEWNS)  # with it the root and the working folder are the container's
         syscalls.close_all_but(keep)
         answer = work()

@@ -71,10 +71,7 @@ def limits(supervisor: Supervisor, call: Call) -> None:
 
 def enter_network(record: Record) -> None:
     """Move this process into the container's network namespace; the caller moves it back."""
-    if record.namespaces:
-        syscalls.setns(record.namespaces["net"], syscalls.CLONE_NEWNET)
-    else:
-        syscalls.setns(record.pidfd, syscalls.CLONE_NEWNET)
+    syscalls.setns(record.pidfd, syscalls.CLONE_NEWNET)
 
 
 def _inside_network(supervisor: Supervisor, record: Record) -> netlink.Netlink:

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..kernel import syscalls
 from . import execution, messages, orphans, storage
 from .calls import Call, Refused
 from .made import Slot
@@ -87,10 +88,10 @@ def forget_slot(supervisor: Supervisor, record: Record) -> None:
     if slot.status.fileno() >= 0:
         supervisor.off(slot.status.fileno())
         slot.status.close()
-    for descriptor in (slot.out, slot.err, *record.terminals, *record.namespaces.values()):
+    for descriptor in (slot.out, slot.err, *record.terminals):
         if descriptor >= 0:
             os.close(descriptor)
-    record.terminals, record.namespaces = [], {}
+    record.terminals = []
     links = [number for _, veth in record.links if (number := supervisor.node.close(veth))]
 
     def clear() -> None:
@@ -164,7 +165,7 @@ def send_signal(supervisor: Supervisor, call: Call) -> None:
     if call.message.start not in (0, record.start_number):
         raise Refused("StateError", f"container {record.name} has ended, and was started again")
     number = call.message.signal
-    seen = number in (signal.SIGKILL, signal.SIGSTOP) or catches(record.pid, number)
+    seen = number in (signal.SIGKILL, signal.SIGSTOP) or catches(record, number)
     if seen or not call.message.only_if_seen:
         if number == signal.SIGKILL and record.state == "paused" and record.slot.cgroup is not None:
             record.slot.cgroup.thaw()
@@ -189,13 +190,27 @@ def memory_kills(supervisor: Supervisor, call: Call) -> None:
     call.reply(messages.Killed(memory_killed(supervisor.record(call.message.id))))
 
 
-def catches(pid: int, number: int) -> bool:
-    """Whether a process has a handler for a signal: PID 1 of a namespace sees no other (pid_namespaces(7))."""
-    return has_signal(pid, "SigCgt", number)
+def catches(record: Record, number: int) -> bool:
+    """Whether the first process would see a signal: PID 1 of a namespace sees what it handles or waits for.
+
+    Who waits for signals (tini, systemd, our init) blocks them, and does not while it waits: then it is in that call.
+    """
+    if record.init_sees is not None:
+        return number in record.init_sees
+    return (
+        has_signal(record.pid, "SigCgt", number) or has_signal(record.pid, "SigBlk", number)
+        or _waits_for_signals(record.pid)
+    )  # fmt: skip
+
+
+def _waits_for_signals(pid: int) -> bool:
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/syscall", encoding="ascii") as file:
+        return int(file.read().split()[0]) == syscalls.RT_SIGTIMEDWAIT
+    return False
 
 
 def has_signal(pid: int, which: str, number: int) -> bool:
-    """Whether a signal is in one of the sets that /proc shows of a process: ``SigCgt``, ``SigIgn``."""
+    """Whether a signal is in one of the sets that /proc shows of a process: ``SigCgt``, ``SigIgn``, ``SigBlk``."""
     try:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
             for line in file:

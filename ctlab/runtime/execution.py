@@ -24,14 +24,6 @@ _NAMESPACES = (
     | syscalls.CLONE_NEWCGROUP
 )
 
-_FLAGS = {  # the mount namespace last: with it goes the root
-    "net": syscalls.CLONE_NEWNET,
-    "uts": syscalls.CLONE_NEWUTS,
-    "ipc": syscalls.CLONE_NEWIPC,
-    "cgroup": syscalls.CLONE_NEWCGROUP,
-    "mnt": syscalls.CLONE_NEWNS,
-}
-
 _IDLE_SECONDS = 1.5  # how long a runner stays in its container after a program
 
 
@@ -56,7 +48,7 @@ def clone_inside(supervisor: Supervisor, record: Record, *, python: bool = False
     clone_into = -1
     if folder is not None and folder.clone_fd is not None:
         clone_into = folder.clone_fd
-    syscalls.setns(record.namespaces.get("pid", record.pidfd), syscalls.CLONE_NEWPID)
+    syscalls.setns(record.pidfd, syscalls.CLONE_NEWPID)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # born so: nobody in the container can look into the child at any time
     pid = -1
     try:
@@ -75,12 +67,7 @@ def clone_inside(supervisor: Supervisor, record: Record, *, python: bool = False
 
 def enter(record: Record, flags: int = _NAMESPACES) -> None:
     """Move this process into a container's namespaces (all but the PID namespace, which it was born in)."""
-    if not record.namespaces:
-        syscalls.setns(record.pidfd, flags)
-        return
-    for kind, flag in _FLAGS.items():
-        if flags & flag:
-            syscalls.setns(record.namespaces[kind], flag)
+    syscalls.setns(record.pidfd, flags)
 
 
 def execute(supervisor: Supervisor, call: Call) -> None:
@@ -106,10 +93,9 @@ def execute(supervisor: Supervisor, call: Call) -> None:
             "unified": unified is not None,
             "cgroup": folder.id if folder is not None else "",
             "controllers": list(folder.controllers) if folder is not None else [],
-            "namespaces": list(record.namespaces),
         }
         handed += [unified] if unified is not None else []
-        handed += list(record.namespaces.values()) or [record.pidfd]
+        handed.append(record.pidfd)
         runner.record, runner.slot, runner.identity = record, record.slot, identity
         supervisor.on(runner.control.fileno(), lambda: _runner_says(supervisor, runner))
         supervisor.on(runner.pidfd, lambda: _runner_ended(supervisor, runner))

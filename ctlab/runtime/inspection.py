@@ -87,7 +87,7 @@ def members(record: Record) -> list[int]:
         return record.slot.cgroup.pids()
     found = [record.pid]
     try:
-        namespace = os.stat(record.namespaces["pid"] if record.namespaces else f"/proc/{record.pid}/ns/pid").st_ino
+        namespace = os.stat(f"/proc/{record.pid}/ns/pid").st_ino
     except OSError:
         return found
     for entry in os.listdir("/proc"):
@@ -113,7 +113,7 @@ def facts(supervisor: Supervisor, call: Call) -> None:
     if record.slot is not None:
         for kind in _NAMESPACES:
             try:
-                namespaces[kind] = os.stat(record.namespaces.get(kind, f"/proc/{record.pid}/ns/{kind}")).st_ino
+                namespaces[kind] = os.stat(f"/proc/{record.pid}/ns/{kind}").st_ino
             except OSError:
                 continue
         folder = record.slot.cgroup

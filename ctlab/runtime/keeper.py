@@ -106,14 +106,8 @@ class Keeper:
         os.close(self.reader.hold)
         self.user_namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         self.channel = ours
-        protocol.send(ours, {"go": "identity"})
-        answer, _, _ = protocol.receive(ours)
-        if answer is None or "error" in answer:
-            raise RuntimeError((answer or {}).get("message", "the supervisor ended before it was ready"))
-        protocol.send(ours, {"go": "run"})  # by now its parent-death signal is set
-        answer, _, _ = protocol.receive(ours)
-        if answer is None or "error" in answer:
-            raise RuntimeError((answer or {}).get("message", "the supervisor ended before it was ready"))
+        self._go("identity")
+        self._go("run")  # by now its parent-death signal is set
         self.reader.reap()
         protocol.send(
             self.control,
@@ -140,13 +134,32 @@ class Keeper:
 
             return seed.bear(facts, descriptors, sibling=False, before=self.folder.forget)
         orders.send(self.planted, facts, descriptors)
+        self._await(self.planted)
         answer, given = orders.receive(self.planted)
         self.planted.close()
+        os.kill(self.seed, signal.SIGKILL)  # it has nothing more to do; who has stopped it would hold us up
         os.waitpid(self.seed, 0)
         if answer is None or not given:
             number = (answer or {}).get("errno", 0)
             raise OSError(number, (answer or {}).get("message", "the seed of the supervisor has died"))
         return answer["pid"], given[0]
+
+    def _go(self, where: str) -> None:
+        """Tell the supervisor to take its next step, and wait until it has."""
+        protocol.send(self.channel, {"go": where})
+        self._await(self.channel)
+        answer, _, _ = protocol.receive(self.channel)
+        if answer is None or "error" in answer:
+            raise RuntimeError((answer or {}).get("message", "the supervisor ended before it was ready"))
+
+    def _await(self, connection: socket.socket | _socket.socket) -> None:
+        """Wait for the next message of a process that we have made, as long as there is somebody who wants the lab."""
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        poll.register(self.owner_pidfd, select.POLLIN)
+        poll.register(self.control, 0)  # POLLHUP: it was closed
+        if connection.fileno() not in (ready := dict(poll.poll())):
+            raise RuntimeError(f"its owner {'has ended' if self.owner_pidfd in ready else 'wants it no longer'}")
 
     def watch(self) -> None:
         """Wait for the owner's word, the owner's death, or the supervisor's."""

@@ -235,33 +235,3 @@ def birth_error(error: OSError) -> ProgramError | OSError:
         "update --pids-limit raises it, kill ends who uses it up)",
         errno.EAGAIN,
     )
-
-
-def reap_until(child: int) -> int:
-    """Be the init of a PID namespace: reap everything, pass signals on, return the status of `child` (-1: never).
-
-    `child` leads a process group. An interrupt is for all of that, as a terminal's is; what else comes, for `child`.
-    """
-
-    def forward(number: int, _: object) -> None:
-        if child > 0:
-            with suppress(ProcessLookupError):
-                os.kill(-child if number == signal.SIGINT else child, number)
-        elif number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            os._exit(128 + number)
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, forward)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    while True:
-        try:
-            pid, status = os.waitpid(-1, 0)
-        except ChildProcessError:
-            signal.pause()
-            continue
-        if os.WIFSTOPPED(status):  # it has made us its tracer (PTRACE_TRACEME), and waits for our word
-            stopped_by = os.WSTOPSIG(status)
-            with suppress(OSError):
-                syscalls.ptrace_detach(pid, 0 if stopped_by == signal.SIGTRAP else stopped_by)
-        elif pid == child:
-            return status

@@ -47,6 +47,7 @@ class Record:
         self.state = "starting"
         self.filter: Filter | None = None  # of system calls; None: the lab's
         self.path = self.workdir = ""  # of the program of the present start
+        self.init_sees: tuple[int, ...] | None = None  # signals, where the first process is an init of ours
         self.lacks: list[str] = []  # capabilities that it has not, and the program's file has
         self.returncode: int | None = None
         self.oom_killed = False
@@ -62,7 +63,6 @@ class Record:
         self.marks: list[tuple[str, int]] = []  # where the time of the last start went (name, monotonic ns)
         self.runners: dict[Identity, Runner] = {}  # idle ones that are inside
         self.fresh_links: list[tuple[str, ...]] = []  # possible names of each pair that may not carry packets yet
-        self.namespaces: dict[str, int] = {}  # descriptors, where the first process can't be asked for them
         self.terminals: list[int] = []
         self.sampled = False  # whether the sampler reads its counters
         self.streams: dict[int, tuple[int, int]] = {}  # what it writes to, of each run of which something may come

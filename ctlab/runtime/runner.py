@@ -25,15 +25,14 @@ if TYPE_CHECKING:
     from ..kernel import cgroup
     from .context import Context
 
-_NAMESPACES = {  # the mount namespace last: with it goes the root
-    "pid": syscalls.CLONE_NEWPID,  # of the children
-    "net": syscalls.CLONE_NEWNET,
-    "uts": syscalls.CLONE_NEWUTS,
-    "ipc": syscalls.CLONE_NEWIPC,
-    "cgroup": syscalls.CLONE_NEWCGROUP,
-    "mnt": syscalls.CLONE_NEWNS,
-}
-_ALL = sum(_NAMESPACES.values())
+_ALL = (
+    syscalls.CLONE_NEWNS
+    | syscalls.CLONE_NEWNET
+    | syscalls.CLONE_NEWUTS
+    | syscalls.CLONE_NEWIPC
+    | syscalls.CLONE_NEWCGROUP
+    | syscalls.CLONE_NEWPID  # of the children
+)
 _DYING_TRIES = 500
 _NO_DESCRIPTOR = 1 << 20
 _GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV, errno.ENOMEM, errno.EPERM)  # entering a container that has just ended
@@ -166,15 +165,9 @@ def _enter(place: _Place, order: dict[str, Any], descriptors: list[int], context
             os.close(place.folder)
             place.folder = -1
             joined = None
-    if order["namespaces"]:
-        for kind in order["namespaces"]:
-            namespace = descriptors.pop(0)
-            syscalls.setns(namespace, _NAMESPACES[kind])
-            os.close(namespace)
-    else:
-        pidfd = descriptors.pop(0)
-        syscalls.setns(pidfd, _ALL)
-        os.close(pidfd)
+    pidfd = descriptors.pop(0)
+    syscalls.setns(pidfd, _ALL)
+    os.close(pidfd)
     if joined is not None:
         joined.join(cloned=True)  # while we are still who may
     keep = capabilities.mask(order["capabilities"])

@@ -135,8 +135,7 @@ class Services:
             if slot.cgroup is not None:
                 self._sampler.send({"do": "add", "key": record.key, "group": slot.cgroup.id})
             else:
-                # An init of ours hides its own; a program that has ended already has none, and is not sampled.
-                own = record.namespaces.get("pid", f"/proc/{slot.pid}/ns/pid")
+                own = f"/proc/{slot.pid}/ns/pid"  # a program that has ended already has none, and is not sampled
                 message = {"do": "add", "key": record.key, "pid": slot.pid, "namespace": os.stat(own).st_ino}
                 proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:

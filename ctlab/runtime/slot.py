@@ -205,24 +205,17 @@ def _become(
         path = program.find(execute.argv[0], variables.get("PATH", program.DEFAULT_PATH), execute.workdir)
         lacks = program.lacking(path, execute.workdir, keep)
     marks.append(("inside: ready", time.monotonic_ns()))
-    init = execute.init or not execute.argv
-    _wait_for_go(birth.status, {"configured": True, "init": init, "path": path, "lacks": lacks, "marks": marks})
+    _wait_for_go(birth.status, {"configured": True, "path": path, "lacks": lacks, "marks": marks})
     targets = {0: stdin, 1: out, 2: err, launcher.REPORT: birth.status.detach()}
+    if not execute.argv:  # nobody will write: who keeps the streams need not
+        targets |= {1: stdin, 2: stdin}
     if body[0] == "script":
         targets[launcher.SCRIPT] = body[1]
     program.place(targets)
     birth.status = _socket.socket(fileno=launcher.REPORT)
-    if init:
-        # The program is a child; this process stays as the init that reaps, and that nobody inside may look into.
-        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-        try:
-            child = os.fork() if execute.argv else -1
-        except OSError as error:
-            raise program.birth_error(error) from None
-        with suppress(OSError):  # here and there, whoever comes first; the program may run already
-            os.setpgid(max(child, 0), 0)
-        if child:
-            _be_init(birth, keep, child)
+    child = _with_program() if execute.argv and execute.init else 0
+    if child or not execute.argv:
+        raise _be_init(birth, keep, child, variables)
     program.become(execute.user, keep, single_id=birth.context.single_id, bounded=True)
     resources.bound_processes(processes, by_exec=False)
     if birth.filter.late:
@@ -231,19 +224,23 @@ def _become(
     raise birth.context.launcher.become(execute.argv, path, execute.workdir, variables, script=script)
 
 
-def _be_init(birth: Birth, keep: int, child: int) -> NoReturn:
-    """`child`: the process that the container ends with; -1: none, it idles."""
+def _with_program() -> int:
+    """The program is to be a child: its pid, 0 in the child; who has it becomes the init."""
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # nobody inside may look into us before that
+    try:
+        child = os.fork()
+    except OSError as error:
+        raise program.birth_error(error) from None
+    with suppress(OSError):  # here and there, whoever comes first; the program may run already
+        os.setpgid(child, 0)
+    return child
+
+
+def _be_init(birth: Birth, keep: int, child: int, variables: dict[str, str]) -> OSError:
     program.become("0", keep, single_id=birth.context.single_id, bounded=True)
-    if child < 0:  # nobody will write: who keeps the streams need not
-        os.dup2(0, 1)
-        os.dup2(0, 2)
-    syscalls.close_all_but(set())
     if birth.filter.late:
         seccomp.install(birth.filter.late)
-    status = program.reap_until(child)
-    if os.WIFSIGNALED(status):
-        os._exit(128 + os.WTERMSIG(status))
-    os._exit(os.WEXITSTATUS(status))
+    return birth.context.launcher.be_init(child, variables)
 
 
 def _wait_for_go(status: _socket.socket, message: dict[str, Any]) -> None:

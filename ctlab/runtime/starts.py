@@ -64,6 +64,8 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
     execute = ops.decode(message.inside[-1:])[0]
     assert isinstance(execute, ops.Execute)
     record.path, record.workdir, record.lacks = "", execute.workdir, []
+    own = launcher.INIT_PASSES_ON if execute.init else None
+    record.init_sees = own if execute.argv else launcher.INIT_ENDS_BY
     record.terminals = []
     supervisor.on(slot.pidfd, lambda: ends.ended(supervisor, record, _status))
     supervisor.on(slot.status.fileno(), lambda: _status(supervisor, record))
@@ -107,7 +109,7 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
     record.links = message.links
     if message.endpoints:
         supervisor.services.name(record.name, message.endpoints)
-    if execute.argv and not execute.init and not execute.tty and not record.fresh_links:
+    if not execute.tty and not record.fresh_links:
         # The node's side is done and nothing else has to be asked: it may run as soon as it is ready itself.
         _collect(supervisor, record, slot)
         _go(supervisor, record, slot)
@@ -172,7 +174,7 @@ def _make_slot(supervisor: Supervisor, message: messages.Start, record: Record, 
         operations = pool.without_network(operations)
         if network != "node":
             other = supervisor.record(network)
-            joined = other.namespaces.get("net", other.pidfd)
+            joined = other.pidfd
             if joined < 0:
                 raise Refused("StateError", "the container whose network is to be shared isn't running")
     try:
@@ -239,8 +241,6 @@ def _status(supervisor: Supervisor, record: Record) -> None:
         record.path, record.lacks = message["path"], message["lacks"]
         if record.go_sent:
             return
-        if message["init"]:
-            record.namespaces = namespace_descriptors(slot.pid)
         _go_when_up(supervisor, record, slot, _CARRIER_TRIES)
         try:
             _collect(supervisor, record, slot)
@@ -304,14 +304,6 @@ def _carries(names: tuple[str, ...]) -> bool:
         except OSError:
             continue
     return True
-
-
-def namespace_descriptors(pid: int) -> dict[str, int]:
-    """The namespaces of a process that will hide itself: an init of ours isn't dumpable, so a pidfd won't do."""
-    return {
-        kind: os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
-        for kind in ("mnt", "pid", "net", "uts", "ipc", "cgroup")
-    }
 
 
 def _running(supervisor: Supervisor, record: Record) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import errno
+import os
 import platform
+import select
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kernel_help import ROOT
+from kernel_help import ROOT, children_of, patient, wait_until
 
-from ctlab.kernel import launcher_code
+from ctlab.kernel import launcher_code, syscalls
 from ctlab.kernel.launcher import FAILED_STATUS, read_report
 
 SCRIPT = ROOT / "scripts/assemble-launcher.py"
@@ -85,6 +89,135 @@ def test_it_becomes_the_program_with_nothing_open_but_its_own(machine: str, tmp_
     assert lines[2].split() == ["0", "1", "2", "3"]
     status, lines, report = _launch(machine, tmp_path, "A/usr", *shell)
     assert (status, report, lines[2].split()) == (0, None, ["0", "1", "2", "3", "9"])
+
+
+# An init whose first words to us are its streams' own; adopts what is left behind, as PID 1 of a namespace does.
+ADOPT = """
+import ctypes, os, sys, time
+program, *argv = sys.argv[1:]
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+os.dup2(os.open("/", os.O_RDONLY), 9, inheritable=True)
+child = 0
+if argv[-1] != "":
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)
+        os.execv("/bin/sh", ["sh", "-c", argv[-1]])
+    try:
+        os.setpgid(child, child)
+    except PermissionError:
+        pass  # it has, and executed its program
+words = [word.replace("CHILD", str(child)) for word in argv[:-1]]
+os.execv(program, words)
+"""
+
+
+class _Init:
+    """An init with a program (a shell's script) or, with "", without."""
+
+    def __init__(self, machine: str, folder: Path, script: str) -> None:
+        place = folder / "launcher"
+        place.write_bytes(bytes.fromhex(launcher_code.CODE[machine]))
+        place.chmod(0o755)
+        words = ["Dtlab-init", *(["CHILD"] if script else [])]
+        command = [str(place), *words]
+        if machine != platform.machine():
+            emulator = _need(f"qemu-{machine}", "qemu-user")
+            command = [emulator, emulator, "-0", words[0], str(place), *words[1:]]
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", ADOPT, *command, script], stdout=subprocess.PIPE, text=True
+        )
+        self.native = machine == platform.machine()
+
+    def is_ready(self) -> bool:
+        """Whether it waits for signals; an emulator does for it."""
+        return Path(f"/proc/{self.process.pid}/syscall").read_text().split()[0] == str(syscalls.RT_SIGTIMEDWAIT)
+
+    def waits(self) -> _Init:
+        assert wait_until(self.is_ready)
+        return self
+
+    def ends(self) -> int:
+        return self.process.wait(patient(10))
+
+    def said(self) -> str:
+        assert self.process.stdout is not None
+        assert select.select([self.process.stdout], [], [], patient(5))[0], "it says nothing"
+        return self.process.stdout.readline()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., _Init]]:
+    """An init with a program (a shell's script) or, with "", without."""
+    made: list[_Init] = []
+
+    def started(machine: str, script: str) -> _Init:
+        made.append(_Init(machine, tmp_path, script))
+        return made[-1]
+
+    yield started
+    for init in made:
+        init.process.kill()
+        init.process.communicate()
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_an_init_without_a_program_idles_until_it_is_told_to_end(machine: str, start: Callable[..., _Init]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        init = start(machine, "").waits()
+        for other in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT, signal.SIGCHLD):
+            init.process.send_signal(other)
+        if init.native:
+            assert Path(f"/proc/{init.process.pid}/comm").read_text() == "ctlab-init\n"
+            assert Path(f"/proc/{init.process.pid}/cmdline").read_bytes() == b"ctlab-init\0"
+            assert wait_until(lambda pid=init.process.pid: sorted(os.listdir(f"/proc/{pid}/fd")) == ["0", "1", "2"])
+        with pytest.raises(subprocess.TimeoutExpired):
+            init.process.wait(0.05)
+        init.process.send_signal(number)
+        assert init.ends() == 128 + number
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [("exit 7", 7), ("kill -9 $$", 128 + 9), ("sleep 0.05 & exit 255", 255), ("sh -c 'sleep 0.05 & :'; sleep 0.2", 0)],
+)
+def test_an_init_ends_as_its_program_does(machine: str, script: str, status: int, start: Callable[..., _Init]) -> None:
+    assert start(machine, script).ends() == status
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_an_init_reaps_what_is_left_to_it(machine: str, start: Callable[..., _Init]) -> None:
+    init = start(machine, "(sleep 0.05 & sleep 0.05 & echo left); while :; do sleep 0.02; done").waits()
+    assert init.said() == "left\n"
+    pid = init.process.pid
+    assert wait_until(lambda: len(children_of(pid)) == 1, 2), children_of(pid)
+    init.process.send_signal(signal.SIGTERM)
+    assert init.ends() == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_an_init_passes_signals_on(machine: str, start: Callable[..., _Init]) -> None:
+    traps = "".join(f"trap 'echo {name}' {name};" for name in ("HUP", "QUIT", "USR1", "USR2", "TERM"))
+    init = start(machine, f"{traps} echo up; while :; do sleep 0.02; done").waits()
+    assert init.said() == "up\n"
+    for name in ("HUP", "QUIT", "USR1", "USR2", "TERM"):
+        init.process.send_signal(getattr(signal, f"SIG{name}"))
+        assert init.said() == f"{name}\n"
+    init.process.send_signal(signal.SIGSTOP)
+    init.process.send_signal(signal.SIGCONT)
+    init.process.send_signal(signal.SIGINT)
+    assert init.ends() == 128 + signal.SIGINT
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_an_interrupt_is_for_the_programs_group(machine: str, start: Callable[..., _Init]) -> None:
+    inner = "trap 'echo inner; exit' INT; echo up; while :; do sleep 0.02; done"
+    init = start(machine, f'trap : INT; sh -c "{inner}"; exit 3').waits()
+    assert init.said() == "up\n"
+    init.process.send_signal(signal.SIGINT)
+    assert init.said() == "inner\n"
+    assert init.ends() == 3
 
 
 @pytest.mark.parametrize("machine", MACHINES)

@@ -27,6 +27,7 @@ LEFT_OUT: Mapping[str, str] = {
 LONG: Mapping[str, str] = {
     "test_bad_input_python.py": "sentences",
     "test_container_names.py": "names and addresses are the owner's",
+    "test_abandoned_starts.py": "processes of an owner's side",
     "test_copy_races.py": "as test_hostile_archives.py",
     "test_dead_lab.py": "what an owner's callers are told",
     "test_descriptors.py": "what an owner's limit of open files leaves room for",

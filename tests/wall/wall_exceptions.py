@@ -34,7 +34,11 @@ EXCEPTIONS = (
     Row("call personality", "of -1, which asks and changes nothing; podman's filter knows that number in 32 bits only"),
     Row(
         "sees the process ctlab-init",
-        "the first process of a container without a command, which podman hasn't; it can't be looked into",
+        "the first process of a container without a command, which podman hasn't",
+    ),
+    Row(
+        "looks into the first process: *",
+        "the same one: a page of machine code; all that it has is the container's root and environment",
     ),
 )
 

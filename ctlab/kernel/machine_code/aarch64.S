@@ -26,6 +26,8 @@ _start:
         mov     x19, sp                 /* [x19] = argc, [x19+8] = argv[0], ... */
         ldr     x20, [x19, 8]           /* x20 = argv[0]: FLAGS and the working directory */
         ldrb    w21, [x20]              /* w21 = FLAGS */
+        cmp     w21, 0x44
+        b.eq    init
 
         /* rt_sigprocmask(SIG_SETMASK, &empty, NULL, 8) */
         str     xzr, [sp, -16]!
@@ -97,6 +99,118 @@ _start:
         mov     x0, 70
         svc     0
         brk     0
+
+        /* -- the init ----------------------------------------------------------------------------------------- */
+init:
+        mov     w22, 0                  /* w22 = the program's pid, 0: there is none */
+        ldr     x1, [x19, 16]
+        cbz     x1, 11f
+        mov     w2, 10
+10:
+        ldrb    w0, [x1], 1
+        cbz     w0, 11f
+        sub     w0, w0, '0'
+        madd    w22, w22, w2, w0
+        b       10b
+11:
+        /* rt_sigprocmask(SIG_SETMASK, {HUP, INT, QUIT, USR1, USR2, TERM, CHLD}, NULL, 8) */
+        mov     x0, 0x4a07
+        movk    x0, 1, lsl 16
+        stp     x0, xzr, [sp, -16]!     /* [sp] = the signals, [sp + 8] = a status */
+        mov     x8, 135
+        mov     x0, 2
+        mov     x1, sp
+        mov     x2, 0
+        mov     x3, 8
+        svc     0
+
+        /* prctl(PR_SET_NAME, argv[0]) */
+        mov     w0, 'c'
+        strb    w0, [x20]
+        mov     x8, 167
+        mov     x0, 15
+        mov     x1, x20
+        svc     0
+
+        /* close_range(3, ~0, 0) */
+        mov     x8, 436
+        mov     x0, 3
+        mov     w1, -1
+        mov     x2, 0
+        svc     0
+reap:
+        /* wait4(-1, &status, WNOHANG, NULL) */
+        mov     x8, 260
+        mov     x0, -1
+        add     x1, sp, 8
+        mov     x2, 1
+        mov     x3, 0
+        svc     0
+        cbz     w0, wait                /* nobody has ended */
+        tbnz    w0, 31, 13f
+        ldr     w1, [sp, 8]
+        and     w2, w1, 0xff
+        cmp     w2, 0x7f
+        b.eq    12f
+        cmp     w0, w22
+        b.ne    reap
+
+        /* the program has ended: with its status, or 128 + its signal */
+        lsr     w0, w1, 8
+        ands    w2, w1, 0x7f
+        b.eq    leave
+        add     w0, w2, 128
+        b       leave
+12:
+        /* ptrace(PTRACE_DETACH, pid, 0, its signal, but SIGTRAP) */
+        ubfx    w3, w1, 8, 8
+        cmp     w3, 5
+        csel    w3, wzr, w3, eq
+        mov     x8, 117
+        mov     w1, w0
+        mov     x0, 17
+        mov     x2, 0
+        svc     0
+        b       reap
+13:
+        cmn     w0, 10                  /* ECHILD: there is nobody */
+        b.ne    broken
+wait:
+        /* rt_sigtimedwait(&signals, NULL, NULL, 8) */
+        mov     x8, 137
+        mov     x0, sp
+        mov     x1, 0
+        mov     x2, 0
+        mov     x3, 8
+        svc     0
+        cmp     w0, 17                  /* SIGCHLD */
+        b.eq    reap
+        tbnz    w0, 31, 16f
+        cbz     w22, 15f
+
+        /* kill(the program or, of an interrupt, its process group, signal) */
+        mov     w1, w0
+        cmp     w1, 2
+        cneg    w0, w22, eq
+        mov     x8, 129
+        svc     0
+        b       wait
+15:
+        /* it idles: HUP, INT and TERM end it */
+        mov     w1, 0x8006              /* bit n: signal n */
+        lsr     w1, w1, w0
+        tbz     w1, 0, wait
+        add     w0, w0, 128
+leave:
+        mov     x8, 94
+        svc     0                       /* exit_group(status) */
+        brk     0
+16:
+        cmn     w0, 4                   /* EINTR: it was stopped and goes on */
+        b.eq    wait
+broken:
+        mov     w0, 70                  /* a filter forbids what it needs */
+        b       leave
 
         /* -- the function: long list_of_calls(const uint64_t calls[][7], uint64_t count, uint64_t failed[2]) -- */
         .balign 16

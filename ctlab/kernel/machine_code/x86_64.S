@@ -1,8 +1,9 @@
 /* The launcher: the last program of ours that a process runs before it becomes what a container chose.
 
-   One file that is two things:
+   One file that is three things:
    - a static executable (`_start`), which is what `/proc/self/exe` names while the kernel resolves the container's
      path, and which closes every descriptor that isn't the program's before it names that path;
+   - with another FLAGS, the init (`init`) of a container that has no program, or whose program isn't its first process;
    - behind it a function (`list_of_calls`), which runners map from the same file: it makes a child with vfork
      semantics and performs a list of system calls in it.
 
@@ -13,7 +14,10 @@
    Started as: argv = [FLAGS + working directory, path, argv[0] of the program, ...], descriptor 3 = report.
    FLAGS is one character, 0x40 + 1 (keep descriptor 9: a script) + 2 (descriptor 0 is to be the controlling terminal).
    Where it fails it writes two 32-bit words to the report, the step (1: working directory, 2: program) and the errno,
-   and exits with 70; success closes the report, which is close-on-exec. */
+   and exits with 70; success closes the report, which is close-on-exec.
+
+   Started as an init: argv = [FLAGS + name's rest, pid], FLAGS = 0x44, which it replaces by the name's first letter
+   for whoever looks at its title; pid is the program's in decimal, absent where there is none. */
 
         .intel_syntax noprefix
         .text
@@ -41,6 +45,8 @@ program_headers:
 _start:
         mov     rbx, rsp                /* [rbx] = argc, [rbx+8] = argv[0], ... (no call is made: no stack is used) */
         mov     r12, [rbx + 8]          /* r12 = argv[0]: FLAGS and the working directory */
+        cmp     byte ptr [r12], 0x44    /* all of it: a container may execute this file by any name */
+        je      init
 
         /* The signals that runners block: rt_sigprocmask(SIG_SETMASK, &empty, NULL, 8) */
         push    0
@@ -116,6 +122,129 @@ _start:
         mov     edi, 70
         syscall
         hlt
+
+        /* -- the init: it reaps, passes signals on, and ends with its program ---------------------------------------
+           Nothing is handled, all is waited for: the signals are blocked, so none is lost, and there is no moment
+           between looking for the dead and sleeping. */
+init:
+        xor     r13d, r13d              /* r13 = the program's pid, 0: there is none */
+        mov     rsi, [rbx + 16]
+        test    rsi, rsi
+        jz      11f
+10:
+        movzx   eax, byte ptr [rsi]
+        test    eax, eax
+        jz      11f
+        imul    r13d, r13d, 10
+        lea     r13d, [r13 + rax - '0']
+        inc     rsi
+        jmp     10b
+11:
+        /* rt_sigprocmask(SIG_SETMASK, {HUP, INT, QUIT, USR1, USR2, TERM, CHLD}, NULL, 8) */
+        sub     rsp, 16                 /* [rsp] = the signals, [rsp + 8] = a status */
+        mov     qword ptr [rsp], 0x14a07
+        mov     eax, 14
+        mov     edi, 2
+        mov     rsi, rsp
+        xor     edx, edx
+        mov     r10d, 8
+        syscall
+
+        /* What it is called: prctl(PR_SET_NAME, argv[0]) */
+        mov     byte ptr [r12], 'c'
+        mov     eax, 157
+        mov     edi, 15
+        mov     rsi, r12
+        syscall
+
+        /* Whoever waits for the report's end hears it now: close_range(3, ~0, 0) */
+        mov     eax, 436
+        mov     edi, 3
+        mov     esi, -1
+        xor     edx, edx
+        syscall
+reap:
+        /* wait4(-1, &status, WNOHANG, NULL) */
+        mov     eax, 61
+        mov     rdi, -1
+        lea     rsi, [rsp + 8]
+        mov     edx, 1
+        xor     r10d, r10d
+        syscall
+        test    eax, eax
+        jz      wait                    /* nobody has ended */
+        js      13f
+        mov     ecx, [rsp + 8]
+        cmp     cl, 0x7f
+        je      12f
+        cmp     eax, r13d
+        jne     reap
+
+        /* The program has ended: with its status, or 128 + its signal */
+        mov     edi, ecx
+        shr     edi, 8
+        and     ecx, 0x7f
+        jz      leave
+        lea     edi, [rcx + 128]
+        jmp     leave
+12:
+        /* It has made us its tracer (PTRACE_TRACEME), stopped, and waits for our word:
+           ptrace(PTRACE_DETACH, pid, 0, its signal, but SIGTRAP) */
+        movzx   r10d, byte ptr [rsp + 9]
+        cmp     r10d, 5
+        jne     1f
+        xor     r10d, r10d
+1:
+        mov     esi, eax
+        mov     eax, 101
+        mov     edi, 17
+        xor     edx, edx
+        syscall
+        jmp     reap
+13:
+        cmp     eax, -10                /* ECHILD: there is nobody */
+        jne     broken
+wait:
+        /* rt_sigtimedwait(&signals, NULL, NULL, 8) */
+        mov     eax, 128
+        mov     rdi, rsp
+        xor     esi, esi
+        xor     edx, edx
+        mov     r10d, 8
+        syscall
+        cmp     eax, 17                 /* SIGCHLD */
+        je      reap
+        test    eax, eax
+        js      16f
+        mov     esi, eax
+        test    r13d, r13d
+        jz      15f
+
+        /* kill(the program, signal); an interrupt is for its process group, as a terminal's is */
+        mov     edi, r13d
+        cmp     esi, 2
+        jne     14f
+        neg     edi
+14:
+        mov     eax, 62
+        syscall
+        jmp     wait
+15:
+        /* It idles: HUP, INT and TERM end it */
+        lea     edi, [rax + 128]
+        mov     edx, 0x8006             /* bit n: signal n */
+        bt      edx, eax
+        jnc     wait
+leave:
+        mov     eax, 231
+        syscall                         /* exit_group(status) */
+        hlt
+16:
+        cmp     eax, -4                 /* EINTR: it was stopped and goes on */
+        je      wait
+broken:
+        mov     edi, 70                 /* a filter forbids what it needs */
+        jmp     leave
 
         /* -- the function -------------------------------------------------------------------------------------
            long list_of_calls(const uint64_t calls[][7], uint64_t count, uint64_t failed[2])
