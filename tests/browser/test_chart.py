@@ -106,7 +106,7 @@ def test_thirty_busy_containers_hold_up_no_other_cell(notebook: Callable[..., An
 
     before = pictures(book, 2)
     good(book, 4)
-    assert pictures(book, 2) >= before + 4  # while a cell computes
+    assert pictures(book, 2) >= before + 2  # while a cell computes, for 5 s
     good(book, 5)
     book.output(2).locator("svg.ctlab-chart").wait_for()
 
