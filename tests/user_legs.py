@@ -24,20 +24,20 @@ FOR_EACH = (
 # What depends on it less: as one of them, in the long form as each.
 FOR_ONE: Mapping[str, tuple[str, ...]] = {
     "range-and-folders": (
-        "test_cgroup_stats.py", "test_container_life.py", "test_host_mounts.py", "test_logs.py", "test_many_callers.py",
+        "test_cgroup_stats.py", "test_container_life.py", "test_host_mounts.py", "test_logs.py",
         "test_oom_quick.py", "test_sampler.py", "test_shell.py",
         "../wall/test_escapes.py",
     ),
     "range": (
         "test_bad_input_python.py", "test_copy.py", "test_copy_hardening.py", "test_dump.py", "test_exec.py",
-        "test_explain_container.py", "test_growth.py", "test_images.py", "test_interrupt_groups.py",
+        "test_explain_container.py", "test_images.py", "test_interrupt_groups.py",
         "test_link_stats.py", "test_netlink_decoded.py", "test_networks.py", "test_real_programs.py",
-        "test_runtime_folders.py", "../notebook/test_dead_lab_magics.py", "../notebook/test_fingers.py",
+        "test_runtime_folders.py", "../notebook/test_fingers.py",
         "../wall/test_escape_classes.py",
     ),
     "one-id": (
         "test_capabilities.py", "test_container_names.py", "test_dead_lab.py", "test_descriptors.py",
-        "test_helpers.py", "test_hostile_archives.py", "test_labs.py", "test_launcher.py", "test_openat2.py",
+        "test_labs.py", "test_launcher.py", "test_openat2.py",
         "test_own_limits.py", "test_owner_environment.py", "test_packets_stay.py", "test_races.py",
         "test_script_descriptors.py", "test_seccomp.py", "../wall/test_around.py",
     ),
@@ -49,7 +49,8 @@ LONG = (
     "test_engines.py", "test_explain_node.py", "test_filters.py", "test_flood_descriptors.py",
     "test_flood_keys.py", "test_flood_memory.py", "test_flood_networks.py", "test_flood_processes.py",
     "test_flood_storage.py", "test_interrupted_changes.py", "test_interrupts.py", "test_keyring.py",
-    "test_pool.py", "test_proc_stats.py",
+    "test_growth.py", "test_helpers.py", "test_hostile_archives.py", "test_many_callers.py",
+    "test_pool.py", "test_proc_stats.py", "../notebook/test_dead_lab_magics.py",
     "test_vm_cache.py", "test_vm_shares.py",
 )  # fmt: skip
 _ROOTS_FOLDERS = "makes folders in hierarchies that are root's; test_cgroup_user.py does the same as a user"
