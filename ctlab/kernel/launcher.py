@@ -167,7 +167,9 @@ class Launcher:
         """Become the init of this PID namespace, which reaps; returns only if it couldn't.
 
         `child`: the program, to which signals are passed on and with which it ends; 0: there is none, so it idles.
+        It may run already, and can trace this process from the end of its exec on: by then the report is closed.
         """
+        os.set_inheritable(REPORT, False)
         words = [chr(_FLAGS + _AS_INIT) + _INIT[1:], *([str(child)] if child else [])]
         return self._execute(_texts([word.encode() for word in words]), _variables(environment))
 

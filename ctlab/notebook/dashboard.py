@@ -17,8 +17,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ctlab import units
-from ctlab.apart import ready
+from ctlab import apart, units
 from ctlab.errors import BadInput, StateError
 from ctlab.interrupts import interruptible
 from ctlab.notebook import shown
@@ -145,17 +144,13 @@ class Dashboard:
 
     def _make_widget(self) -> None:
         """The widget with its first picture: a view that is made of it is never empty, whoever can't be heard."""
-        try:
-            ready("ctlab.notebook.dashboard_widget")
-            from ctlab.notebook.dashboard_widget import DashboardWidget, wire
-        except FileNotFoundError:
-            self._failure = "no live chart: its script isn't built (pip install . builds it)"
-        except ImportError as error:
-            self._failure = f"no live chart: {error}"
+        widgets, failure = apart.widgets("ctlab.notebook.dashboard_widget", "chart")
+        if widgets is None:
+            self._failure = failure
         else:
             number = self._pace.sent(time.monotonic(), 0.0)
-            first = wire(self._picture(POINTS), number, self._source.name)
-            self._widget = DashboardWidget(first, self._period, self._hear)
+            first = widgets.wire(self._picture(POINTS), number, self._source.name)
+            self._widget = widgets.DashboardWidget(first, self._period, self._hear)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """The chart as it is now, static: it needs no kernel, and the page no script."""

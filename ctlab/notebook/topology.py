@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ctlab.apart import ready
+from ctlab import apart
 from ctlab.errors import CtlabError
 from ctlab.notebook import shown, theme
 from ctlab.notebook.coalesce import Coalesced
@@ -121,15 +121,9 @@ class Topology:
         """The live map, made when first asked for; None where there can't be one, or once frozen."""
         with self._lock:
             if self._widget is None and not self._frozen and not self._problem and _has_kernel():
-                try:
-                    ready("ctlab.notebook.topology_widget")
-                    from ctlab.notebook.topology_widget import TopologyWidget
-                except FileNotFoundError:
-                    self._problem = "no live map: its script isn't built (pip install . builds it)"
-                except ImportError as error:
-                    self._problem = f"no live map: {error}"
-                else:
-                    self._widget = TopologyWidget(**self._state())
+                widgets, self._problem = apart.widgets("ctlab.notebook.topology_widget", "map")
+                if widgets is not None:
+                    self._widget = widgets.TopologyWidget(**self._state())
                     self._widget.observe(self._on_selected, "selected")
                     self._widget.observe(self._on_moved, "moved")
                     self._widget.observe(lambda _: self.tidy(), "tidy_requests")

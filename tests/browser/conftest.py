@@ -17,7 +17,7 @@ import pytest
 playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright")
 pytest.importorskip("jupyterlab", reason="browser tests need JupyterLab")
 
-from jupyter_browser import CHROMIUM, CHROMIUM_FLAGS, Notebook, Server  # noqa: E402 - it imports what may be missing
+from jupyter_browser import CHROMIUM, CHROMIUM_FLAGS, ROOT, Notebook, Server  # noqa: E402 - it imports what may be missing
 
 OpenNotebook = Callable[..., Notebook]
 FAILED = pytest.StashKey[bool]()
@@ -30,6 +30,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.when == "call":
         item.stash[FAILED] = report.failed
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def built() -> None:
+    """The widgets' scripts have to be there."""
+    for name in ("topology", "chart"):
+        if not (ROOT / f"ctlab/static/{name}.js").is_file():
+            pytest.skip(f"ctlab/static/{name}.js isn't built (pip install -e . builds it)")
 
 
 @pytest.fixture(scope="session")

@@ -167,6 +167,11 @@ class Notebook:
         """Run a cell to its end. An error in it is an output, see `outputs`."""
         self.page.evaluate(_RUN, index)
 
+    def good(self, index: int) -> None:
+        """Run a cell that must not fail."""
+        self.run(index)
+        assert [output for output in self.outputs(index) if output["output_type"] == "error"] == []
+
     def cell(self, index: int) -> Locator:
         """The cell, as an element of the page."""
         return self.page.locator(".jp-Notebook .jp-Cell").nth(index)

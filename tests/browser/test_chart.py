@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ pytestmark = [
     pytest.mark.kernel, pytest.mark.browser, pytest.mark.usefixtures("usable"),
 ]  # fmt: skip
 
-ROOT = Path(__file__).resolve().parents[2]
 LIVE = ".ctlab-live[data-state=live][data-drawn]"
 START = "%load_ext ctlab\n%lab start many\n%network create blue --subnet 10.10.0.0/16"
 # Each has a traffic and a process tree that moves; all of them together take a tenth of a processor.
@@ -40,19 +38,6 @@ _RESULT = """async (index) => {
 _PAPER = "(root) => getComputedStyle(root).backgroundColor"
 
 
-@pytest.fixture(autouse=True)
-def built() -> None:
-    """The chart's script has to be there."""
-    if not (ROOT / "ctlab/static/chart.js").is_file():
-        pytest.skip("ctlab/static/chart.js isn't built (pip install -e . builds it)")
-
-
-def good(book: Any, index: int) -> None:
-    """Run a cell that must not fail."""
-    book.run(index)
-    assert [output for output in book.outputs(index) if output["output_type"] == "error"] == []
-
-
 def pictures(book: Any, cell: int) -> int:
     """The number of the newest picture on the page."""
     return int(book.output(cell).locator(".ctlab-live").get_attribute("data-drawn"))
@@ -74,8 +59,8 @@ def quietest(book: Any, cell: int, enough: float) -> float:
 def test_thirty_busy_containers_hold_up_no_other_cell(notebook: Callable[..., Any]) -> None:
     book = notebook([START, BUSY.format(count=30), "%stats --live", "6 * 7", COMPUTE, "%lab stop"])
     throttle = book.page.context.new_cdp_session(book.page)
-    good(book, 0)
-    good(book, 1)
+    book.good(0)
+    book.good(1)
     results(book, 3, 3)
     alone = results(book, 3)
     throttle.send("Emulation.setCPUThrottlingRate", {"rate": 6})
@@ -83,7 +68,7 @@ def test_thirty_busy_containers_hold_up_no_other_cell(notebook: Callable[..., An
     throttle.send("Emulation.setCPUThrottlingRate", {"rate": 1})
 
     began = book.page.evaluate("performance.now()")
-    good(book, 2)
+    book.good(2)
     book.output(2).locator(LIVE).wait_for()
     first = (book.page.evaluate("performance.now()") - began) / 1000
     assert first <= patient(6), first  # 1 on a machine that has nothing else to do; it was 9 to 26
@@ -105,9 +90,9 @@ def test_thirty_busy_containers_hold_up_no_other_cell(notebook: Callable[..., An
     throttle.send("Emulation.setCPUThrottlingRate", {"rate": 1})
 
     before = pictures(book, 2)
-    good(book, 4)
+    book.good(4)
     assert pictures(book, 2) >= before + 2  # while a cell computes, for 5 s
-    good(book, 5)
+    book.good(5)
     book.output(2).locator("svg.ctlab-chart").wait_for()
 
 
@@ -118,7 +103,7 @@ def test_it_says_what_is_so_and_covers_nothing(notebook: Callable[..., Any]) -> 
     )  # fmt: skip
     page = book.page
     for index in range(3):
-        good(book, index)
+        book.good(index)
     view = book.output(2).locator(LIVE)
     view.wait_for()
     light = view.evaluate(_PAPER)
@@ -163,16 +148,16 @@ def test_it_says_what_is_so_and_covers_nothing(notebook: Callable[..., Any]) -> 
     }"""
     page.evaluate(see, True)
     page.wait_for_timeout(1000)  # what was under way
-    good(book, 3)
+    book.good(3)
     page.wait_for_timeout(3000)
-    good(book, 4)
+    book.good(4)
     assert book.outputs(4)[0]["text"] == "0\n"
     before = pictures(book, 2)
     page.evaluate(see, False)
     page.wait_for_function(f"document.querySelector('.ctlab-live').dataset.drawn > {before}")
 
     # Another one takes its place; what is left of it is a picture.
-    good(book, 5)
+    book.good(5)
     book.output(2).locator("svg.ctlab-chart").wait_for()
     book.output(5).locator(LIVE).wait_for()
     # The page is loaded anew, with the same kernel: it goes on.

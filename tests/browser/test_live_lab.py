@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ pytestmark = [
     pytest.mark.kernel, pytest.mark.browser, pytest.mark.usefixtures("usable"),
 ]  # fmt: skip
 
-ROOT = Path(__file__).resolve().parents[2]
 MAP = ".ctlab-topology[data-ready=true]"
 CHART = ".ctlab-live[data-drawn]"
 WEB = "%container run -d --name web --network blue --wait port:80 -- python3 -m http.server 80"
@@ -50,20 +48,6 @@ _WATCH_CHART = """async (index) => {
 }"""
 
 
-@pytest.fixture(autouse=True)
-def built() -> None:
-    """The map's script has to be there."""
-    if not (ROOT / "ctlab/static/topology.js").is_file():
-        pytest.skip("ctlab/static/topology.js isn't built (pip install -e . builds it)")
-
-
-def good(book: Any, index: int) -> None:
-    """Run a cell that must not fail."""
-    book.run(index)
-    errors = [output for output in book.outputs(index) if output["output_type"] == "error"]
-    assert errors == [], book.outputs(index)
-
-
 def test_the_map_follows_and_a_click_reaches_python(notebook: Callable[..., Any]) -> None:
     book = notebook(
         [
@@ -78,17 +62,17 @@ def test_the_map_follows_and_a_click_reaches_python(notebook: Callable[..., Any]
         ]
     )
     for index in range(3):
-        good(book, index)
+        book.good(index)
     view = book.output(2).locator(MAP)
     view.wait_for()
     assert (view.get_attribute("data-containers"), view.get_attribute("data-edges")) == ("1", "1")
 
-    good(book, 3)
+    book.good(3)
     book.output(2).locator(f"{MAP}[data-containers='2'][data-edges='2']").wait_for()
     state = "(root, id) => jupyterapp && root.querySelector('footer').textContent"
-    good(book, 4)
+    book.good(4)
     book.output(2).locator(f"{MAP} footer", has_text=re.compile("paused|exited")).wait_for()
-    good(book, 5)
+    book.good(5)
     book.output(2).locator(f"{MAP}[data-containers='1'][data-edges='1']").wait_for()
     assert not re.search("paused|exited", view.evaluate(state))
 
@@ -99,9 +83,9 @@ def test_the_map_follows_and_a_click_reaches_python(notebook: Callable[..., Any]
     book.output(2).locator(f"{MAP}[data-selected='container:web']").wait_for()
     view.locator("aside dd", has_text="10.10.0.2").first.wait_for()
     view.locator("aside dd", has_text="http.server").first.wait_for()
-    good(book, 6)
+    book.good(6)
     assert book.outputs(6)[0]["text"].startswith("['container:web'] container:web")
-    good(book, 7)
+    book.good(7)
     book.output(2).locator(f"{MAP} footer", has_text="exited").wait_for()
 
 
@@ -118,7 +102,7 @@ def test_the_chart_moves_while_a_cell_computes_and_all_stays_as_pictures(noteboo
         ]
     )
     for index in range(4):
-        good(book, index)
+        book.good(index)
     book.output(3).locator(f"{CHART} .scatterlayer path.js-line").first.wait_for()
 
     seen = book.page.evaluate(_WATCH_CHART, 4)
@@ -126,8 +110,8 @@ def test_the_chart_moves_while_a_cell_computes_and_all_stays_as_pictures(noteboo
     assert len(set(seen)) >= 4, seen  # pictures
     assert seen[-1] - seen[0] > 2000, seen  # ms of samples
 
-    good(book, 5)
-    good(book, 6)
+    book.good(5)
+    book.good(6)
     book.output(2).locator("svg.ctlab-map").wait_for()
     book.output(3).locator("svg.ctlab-chart").wait_for()
     assert book.output(2).locator(".ctlab-topology").count() == book.output(3).locator(CHART).count() == 0

@@ -51,8 +51,6 @@ def point(page: Any, view: Any, element: str) -> tuple[float, float]:
 
 
 def test_the_live_map(notebook: Callable[..., Any]) -> None:
-    if not (ROOT / "ctlab/static/topology.js").is_file():
-        pytest.skip("ctlab/static/topology.js isn't built (pip install -e . builds it)")
     book = notebook(
         [
             SETUP,
@@ -168,8 +166,6 @@ OVERLAPS = """(svg) => {
 
 @pytest.mark.parametrize("name", ["router-7", "states", "campus-200"])
 def test_the_live_map_and_the_picture_are_the_same(notebook: Callable[..., Any], name: str) -> None:
-    if not (ROOT / "ctlab/static/topology.js").is_file():
-        pytest.skip("ctlab/static/topology.js isn't built (pip install -e . builds it)")
     book = notebook([f"{SAME}topology = Topology(Source(WORLDS[{name!r}]))\ntopology", GEOMETRY, "HTML(topology.svg)"])
     book.run(0)
     view = book.output(0).locator(MAP)

@@ -58,6 +58,25 @@ def test_it_leads_a_session_and_holds_its_streams_only(stays: launcher.Launcher)
         os.close(null)
 
 
+def test_an_init_holds_its_streams_only_from_its_first_instruction_on(stays: launcher.Launcher) -> None:
+    """Its program may run by then, and would find the supervisor's socket in what it can look into."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.dup2(os.open("/dev/null", os.O_RDWR), launcher.REPORT, inheritable=True)
+            stays.be_init(0, {})
+        finally:
+            os._exit(1)
+    try:
+        here = Path(f"/proc/{pid}")
+        assert wait_until(lambda: os.readlink(here / "exe").endswith("/launcher"))
+        inherited = {number for number in range(1024) if is_inherited(os.getpid(), number)}  # the test's own
+        assert {int(entry.name) for entry in (here / "fd").iterdir()} == {0, 1, 2} | inherited - {launcher.REPORT}
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
 def test_a_runner_is_in_no_process_group_but_its_own_and_leaves_nothing_open(lab: Any) -> None:
     """A second wall: what a runner's child could signal or use is the runner's."""
     container = lab.run(["sleep", "60"])
