@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from . import units
 from .errors import ProgramFailed, one_line
 from .interrupts import interruptible
+from .keywords import checked
 
 if TYPE_CHECKING:
     from .execution import Execution
@@ -41,6 +42,7 @@ def ended(returncode: int | None, oom_killed: bool) -> tuple[str, bool]:
     return signal or str(returncode), bool(returncode) and (signal is None or signal in _FAULTS)
 
 
+@checked
 @dataclass(frozen=True)
 class Completed:
     """A program that has ended.
@@ -141,6 +143,7 @@ class Logs(str):
         return dropped + str(self)
 
 
+@checked
 class Process:
     """A program that was started by ``exec -d`` and goes on."""
 

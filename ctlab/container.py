@@ -14,9 +14,10 @@ from .completed import Completed, Logs, Process, signal_of
 from .errors import BadInput, LabGone, NotFound, StateError
 from .execution import Sink
 from .interrupts import interruptible
+from .keywords import checked, unknown_keyword
 from .names import is_pattern, key, nearest
 from .plan import limits as limits_plan
-from .request import checked, limits_of
+from .request import limits_of
 from .runtime import messages, own_limits
 from .spec import ContainerSpec, EndpointSpec
 from .spelling import in_a_magic
@@ -40,6 +41,7 @@ def _copy_interrupted(container: Container, *_: object, **__: object) -> str:
 
 
 @own_limits.told
+@checked
 class Container:
     """A container of a lab. Properties never ask the kernel; methods do. Bound to the id, not to the name."""
 
@@ -231,8 +233,6 @@ class Container:
         known = ("cpus", "cpu_shares", "cpuset_cpus", "memory", "pids_limit")
         for word in keywords:
             if word not in known:
-                from .request import unknown_keyword
-
                 raise unknown_keyword(word, known)
         from . import changing
 
@@ -240,7 +240,6 @@ class Container:
         return self
 
     # -- running something in it --------------------------------------------------------------------
-    @checked
     def exec(
         self,
         command: str | Sequence[str],
@@ -264,7 +263,6 @@ class Container:
             detach=detach, sink=sink,
         )  # fmt: skip
 
-    @checked
     def script(
         self,
         text: str,
@@ -284,7 +282,6 @@ class Container:
         )  # fmt: skip
 
     # -- what it wrote ------------------------------------------------------------------------------
-    @checked
     def logs(self, *, tail: int | None = None, since: str | float | None = None, timestamps: bool = False) -> Logs:
         """What it wrote to stdout and stderr, as far as it is kept."""
         self._alive()
@@ -292,7 +289,6 @@ class Container:
         return output.logs(self, tail=tail, since_seconds=seconds, timestamps=timestamps)
 
     @interruptible(_interrupted("the following of"))
-    @checked
     def follow(
         self,
         sink: Sink,

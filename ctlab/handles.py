@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from .apart import ready
 from .cards import NO_FORMULAS
 from .errors import NotFound, one_line
+from .keywords import checked
 from .names import did_you_mean
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@checked
 class Handles(Sequence[T], Generic[T]):
     """What `ps`, `ls` and the lab's listings return. `row` gives the columns shown of one object."""
 

@@ -18,12 +18,13 @@ from .container import Container
 from .errors import BadInput, NameInUse, StateError
 from .explaining import explain_container, in_vm
 from .images import reference
+from .keywords import unknown_keyword
 from .lab import Lab, rootfs_top
 from .names import key
 from .network import Network, plan_network
 from .plan import network as network_plan
 from .plan.limits import check as check_limits
-from .request import KEYWORDS, check_body, container_spec, unknown_keyword
+from .request import KEYWORDS, check_body, container_spec
 from .words_of_command import split_command
 
 if TYPE_CHECKING:

@@ -17,11 +17,12 @@ from .errors import BadInput, LabGone, NotFound
 from .handles import Handles
 from .hearing import hear
 from .interrupts import interruptible
+from .keywords import checked, unknown_keyword
 from .names import did_you_mean, is_pattern, key
 from .network import Network
 from .plan import network as network_plan
 from .plan import ops, rootfs
-from .request import KEYWORDS, check_body, checked, unknown_keyword
+from .request import KEYWORDS, check_body
 from .runtime import messages, own_limits
 from .runtime.client import Client
 from .runtime.connection import Reply, Request, T
@@ -54,6 +55,7 @@ def _wait_interrupted(_: Lab, container: str | Container, port: int, *__: object
 
 
 @own_limits.told
+@checked
 class Lab:
     """A lab. It starts in the constructor and ends with `with`, `stop()` or this process, never by garbage collection.
 
@@ -67,7 +69,6 @@ class Lab:
     """
 
     @interruptible(lambda lab, name="lab", **_: f"the start of lab {name!r}; nothing of it is left")
-    @checked
     def __init__(
         self,
         name: str = "lab",
@@ -196,7 +197,6 @@ class Lab:
 
     # -- making -------------------------------------------------------------------------------------
     @interruptible(lambda lab, name, **_: f"the making of network {name!r}; lab.networks says whether it is there")
-    @checked
     def network(
         self,
         name: str,
@@ -394,7 +394,6 @@ class Lab:
         ]
 
     @interruptible(_wait_interrupted)
-    @checked
     def wait_for(self, container: str | Container, port: int, timeout: float | str = 5.0) -> None:
         """Wait until something in a container listens on a TCP port; TimeoutError."""
         from .measuring import wait_for_port

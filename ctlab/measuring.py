@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .errors import BadInput, StateError, TimedOut
-from .request import unknown_keyword
+from .keywords import unknown_keyword
 from .runtime import messages, packets
 
 if TYPE_CHECKING:

@@ -22,9 +22,10 @@ from .ipam import (
     parse_subnet,
 )
 from .ipam import Network as Subnet
+from .keywords import checked
 from .names import check_name, key
 from .plan import network as network_plan
-from .request import checked, several, whole_number
+from .request import several, whole_number
 from .runtime import own_limits
 from .spec import EndpointSpec, NetworkSpec
 from .spelling import in_a_magic, option
@@ -38,6 +39,7 @@ _LATER = {"overlay", "macvlan", "ipvlan"}
 
 
 @own_limits.told
+@checked
 class Network:
     """A network of a lab. Make it with `Lab.network`."""
 
@@ -84,7 +86,6 @@ class Network:
         other = self.lab._networks.get(key(self.name))
         return f": take lab.networks['{other.name}']" if other is not None else ""
 
-    @checked
     def connect(self, container: str | Container, *, ip: str | None = None, ip6: str | None = None,
                 mac_address: str | None = None) -> Container:  # fmt: skip
         """Give a container an endpoint here, running or not."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import operator
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from . import security_options, units
 from .errors import BadInput, NotFound, Unsupported
 from .kernel.capabilities import DEFAULT, GRANTABLE, NUMBER
-from .names import check_name, did_you_mean, nearest, parse_signal
+from .names import check_name, did_you_mean, parse_signal
 from .plan.limits import PIDS_DEFAULT, Limits
 from .plan.ops import is_kernels
 from .reading import read_text
@@ -27,18 +26,6 @@ KEYWORDS = frozenset(
         "stop_timeout", "publish", "stdin", "script",
     }
 )  # fmt: skip
-
-_DOCKER_ONLY = {
-    "privileged": "containers of a lab are never privileged",
-    "restart": "restart policies aren't in this version; run the cell again",
-    "publish": "published ports come with the networks issue; from a cell use web.exec([...]) or another container",
-    "detach": "Lab.run always is detached; lab.run(...).wait() waits",
-    "remove": "it is called rm",
-    "volumes": "they are called mounts",
-    "environment": "it is called env",
-    "command": "it is the first argument",
-}
-
 
 SCRIPT_DESCRIPTOR = 9
 MOST_MOUNTS = 250  # each is a descriptor in one message, which carries 253 (SCM_MAX_FD), and the body may be two more
@@ -87,34 +74,6 @@ def _text(item: object) -> str:
     if isinstance(item, os.PathLike):
         return str(os.fspath(item))
     return str(item.name) if hasattr(item, "pools") else str(item)  # type: ignore[attr-defined]  # a Network's
-
-
-def unknown_keyword(word: str, known: Iterable[str]) -> BadInput:
-    """The error for a keyword that isn't there: Docker's are named as such, others with the nearest one."""
-    if word in _DOCKER_ONLY:
-        return BadInput(f"{word}= isn't in ctlab: {_DOCKER_ONLY[word]}")
-    near = nearest(word, known)
-    return BadInput(
-        f"no keyword {word}=" + (f"; did you mean {near}=?" if near else f"; there are {', '.join(sorted(known))}")
-    )
-
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def checked(function: F) -> F:
-    """A method that says of a keyword that it doesn't have what there is instead, as `Lab.run` does."""
-    code = function.__code__
-    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount][1:]
-    have = frozenset(known)
-
-    @functools.wraps(function)
-    def call(*arguments: Any, **keywords: Any) -> Any:
-        if not have.issuperset(keywords):
-            raise unknown_keyword(next(word for word in keywords if word not in have), known)
-        return function(*arguments, **keywords)
-
-    return cast(F, call)
 
 
 def limits_of(keywords: Mapping[str, Any], base: Limits | None = None) -> Limits:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ctlab import apart
 from ctlab.errors import CtlabError
+from ctlab.keywords import checked
 from ctlab.notebook import shown, theme
 from ctlab.notebook.coalesce import Coalesced
 from ctlab.notebook.map_boxes import Point
@@ -51,6 +52,7 @@ class Source(Protocol):
         """What to show of one element: name → value. An element that is gone: a CtlabError or KeyError."""
 
 
+@checked
 class Topology:
     """The map of a source, kept up to date until `freeze`; show it as often as you like.
 
