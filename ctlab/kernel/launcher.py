@@ -40,7 +40,7 @@ _REPORT_MS = 2000  # from the birth to the program, or to the report that there 
 
 _FLAGS, _WITH_SCRIPT, _WITH_TERMINAL, _AS_INIT = 0x40, 1, 2, 4
 INIT_ENDS_BY = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)  # where it has no program
-INIT_PASSES_ON = (*INIT_ENDS_BY, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+INIT_PASSES_ON = tuple(range(1, 65))
 _INIT = "ctlab-init"  # what the init is called; its first letter is in the machine code, too
 _STACK_BYTES = 32 << 10  # of the child until it executes the launcher; a signal's frame would fit, but all are blocked
 _PROT_READ, _PROT_WRITE, _PROT_EXEC, _MAP_PRIVATE, _MAP_ANONYMOUS = 1, 2, 4, 2, 0x20
@@ -163,13 +163,18 @@ class Launcher:
         """Execute the launcher in this process, whose streams and report are in place; returns only if it couldn't."""
         return self._execute(*_words(argv, path, workdir, environment, script=script, terminal=False))
 
-    def be_init(self, child: int, environment: Mapping[str, str]) -> OSError:
+    def be_init(self, child: int, environment: Mapping[str, str], late: bytes) -> OSError:
         """Become the init of this PID namespace, which reaps; returns only if it couldn't.
 
         `child`: the program, to which signals are passed on and with which it ends; 0: there is none, so it idles.
         It may run already, and can trace this process from the end of its exec on: by then the report is closed.
+        `late`: a filter of system calls, which is loaded last.
         """
-        os.set_inheritable(REPORT, False)
+        for descriptor in (REPORT, SCRIPT):
+            with suppress(OSError):
+                os.set_inheritable(descriptor, False)
+        if late:
+            seccomp.install(late)
         words = [chr(_FLAGS + _AS_INIT) + _INIT[1:], *([str(child)] if child else [])]
         return self._execute(_texts([word.encode() for word in words]), _variables(environment))
 

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..kernel import syscalls
+from ..kernel import launcher, syscalls
 from . import execution, messages, orphans, storage
 from .calls import Call, Refused
 from .made import Slot
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .supervisor import Supervisor
 
 _LAST_SAMPLE_SECONDS = 0.02
+_INITS_ENDS = (launcher.FAILED_STATUS, 128 + signal.SIGSYS)
 _LEFTOVER_SECONDS = 0.3  # the kernel takes a namespace down in some ten milliseconds
 _ROOM_TRIES, _ROOM_STEP_SECONDS = 50, 0.01  # a removal waits so long for a full storage to have room again
 
@@ -47,6 +48,9 @@ def ended(supervisor: Supervisor, record: Record, hear: Callable[[Supervisor, Re
             return
     record.returncode = returncode(status)
     record.state = "exited"
+    if record.filter is not None and record.init_sees is not None and record.returncode in _INITS_ENDS:
+        text = "which its init does where its filter of system calls refuses wait4 or rt_sigtimedwait"
+        supervisor.tell(messages.Note(f"{record.name}: ended with {record.returncode}, {text}"))
     if slot.cgroup is not None:
         with contextlib.suppress(OSError):
             grown = (slot.cgroup.oom_kills() or 0) > record.oom_before

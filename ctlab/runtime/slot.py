@@ -214,9 +214,9 @@ def _become(
     program.place(targets)
     birth.status = _socket.socket(fileno=launcher.REPORT)
     child = _with_program() if execute.argv and execute.init else 0
-    if child or not execute.argv:
-        raise _be_init(birth, keep, child, variables)
     program.become(execute.user, keep, single_id=birth.context.single_id, bounded=True)
+    if child or not execute.argv:
+        raise birth.context.launcher.be_init(child, variables, birth.filter.late)
     resources.bound_processes(processes, by_exec=False)
     if birth.filter.late:
         seccomp.install(birth.filter.late)
@@ -234,13 +234,6 @@ def _with_program() -> int:
     with suppress(OSError):  # here and there, whoever comes first; the program may run already
         os.setpgid(child, 0)
     return child
-
-
-def _be_init(birth: Birth, keep: int, child: int, variables: dict[str, str]) -> OSError:
-    program.become("0", keep, single_id=birth.context.single_id, bounded=True)
-    if birth.filter.late:
-        seccomp.install(birth.filter.late)
-    return birth.context.launcher.be_init(child, variables)
 
 
 def _wait_for_go(status: _socket.socket, message: dict[str, Any]) -> None:

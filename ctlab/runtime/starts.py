@@ -260,6 +260,7 @@ def _give_up(supervisor: Supervisor, record: Record, failure: dict[str, Any]) ->
 
 
 _SAMPLE_AFTER_SECONDS = 0.005
+_REPORT_SECONDS = 2.0  # as of an exec's
 _ROOM_STEP_SECONDS = 0.01  # until what a start has open, but no container, is closed
 _CARRIER_TRIES = 100
 _CARRIER_STEP_SECONDS = 0.001
@@ -293,6 +294,16 @@ def _go(supervisor: Supervisor, record: Record, slot: Slot) -> None:
     record.go_sent = True
     with contextlib.suppress(OSError):  # it has died: its pidfd says so
         orders.send(slot.status, {"go": True})
+    if record.filter is not None:
+        supervisor.after(_REPORT_SECONDS, lambda: _report_is_late(supervisor, record, slot))
+
+
+def _report_is_late(supervisor: Supervisor, record: Record, slot: Slot) -> None:
+    """A filter of its own may keep the launcher from closing its report: then the program runs, and nobody says so."""
+    if record.slot is slot and record.starter is not None and slot.status.fileno() >= 0:
+        supervisor.off(slot.status.fileno())
+        slot.status.close()
+        _running(supervisor, record)
 
 
 def _carries(names: tuple[str, ...]) -> bool:

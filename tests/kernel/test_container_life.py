@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from typing import Any
 
 import pytest
 from container_help import CATCHES_TERM, said
-from kernel_help import need_freezer, patient, wait_until
+from kernel_help import need_freezer, need_ids, patient, wait_until
 
 from ctlab.errors import BadInput, NotFound, StateError
 
@@ -78,6 +79,26 @@ def test_another_stop_signal(lab: Any) -> None:
     container = lab.run(["sh", "-c", script], stop_signal="SIGUSR1")
     said(container, "up")
     assert container.stop().returncode == 3
+
+
+@pytest.mark.parametrize("name", ["SIGWINCH", "SIGALRM", "SIGRTMIN+3"])
+def test_an_init_passes_every_signal_on(lab: Any, name: str) -> None:
+    """Apache's graceful stop is WINCH, systemd's are real-time signals."""
+    number = 37 if name == "SIGRTMIN+3" else getattr(signal, name).value
+    handle = f"import os, signal; signal.signal({number}, lambda *_: os._exit(5)); print('up', flush=True)"
+    container = lab.run(["python3", "-c", f"{handle}\nwhile True: signal.pause()"], init=True, stop_signal=name)
+    said(container, "up")
+    assert container.stop().returncode == 5
+
+
+def test_an_init_is_its_users(lab: Any) -> None:
+    need_ids(lab)
+    for command in (None, ["sleep", "60"]):
+        container = lab.run(command, user="1000:1000", init=True)
+        status = container.exec(["grep", "-E", "^(Uid|Gid|CapEff)", "/proc/1/status"], user="0").check().stdout
+        assert status.split() == ["Uid:", *["1000"] * 4, "Gid:", *["1000"] * 4, "CapEff:", "0" * 16]
+        assert container.exec(["kill", "-TERM", "1"]).returncode == 0
+        assert container.wait(patient(5)) == 143
 
 
 def test_kill_with_a_signal(lab: Any) -> None:

@@ -129,15 +129,42 @@ def test_a_profile_that_lets_nothing_run_is_one_error(lab: Any, tmp_path: Path) 
     path = tmp_path / "nothing.json"
     rule = {"names": ["execve", "execveat"], "action": "SCMP_ACT_ERRNO"}
     path.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
-    with pytest.raises(KernelError, match=r"execute the launcher \(which a filter .*\): EPERM") as caught:
-        lab.run(["true"], security_opt=f"seccomp={path}")
-    assert "\n" not in str(caught.value)
-    idle = lab.run(security_opt=f"seccomp={path}", name="idle")  # an init of ours needs none
-    with pytest.raises(KernelError, match=r"execute the launcher \(which a filter .*\): EPERM"):
-        idle.exec(["true"])
+    for command in (["true"], None):
+        with pytest.raises(KernelError, match=r"execute the launcher \(which a filter .*\): EPERM") as caught:
+            lab.run(command, security_opt=f"seccomp={path}")
+        assert "\n" not in str(caught.value)
     path.write_text("{}")
     with pytest.raises(BadInput, match="defaultAction"):
         lab.run(security_opt=f"seccomp={path}")
+
+
+def refusing(folder: Path, *names: str) -> str:
+    """The option for a profile that refuses these calls with EPERM, and no other."""
+    rule = {"names": names, "action": "SCMP_ACT_ERRNO"}
+    path = folder / f"{names[0]}.json"
+    path.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
+    return f"seccomp={path}"
+
+
+@pytest.mark.parametrize("names", [("close_range",), ("fcntl",), ("fcntl", "ioctl"), ("fcntl", "ioctl", "close")])
+def test_a_filter_without_what_the_launcher_closes_by_holds_nobody_up(
+    lab: Any, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    option = refusing(tmp_path, *names)
+    for command, init in ((None, False), (["sleep", "60"], True), (["sleep", "60"], False)):
+        begun = time.monotonic()
+        container = lab.run(command, init=init, security_opt=option)
+        # Where it can close nothing the program's start is taken for good after 2 s.
+        assert time.monotonic() - begun < patient(2 if "close" not in names else 5)
+        assert container.state == "running" and lab.run(["true"], rm=True).wait(patient(5)) == 0
+        container.remove()
+
+
+def test_an_init_that_its_filter_ends_says_why(lab: Any, tmp_path: Path) -> None:
+    container = lab.run(name="dumb", security_opt=refusing(tmp_path, "rt_sigtimedwait", "rt_sigtimedwait_time64"))
+    assert container.wait(patient(5)) == 70
+    said = "dumb: ended with 70, which its init does where its filter of system calls refuses wait4 or rt_sigtimedwait"
+    assert wait_until(lambda: said in lab.notes), lab.notes
 
 
 def test_what_a_capability_opens(lab: Any) -> None:

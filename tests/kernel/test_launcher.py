@@ -64,7 +64,7 @@ def test_an_init_holds_its_streams_only_from_its_first_instruction_on(stays: lau
     if pid == 0:
         try:
             os.dup2(os.open("/dev/null", os.O_RDWR), launcher.REPORT, inheritable=True)
-            stays.be_init(0, {})
+            stays.be_init(0, {}, b"")
         finally:
             os._exit(1)
     try:

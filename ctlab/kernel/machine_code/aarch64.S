@@ -48,7 +48,19 @@ _start:
         mov     x1, 2
         mov     x2, 1
         svc     0
+        cbz     x0, 1f
 
+        /* a filter forbids it: ioctl(3, FIOCLEX), or close(3) */
+        mov     x8, 29
+        mov     x0, 3
+        mov     x1, 0x5451
+        mov     x2, 0
+        svc     0
+        cbz     x0, 1f
+        mov     x8, 57
+        mov     x0, 3
+        svc     0
+1:
         /* close_range(4, 8, 0), close_range(9 or 10, ~0, 0) */
         mov     x8, 436
         mov     x0, 4
@@ -113,9 +125,8 @@ init:
         madd    w22, w22, w2, w0
         b       10b
 11:
-        /* rt_sigprocmask(SIG_SETMASK, {HUP, INT, QUIT, USR1, USR2, TERM, CHLD}, NULL, 8) */
-        mov     x0, 0x4a07
-        movk    x0, 1, lsl 16
+        /* rt_sigprocmask(SIG_SETMASK, all, NULL, 8) */
+        mov     x0, -1
         stp     x0, xzr, [sp, -16]!     /* [sp] = the signals, [sp + 8] = a status */
         mov     x8, 135
         mov     x0, 2
@@ -132,12 +143,6 @@ init:
         mov     x1, x20
         svc     0
 
-        /* close_range(3, ~0, 0) */
-        mov     x8, 436
-        mov     x0, 3
-        mov     w1, -1
-        mov     x2, 0
-        svc     0
 reap:
         /* wait4(-1, &status, WNOHANG, NULL) */
         mov     x8, 260

@@ -17,7 +17,8 @@
    and exits with 70; success closes the report, which is close-on-exec.
 
    Started as an init: argv = [FLAGS + name's rest, pid], FLAGS = 0x44, which it replaces by the name's first letter
-   for whoever looks at its title; pid is the program's in decimal, absent where there is none. */
+   for whoever looks at its title; pid is the program's in decimal, absent where there is none. Its report is closed by
+   its exec: the program may run already, and can trace it from then on. */
 
         .intel_syntax noprefix
         .text
@@ -67,7 +68,21 @@ _start:
         mov     esi, 2
         mov     edx, 1
         syscall
+        test    eax, eax
+        jz      1f
 
+        /* A filter forbids it: ioctl(3, FIOCLEX), or close(3), by which a failure stays untold */
+        mov     eax, 16
+        mov     edi, 3
+        mov     esi, 0x5451
+        xor     edx, edx
+        syscall
+        test    eax, eax
+        jz      1f
+        mov     eax, 3
+        mov     edi, 3
+        syscall
+1:
         /* Nothing stays open but the streams, the report and, if FLAGS says so, the script:
            close_range(4, 8, 0), close_range(9 or 10, ~0, 0) */
         mov     eax, 436
@@ -140,9 +155,9 @@ init:
         inc     rsi
         jmp     10b
 11:
-        /* rt_sigprocmask(SIG_SETMASK, {HUP, INT, QUIT, USR1, USR2, TERM, CHLD}, NULL, 8) */
+        /* rt_sigprocmask(SIG_SETMASK, all, NULL, 8) */
         sub     rsp, 16                 /* [rsp] = the signals, [rsp + 8] = a status */
-        mov     qword ptr [rsp], 0x14a07
+        mov     qword ptr [rsp], -1
         mov     eax, 14
         mov     edi, 2
         mov     rsi, rsp
@@ -157,12 +172,6 @@ init:
         mov     rsi, r12
         syscall
 
-        /* Whoever waits for the report's end hears it now: close_range(3, ~0, 0) */
-        mov     eax, 436
-        mov     edi, 3
-        mov     esi, -1
-        xor     edx, edx
-        syscall
 reap:
         /* wait4(-1, &status, WNOHANG, NULL) */
         mov     eax, 61
