@@ -79,6 +79,7 @@ class _Plain:
     def __init__(self, file: IO[bytes], kind: str) -> None:
         self._file = file
         self._kind = kind
+        self._magic = next(magic for magic, of in _MAGICS if of == kind)
         self._decompressor: _Decompressor = _make[kind]()
         self._pieces = b""
 
@@ -98,9 +99,9 @@ class _Plain:
     def _more(self, most: int) -> bytes:
         try:
             while True:
-                if self._decompressor.eof:  # another stream may follow
-                    data = (self._decompressor.unused_data + self._file.read(_PIECE_BYTES)).lstrip(b"\0")
-                    if not data.startswith(next(magic for magic, kind in _MAGICS if kind == self._kind)):
+                if self._decompressor.eof:
+                    data = self._behind()
+                    if not data.startswith(self._magic):
                         return b""
                     self._decompressor = _make[self._kind]()
                 elif self._decompressor.needs_input:
@@ -114,6 +115,16 @@ class _Plain:
                     return piece
         except _errors as error:
             raise tar.ArchiveError(f"what {self._kind} has compressed is damaged ({error})") from None
+
+    def _behind(self) -> bytes:
+        """The begin of what lies behind a stream that has ended: often another one, thousands in a file (bgzip).
+
+        Read only where too little is left over to tell: what is left over is copied for each of them.
+        """
+        data = self._decompressor.unused_data.lstrip(b"\0")
+        while len(data) < len(self._magic) and (more := self._file.read(_PIECE_BYTES)):
+            data = (data + more).lstrip(b"\0")
+        return data
 
 
 def kind(begin: bytes) -> str:

@@ -238,6 +238,22 @@ def test_compressed_streams(kind: str) -> None:
                 pass
 
 
+@pytest.mark.parametrize("kind", ["gzip", "bzip2", "xz"])
+def test_a_file_of_many_compressed_members(kind: str) -> None:
+    """As bgzip makes it: what lies behind a member is neither held nor copied for each of them."""
+    content = random.Random(4).randbytes(5_000)
+    member = by_name(kind, content)
+    between = (b"", bytes(4), bytes(1 << 17))  # some pad what they write
+    packed = b"".join(member + (between[number % 3] if number > 397 else b"") for number in range(400))
+    file = io.BufferedReader(io.BytesIO(packed))  # type: ignore[arg-type]
+    source = compressed.plain(file)
+    for number in range(400):
+        assert source.read(len(content)) == content
+        if number < 390:
+            assert file.tell() < (number + 2) * len(member) + (2 << 16), number
+    assert not source.read(1)
+
+
 def test_a_bomb_takes_no_memory() -> None:
     packed = gzip.compress(gzip.compress(bytes(200 << 20), 1), 1)
     source = compressed.plain(io.BufferedReader(io.BytesIO(gzip.decompress(packed))))  # type: ignore[arg-type]
