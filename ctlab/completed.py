@@ -156,13 +156,14 @@ class Process:
         return self._execution.wait(units.parse_time_left(timeout))
 
     def poll(self) -> int | None:
-        """Its status, or None while it runs."""
-        return self._execution.returncode
+        """Its status, or None while it runs; LabGone."""
+        return self._execution.poll()
 
     def kill(self, signal: str | int = "SIGKILL") -> None:
         """Send it a signal."""
         self._execution.signal(signal)
 
     def __repr__(self) -> str:
-        state = "running" if self.poll() is None else f"status {self.poll()}"
+        status = self._execution.returncode
+        state = "lost" if self._execution.lost else "running" if status is None else f"status {status}"
         return f"<Process {' '.join(self._execution.command)}: {state}>"

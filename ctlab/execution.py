@@ -198,9 +198,24 @@ class Execution:
         if not self._ended.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
             raise TimedOut(f"{' '.join(self.command)} in {self._container.name} still runs after {timeout:g} s")
         if self.returncode is None:
-            gone = self._container.lab._client._gone_error()
-            raise LabGone(f"{' '.join(self.command)} in {self._container.name} has ended with its lab: {gone}")
+            raise self._lost_error()
         return self.returncode
+
+    def poll(self) -> int | None:
+        """The status of a started one, None while it runs; LabGone."""
+        if self.lost:
+            raise self._lost_error()
+        return self.returncode
+
+    @property
+    def lost(self) -> bool:
+        """Whether its lab has ended, and with it what has a status only if that came before."""
+        over = self._container.lab.gone or self._ended.wait(0)  # asked first: the status may come in between
+        return over and self.returncode is None
+
+    def _lost_error(self) -> LabGone:
+        gone = self._container.lab._client._gone_error()
+        return LabGone(f"{' '.join(self.command)} in {self._container.name} has ended with its lab: {gone}")
 
     def signal(self, signal: str | int) -> None:
         """Send it a signal."""

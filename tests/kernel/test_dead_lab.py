@@ -90,7 +90,8 @@ def test_every_handle_of_a_dead_lab_says_why(fresh_lab: Any, who: str) -> None:
     """Also before anything else has noticed, and in whichever way the end of the sockets is met."""
     blue, empty = fresh_lab.network("blue"), fresh_lab.network("empty")
     web, ended = fresh_lab.run(name="web", networks=["blue"]), fresh_lab.run(["true"], name="ended")
-    assert ended.wait(patient(5)) == 0
+    process, done = web.exec(["sleep", "600"], detach=True), web.exec(["true"], detach=True)
+    assert ended.wait(patient(5)) == done.wait(patient(5)) == 0 and process.poll() is None
     actions: list[Callable[[], object]] = [
         lambda: web.exec(["true"]), lambda: web.exec(["true"], detach=True), lambda: web.exec(["cat"], stdin="x"),
         lambda: web.script("true"), web.logs, web.stop, web.kill, web.restart, web.pause, web.remove, web.wait,
@@ -100,7 +101,7 @@ def test_every_handle_of_a_dead_lab_says_why(fresh_lab: Any, who: str) -> None:
         lambda: web.stream_until_end(lambda stream, text: None), lambda: fresh_lab.run(["true"]),
         lambda: fresh_lab.run(["true"], count=3), lambda: fresh_lab.network("green"), lambda: blue.connect("ended"),
         lambda: blue.disconnect("web"), empty.remove, fresh_lab.status, fresh_lab.stats,
-        lambda: fresh_lab.wait_for("web", 80),
+        lambda: fresh_lab.wait_for("web", 80), process.kill, process.wait,
     ]  # fmt: skip
     at = die(fresh_lab, who)
     supervisor = f"/proc/{fresh_lab._client.facts['supervisor']}/root"  # what is not yet dead may still answer
@@ -111,9 +112,21 @@ def test_every_handle_of_a_dead_lab_says_why(fresh_lab: Any, who: str) -> None:
         assert isinstance(caller.error, LabGone), (number, caller.error)
         assert f"died: its {who} ended (SIGKILL)" in str(caller.error), (number, caller.error)
         assert caller.ended_at - at < patient(3 * SOON_SECONDS), number  # many threads on few processors
-    assert ended.wait() == 0 and web.state == "lost"
+    assert ended.wait() == done.poll() == 0 and web.state == "lost"
+    with pytest.raises(LabGone, match=rf"sleep 600 in web has ended with its lab: .* died: its {who} ended"):
+        process.poll()
+    assert (repr(process), repr(done)) == ("<Process sleep 600: lost>", "<Process true: status 0>")
     with ctlab.Lab(fresh_lab.name) as another:  # of its name
         assert another.run(["true"]).wait(patient(5)) == 0
+
+
+def test_a_process_of_a_stopped_lab_runs_no_more(fresh_lab: Any) -> None:
+    process = fresh_lab.run().exec(["sleep", "600"], detach=True)
+    assert process.poll() is None and repr(process) == "<Process sleep 600: running>"
+    fresh_lab.stop()
+    with pytest.raises(LabGone, match=r"sleep 600 in c1 has ended with its lab: lab '.*' was stopped"):
+        process.poll()
+    assert repr(process) == "<Process sleep 600: lost>"
 
 
 def test_a_program_that_nobody_waits_for_any_more_ends(lab: Any) -> None:
