@@ -7,7 +7,6 @@ kernel of its own, out of which no socket can be handed, answers in the same way
 from __future__ import annotations
 
 import os
-import socket
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -85,10 +84,9 @@ def routes(lab: Lab, container_id: str | None, names: dict[int, str]) -> list[di
         if attributes.get("RTA_TABLE", entry["table"]) != 254:
             continue
         destination = attributes.get("RTA_DST")
-        default = "default" if entry["family"] == socket.AF_INET else "::/0"
         result.append(
             {
-                "dst": f"{destination}/{entry['dst_len']}" if destination else default,
+                "dst": f"{destination}/{entry['dst_len']}" if destination else "default",
                 "gateway": attributes.get("RTA_GATEWAY"),
                 "dev": names.get(attributes.get("RTA_OIF", 0), "?"),
                 "prefsrc": attributes.get("RTA_PREFSRC"),

@@ -139,7 +139,9 @@ def lab_card(lab: Lab) -> str:
         why = {} if lab._stopped else {"why": lab._client.why_gone}
         return card(f"lab {lab.name}", {"state": "stopped" if lab._stopped else "died", **why})
     facts, vm = lab._client.facts, engines.vm_facts(lab)
-    limits = ", ".join(facts["controllers"]) or f"none: {facts['cgroup_reason']}"
+    limits = f"none ({facts['cgroup_reason']})"
+    if facts["controllers"]:
+        limits = f"cgroup {facts['cgroup']}: {', '.join(facts['controllers'])}"
     return card(
         f"lab {lab.name}",
         {
@@ -147,6 +149,6 @@ def lab_card(lab: Lab) -> str:
             "networks": ", ".join(n.name for n in lab.networks) or "none",
             "engine": lab.engine if vm is None else f"{lab.engine}: {engines.describe(vm)}",
             "ids": engines.ids_words(lab),
-            "limits": f"cgroup {facts['cgroup']}: {limits}",
+            "limits": limits,
         },
     )

@@ -42,6 +42,10 @@ def ended(returncode: int | None, oom_killed: bool) -> tuple[str, bool]:
     return signal or str(returncode), bool(returncode) and (signal is None or signal in _FAULTS)
 
 
+SCRIPT_DESCRIPTOR = 9  # from it a shell reads what was given as a script
+SCRIPT = ("/bin/sh", f"/dev/fd/{SCRIPT_DESCRIPTOR}")
+
+
 @checked
 @dataclass(frozen=True)
 class Completed:
@@ -74,6 +78,8 @@ class Completed:
     def failure(self, *, all_shown: bool = False) -> str:
         """One line of what failed, with the last line of what it wrote, unless `all_shown` was that before."""
         what = " ".join(self.command) or "the program"
+        if self.command[:2] == SCRIPT:
+            what = " ".join(("the script", *self.command[2:]))
         shown = what if len(what) <= 60 else what[:57] + "..."
         how = f"was ended by {self.signal}" if self.signal else f"ended with status {self.returncode}"
         if self.oom_killed:

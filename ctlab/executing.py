@@ -9,12 +9,12 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .completed import Completed, Process
+from .completed import SCRIPT, SCRIPT_DESCRIPTOR, Completed, Process
 from .errors import BadInput, CtlabError, KernelError, NotFound, ProgramNotFound, StateError
 from .execution import Execution, Sink
 from .kernel.capabilities import DEFAULT
 from .plan import limits as limits_plan
-from .request import SCRIPT_DESCRIPTOR, environment, several, user_word
+from .request import environment, several, user_word
 from .runtime import own_limits
 from .runtime.program import DEFAULT_PATH
 from .spec import ContainerSpec
@@ -38,7 +38,7 @@ def execute(
     settings = _settings(container, tty=tty, **options)
     settings["script_descriptor"] = None if script is None else SCRIPT_DESCRIPTOR
     if script is not None:
-        argv = ["/bin/sh", f"/dev/fd/{SCRIPT_DESCRIPTOR}"]
+        argv = list(SCRIPT)
     if not argv:
         raise BadInput(f"exec needs a command: {container.name}.exec(['ls', '-l'])")
     execution = Execution(container, argv, settings)

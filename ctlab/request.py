@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from . import security_options, units
+from .completed import SCRIPT
 from .errors import BadInput, NotFound, Unsupported
 from .kernel.capabilities import DEFAULT, GRANTABLE, NUMBER
 from .names import check_name, did_you_mean, parse_signal
@@ -27,7 +28,6 @@ KEYWORDS = frozenset(
     }
 )  # fmt: skip
 
-SCRIPT_DESCRIPTOR = 9
 MOST_MOUNTS = 250  # each is a descriptor in one message, which carries 253 (SCM_MAX_FD), and the body may be two more
 
 
@@ -44,7 +44,7 @@ def check_body(argv: list[str], count: int | None, keywords: Mapping[str, Any]) 
     if given == ["script"]:
         if argv:
             raise BadInput("script= is run by /bin/sh, so it can't go with a command")
-        argv += ["/bin/sh", f"/dev/fd/{SCRIPT_DESCRIPTOR}"]
+        argv += SCRIPT
     elif not argv:
         raise BadInput("stdin= needs a command that reads it")
 

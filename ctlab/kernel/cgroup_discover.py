@@ -196,7 +196,8 @@ def _start_scope(which: str, unit: str, pid: int, environment: dict[str, str]) -
 def _remedy_v1() -> str:
     return (
         "cgroup v1 gives an ordinary user nothing; ask root to make and chown a folder per controller and to put your "
-        "shell in it: for c in cpu cpuacct memory pids freezer blkio; do d=/sys/fs/cgroup/$c/USER; mkdir $d; "
+        "shell in it: for c in cpu cpuacct cpuset memory pids freezer blkio; do d=/sys/fs/cgroup/$c/USER; mkdir $d; "
+        "[ $c != cpuset ] || for f in mems cpus; do cat $d/../cpuset.$f > $d/cpuset.$f; done; "
         "chown USER $d $d/tasks $d/cgroup.procs; echo PID > $d/cgroup.procs; done"
     )
 

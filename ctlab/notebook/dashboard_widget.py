@@ -5,7 +5,6 @@ Importing this imports anywidget; only `ctlab.notebook.dashboard` does, when a c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +20,7 @@ from ctlab.notebook.chart_panes import PANES
 if TYPE_CHECKING:
     from ctlab.notebook.chart_picture import Picture
 
+_MOST_SECONDS = 10.0  # that a view is believed to have drawn one picture
 SCRIPT = Path(__file__).parent.parent / "static" / "chart.js"
 
 
@@ -78,9 +78,10 @@ def understood(content: object) -> Heard | None:
     if not isinstance(content, dict) or not isinstance(content.get("view"), str):
         return None
     drawn, took = content.get("drawn"), content.get("took_seconds")
-    if type(drawn) is not int or not isinstance(took, (int, float)) or not math.isfinite(took):
+    if type(drawn) is not int or not isinstance(took, (int, float)) or took != took:  # not a number
         return None
-    return Heard(content["view"][:64], bool(content.get("gone")), bool(content.get("visible")), drawn, float(took))
+    took = float(min(max(took, 0.0), _MOST_SECONDS))
+    return Heard(content["view"][:64], bool(content.get("gone")), bool(content.get("visible")), drawn, took)
 
 
 def wire(picture: Picture, number: int, lab: str) -> dict[str, Any]:

@@ -67,7 +67,8 @@ def _verb(noun: Noun, name: str, cell: bool) -> Verb:
         raise BadInput(noun.absent_verbs[name])
     names = [known for verb in noun.verbs for known in (verb.name, *verb.aliases)]
     near = did_you_mean(name, names)
-    others = [other.name for other in NOUNS.values() if other is not noun and other.verb(name)] if not near else []
+    typed = [other for other in NOUNS.values() if other is not noun and not other.implicit]
+    others = [other.name for other in typed if other.verb(name)] if not near else []
     elsewhere = f"; %{others[0]} has it" if others else ""
     magic = prefix(noun.name)
     raise BadInput(f"no verb {shorten(name)} in {magic}{near or elsewhere} ({magic} -h lists them)")

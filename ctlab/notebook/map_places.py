@@ -11,6 +11,7 @@ from ctlab.notebook.map_model import OUTSIDE, World, few
 from ctlab.notebook.map_obstacles import crosses
 
 LEVEL_ROOM = 220.0  # between the middles of a network and a container beside it: the address needs room
+FARTHEST = 50_000.0  # from the middle: wires are laid cell by cell
 TRIES = 60  # free places looked at for one from which straight wires lead
 FEW = 12  # up to so many containers on a network: wide rows, straight wires, labels
 PITCH, ROW, FIRST_ROW = 140.0, 68.0, 108.0  # from column to column, row to row, network to first row
@@ -37,6 +38,17 @@ def _spots(close: bool) -> tuple[Point, ...]:
         return round(far), -at[1], at[0]
 
     return tuple(sorted(spots, key=cost))
+
+
+def believed(world: World, sent: object) -> dict[str, Point]:
+    """Of what a page says, where elements that there are have been dragged to: places that a map can have."""
+    found = {}
+    for key, at in sent.items() if isinstance(sent, Mapping) else ():
+        if key in world.elements and isinstance(at, (list, tuple)) and len(at) == 2:
+            x, y = at
+            if all(type(number) in (int, float) and -FARTHEST <= number <= FARTHEST for number in at):
+                found[key] = (float(x), float(y))
+    return found
 
 
 def still_free(world: World, kept: Mapping[str, Point], wanted: Mapping[str, Point]) -> dict[str, Point]:

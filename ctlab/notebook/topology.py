@@ -21,7 +21,7 @@ from ctlab.notebook.map_boxes import Point
 from ctlab.notebook.map_geometry import Geometry, measure
 from ctlab.notebook.map_layout import place
 from ctlab.notebook.map_model import Element, World, read
-from ctlab.notebook.map_places import still_free
+from ctlab.notebook.map_places import believed, still_free
 from ctlab.notebook.map_sent import for_browser
 from ctlab.notebook.map_svg import map_svg
 from ctlab.notebook.map_text import map_text
@@ -277,7 +277,7 @@ class Topology:
     def _on_moved(self, change: Mapping[str, Any]) -> None:
         with self._lock:
             before = dict(self._places)
-            self._places.update({str(key): (float(at[0]), float(at[1])) for key, at in change["new"].items()})
+            self._places.update(believed(read(self._elements), change["new"]))
             if self._widget and self._places != before:
                 self._widget.elements = self._state()["elements"]  # the wires go round what was dropped
 

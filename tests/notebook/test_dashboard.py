@@ -14,6 +14,7 @@ import pytest
 
 from ctlab.errors import BadInput
 from ctlab.notebook.dashboard import Dashboard
+from ctlab.notebook.dashboard_widget import understood
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 2.5  # here; what a chart really has is in test_chart_pace.py
@@ -166,6 +167,14 @@ def test_a_hidden_page_gets_none(page: Page) -> None:
     page.say("other")
     page.say("page", gone=True)
     page.next(2)
+
+
+@pytest.mark.parametrize(("took", "believed"), [(0.5, 0.5), (-1, 0.0), (1e300, 10.0), (10**400, 10.0)])
+def test_what_a_view_says_of_its_own_speed_is_bounded(took: float, believed: float) -> None:
+    """Else one page keeps the pictures from all others."""
+    heard = understood({"view": "page", "drawn": 1, "took_seconds": took})
+    assert heard is not None and heard.took_seconds == believed
+    assert understood({"view": "page", "drawn": 1, "took_seconds": float("nan")}) is None
 
 
 def test_while_a_cell_computes_pictures_come_and_what_no_view_says_is_nothing(page: Page) -> None:

@@ -23,6 +23,7 @@ from ctlab.notebook.coalesce import Coalesced
 from ctlab.notebook.map_boxes import WIDTH, box_at, node_boxes
 from ctlab.notebook.map_layout import place
 from ctlab.notebook.map_model import SIGNS, STATES, read
+from ctlab.notebook.map_places import believed
 from ctlab.notebook.map_svg import map_svg
 from ctlab.notebook.map_text import map_text
 from ctlab.notebook.text_width import pixels, shorten
@@ -77,6 +78,17 @@ def test_what_is_known_stays_and_what_is_new_finds_a_free_place(elements: Elemen
     for key, other in itertools.product(new, after):
         if key != other:
             assert not box_at(world, key, after[key]).meets(box_at(world, other, after[other])), (key, other)
+
+
+def test_of_what_a_page_says_only_places_that_a_map_can_have_are_believed() -> None:
+    world = read(star(2))
+    known = next(key for key in world.elements if key.startswith("container:"))
+    assert believed(world, {known: [1, -2.5]}) == {known: (1.0, -2.5)}
+    for nonsense in (
+        {"container:nobody": [1, 2]}, {known: [1e12, 0]}, {known: [0, float("nan")]}, {known: [0, float("inf")]},
+        {known: [10**400, 0]}, {known: [True, 0]}, {known: ["1", 2]}, {known: [1]}, {known: None}, [known], None,
+    ):  # fmt: skip
+        assert believed(world, nonsense) == {}
 
 
 def test_a_new_container_stands_beside_its_network() -> None:
