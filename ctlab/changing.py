@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def rename(lab: Lab, container: Container, name: str) -> None:
     check_name("container", name)
     with whole(lab):
+        container._alive()
         other = lab._containers.get(key(name))
         if other is not None and other is not container:
             raise NameInUse(f"container '{name}' exists ({other.state})")
@@ -43,6 +44,7 @@ def rename(lab: Lab, container: Container, name: str) -> None:
 
 def update(lab: Lab, container: Container, wanted: limits_plan.Limits) -> None:
     with whole(lab):
+        container._alive()
         spec = dataclasses.replace(container.spec, limits=wanted)
         wanted = creating.check_limits(lab, spec)
         spec = dataclasses.replace(spec, limits=wanted)

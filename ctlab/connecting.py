@@ -81,9 +81,9 @@ def _alike(old: NetworkSpec, new: NetworkSpec) -> bool:
 
 
 def connect(lab: Lab, net: Network, container: Container, ip: Any, ip6: Any, mac: Any) -> Container:
-    lab._alive()
-    container._alive()
     with whole(lab):
+        net._there()
+        container._alive()
         if any(e.network == net.name for e in container.endpoints):
             raise StateError(f"container {container.name} is on network '{net.name}' already")
         if container.spec.network_mode != "bridge":
@@ -108,9 +108,9 @@ def connect(lab: Lab, net: Network, container: Container, ip: Any, ip6: Any, mac
 
 
 def disconnect(lab: Lab, net: Network, container: Container) -> Container:
-    lab._alive()
-    container._alive()
     with whole(lab):
+        net._there()
+        container._alive()  # in here: what another thread removes beside us has given its addresses back
         number = next((n for n, e in container._endpoints.items() if e.network == net.name), None)
         if number is None:
             raise StateError(f"container {container.name} isn't on network '{net.name}'")
@@ -133,15 +133,14 @@ def disconnect(lab: Lab, net: Network, container: Container) -> Container:
 
 
 def remove_network(lab: Lab, net: Network) -> None:
-    lab._alive()
     with whole(lab):
+        net._there()
         attached = [c.name for c in net.containers]
         if attached:
             raise StateError(
                 f"network '{net.name}' has containers on it: {', '.join(attached)}; disconnect or remove them"
             )
-        if lab._networks.pop(key(net.name), None) is None:
-            return
+        del lab._networks[key(net.name)]
         try:
             lab._call(_removal(net.spec), messages.Ok)
         except CtlabError:

@@ -193,7 +193,6 @@ class Container:
 
     def pause(self) -> Container:
         """Freeze all its processes."""
-        self._alive()
         ending.freeze(self, True)
         return self
 
@@ -213,7 +212,6 @@ class Container:
 
     def rename(self, name: str) -> Container:
         """Call it otherwise; its address stays, the old name no longer resolves."""
-        self._alive()
         from . import changing
 
         changing.rename(self.lab, self, name)
@@ -229,7 +227,6 @@ class Container:
 
     def update(self, **keywords: Any) -> Container:
         """Change limits while it runs: cpus, cpu_shares, cpuset_cpus, memory, pids_limit. A failure changes nothing."""
-        self._alive()
         known = ("cpus", "cpu_shares", "cpuset_cpus", "memory", "pids_limit")
         for word in keywords:
             if word not in known:

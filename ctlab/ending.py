@@ -62,6 +62,7 @@ def freeze(container: Container, frozen: bool) -> None:
     lab = container.lab
     order = messages.Pause(container.id, frozen)
     with whole(lab):
+        container._alive()
         state = lab._call(order, messages.State, undo=[order._replace(frozen=not frozen)]).message.state
         if state not in ("running", "paused"):
             raise lab._client.end_for("word of a container in no state that there is")

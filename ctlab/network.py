@@ -91,21 +91,18 @@ class Network:
         """Give a container an endpoint here, running or not."""
         from . import connecting
 
-        self._there()
         return connecting.connect(self.lab, self, self.lab._container(container), ip, ip6, mac_address)
 
     def disconnect(self, container: str | Container) -> Container:
         """Take a container's endpoint here away."""
         from . import connecting
 
-        self._there()
         return connecting.disconnect(self.lab, self, self.lab._container(container))
 
     def remove(self) -> None:
         """Remove it; StateError names who is still attached."""
         from . import connecting
 
-        self._there()
         connecting.remove_network(self.lab, self)
 
     def explain(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from kernel_help import patient, wait_until
 
-from ctlab import creating
+from ctlab import changing, connecting, creating, ending, whole
 from ctlab.errors import CtlabError, StateError
 from ctlab.executing import _settings
 from ctlab.execution import Execution
@@ -46,6 +47,70 @@ def together(*works: Callable[[], None], seconds: float = 60.0) -> list[BaseExce
         thread.join(max(0.0, until - time.monotonic()))
     assert not any(thread.is_alive() for thread in threads), "somebody waits for what doesn't come"
     return raised
+
+
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Callable[[], object]], None]:
+    """Let somebody else do something when a change in that module is about to take the lab's lock."""
+
+    def set_up(module: Any, other: Callable[[], object]) -> None:
+        @contextlib.contextmanager
+        def late(lab: Any) -> Iterator[Any]:
+            monkeypatch.undo()
+            other()
+            with whole.whole(lab) as deferred:
+                yield deferred
+
+        monkeypatch.setattr(module, "whole", late)
+
+    return set_up
+
+
+def test_what_is_removed_beside_a_disconnect_takes_nobody_s_address(lab: Any, beside: Any) -> None:
+    blue = lab.network("blue")
+    first = lab.run(["sleep", "1000"], name="first", networks=blue)
+    address = first.address("blue")
+
+    def remove() -> None:
+        first.remove()
+        assert lab.run(["sleep", "1000"], name="second", networks=blue).address("blue") == address
+
+    beside(connecting, remove)
+    with pytest.raises(StateError, match="first: it was removed"):
+        blue.disconnect(first)
+    assert blue.pools[0].owners == {address: "second"}
+    assert lab.run(["sleep", "1000"], networks=blue).address("blue") != address
+
+
+def test_what_is_removed_beside_a_change_is_not_changed(lab: Any, beside: Any) -> None:
+    def refused(module: Any, change: Callable[[Any], object]) -> None:
+        container = lab.run(["sleep", "1000"], name="c", networks=blue)
+        beside(module, container.remove)
+        with pytest.raises(StateError, match="c: it was removed"):
+            change(container)
+        assert "c" not in lab and "d" not in lab
+
+    blue, red = lab.network("blue"), lab.network("red")
+    refused(connecting, blue.disconnect)
+    refused(connecting, red.connect)
+    refused(changing, lambda container: container.rename("d"))
+    refused(changing, lambda container: container.update(cpu_shares=100))
+    refused(ending, lambda container: container.pause())
+    assert not blue.pools[0].owners and not red.pools[0].owners
+
+
+def test_a_network_made_anew_beside_a_change_is_another(lab: Any, beside: Any) -> None:
+    def refused(change: Callable[[Any], object]) -> None:
+        blue = lab.network("blue", exists="replace")
+        beside(connecting, lambda: lab.network("blue", exists="replace"))
+        with pytest.raises(StateError, match=r"'blue' was removed: take lab.networks\['blue'\]"):
+            change(blue)
+        assert lab.networks["blue"] is not blue and not lab.networks["blue"].pools[0].owners
+
+    container = lab.run(["sleep", "1000"])
+    refused(lambda blue: blue.connect(container))
+    refused(lambda blue: blue.disconnect(container))
+    refused(lambda blue: blue.remove())
 
 
 def test_a_kill_waits_for_the_run_that_it_has_killed(lab: Any) -> None:
