@@ -184,6 +184,11 @@ class ContainerCgroup:
         else:
             raise OSError(errno.EOPNOTSUPP, "no cgroup with a freezer", self.id)
 
+    def thaw_below(self) -> None:
+        """Where its version 1 freezer is its own: thaw what was frozen in there by itself, and wouldn't die."""
+        if "freezer" in self.controllers:
+            v1.thaw_below(self.controllers["freezer"], self.id)
+
     def frozen(self) -> bool:
         """Whether all of it is frozen."""
         if self.in_unified:

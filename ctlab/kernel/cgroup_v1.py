@@ -17,6 +17,7 @@ from .lean import signal
 # One folder per container in each of these. cpuset is made only when asked for: it refuses every process
 # until its cpus and mems are filled, and costs a rebuild of the scheduling domains.
 DEFAULT_CONTROLLERS = ("cpu", "cpuacct", "memory", "pids", "freezer", "blkio")
+ALL_CONTROLLERS = (*DEFAULT_CONTROLLERS, "cpuset")
 
 
 def join(directory: int, folder: str) -> None:
@@ -75,6 +76,15 @@ def set_frozen(directory: int, folder: str, frozen: bool, timeout: float = 2.0) 
     if frozen:
         write_at(directory, f"{folder}/freezer.state", "THAWED")
     raise TimeoutError(errno.ETIMEDOUT, f"{'freeze' if frozen else 'thaw'}: not done after {timeout:g} s", folder)
+
+
+def thaw_below(directory: int, folder: str) -> None:
+    """Thaw a freezer folder and all that was made in it: from inside, too, where it was mounted there."""
+    for _, _, _, opened in os.fwalk(folder, dir_fd=directory, onerror=None):
+        try:
+            write_at(opened, "freezer.state", "THAWED")
+        except FileNotFoundError:  # it has just been removed
+            continue
 
 
 def signal_all(directory: int, folder: str, number: int = signal.SIGKILL) -> int:

@@ -16,7 +16,7 @@ import errno
 import os
 
 from ..errors import KernelError
-from ..kernel import capabilities, netlink, syscalls
+from ..kernel import capabilities, cgroup_v1, netlink, syscalls
 from ..kernel.lean import signal, suppress
 from . import inside, orders, slot
 from .made import Slot, Spare
@@ -91,7 +91,9 @@ def make(order: Order, context: Context, node_link: netlink.Netlink) -> Slot:
         Tree.make_private(order.private)
     try:
         if context.folders is not None:
-            made.cgroup = context.folders.make(f"c{order.serial}")
+            # Under a filter of its own it may mount what it is in, as a root: that has to be its own everywhere.
+            controllers = None if order.filter is None else cgroup_v1.ALL_CONTROLLERS
+            made.cgroup = context.folders.make(f"c{order.serial}", controllers)
             for controller, file, value, _ in order.limits:
                 made.cgroup.write(controller, file, value)
         if order.spare:

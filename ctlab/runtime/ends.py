@@ -77,8 +77,16 @@ def kill_slot(supervisor: Supervisor, record: Record) -> None:
         return
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(slot.pidfd, signal.SIGKILL)
+    thaw_own(record)
     orphans.wait_for(supervisor, slot)
     forget_slot(supervisor, record)
+
+
+def thaw_own(record: Record) -> None:
+    """What a container under a filter of its own has frozen itself would outlive its SIGKILL."""
+    if record.filter is not None and record.slot is not None and record.slot.cgroup is not None:
+        with contextlib.suppress(OSError):
+            record.slot.cgroup.thaw_below()
 
 
 def forget_slot(supervisor: Supervisor, record: Record) -> None:
@@ -175,6 +183,8 @@ def send_signal(supervisor: Supervisor, call: Call) -> None:
             record.slot.cgroup.thaw()
         memory_killed(record)  # what was killed earlier isn't why it ends now
         signal.pidfd_send_signal(record.pidfd, number)
+        if number == signal.SIGKILL:
+            thaw_own(record)
     call.reply(messages.Seen(seen))
 
 

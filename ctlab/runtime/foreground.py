@@ -37,6 +37,7 @@ def interrupt(supervisor: Supervisor, call: Call) -> None:
             if record.state == "paused" and slot.cgroup is not None:
                 slot.cgroup.thaw()
             signal.pidfd_send_signal(slot.pidfd, signal.SIGKILL)  # and the kernel kills the others
+            ends.thaw_own(record)
         elif ends.catches(record, number) or _ignores(record.pid, number):
             os.killpg(record.pid, number)
             signal.pidfd_send_signal(slot.pidfd, signal.SIGCONT)  # an earlier one may have stopped it here

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -306,3 +307,35 @@ def test_a_read_only_root_where_usr_is_not_merged(usable: None, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert len(said) == 5 and all("Read-only file system" in text for text in said.values()), said
+
+
+FREEZE = """
+mkdir /tmp/f && mount -t cgroup -o freezer none /tmp/f || exit 9
+mkdir /tmp/f/sub /tmp/f/sub/deep
+sleep 1000 > /dev/null 2>&1 < /dev/null &
+echo $! > /tmp/f/sub/deep/tasks && echo FROZEN > /tmp/f/sub/deep/freezer.state && echo frozen
+"""
+
+
+@pytest.mark.parametrize("way", ["remove", "kill", "end"])
+def test_what_freezes_itself_ends_with_its_container_and_its_lab(fresh_lab: Any, way: str) -> None:
+    """Without a filter it may, in a user namespace of its own, mount the version 1 freezer as far as it is in it."""
+    lab = fresh_lab
+    if lab._client.facts["cgroup"] != "v1":
+        pytest.skip("no cgroup version 1 here for this user")
+    container = lab.run(name="cold", security_opt="seccomp=unconfined")
+    done = container.exec(["unshare", "-UrCm", "sh", "-c", FREEZE])
+    if done.returncode == 9 or "Permission denied" in done.stderr:
+        assert os.geteuid() == 0, done  # the folders are root's, and its user namespace's root is another user
+        return
+    assert done.stdout == "frozen\n", done
+    sleeping = [entry["pid"] for entry in container.top() if "sleep" in str(entry)]
+    assert len(sleeping) == 1
+    begun = time.monotonic()
+    if way == "remove":
+        container.remove()
+    elif way == "kill":
+        assert container.kill().returncode == 137
+    else:
+        lab.stop()
+    assert time.monotonic() - begun < patient(3)
