@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from .context import Context, Filter
 
+_SHARED_BYTES = 64 << 20  # of System V segments, all of a container's together
+
 
 class Birth:
     """What the supervisor hands to a new first process."""
@@ -88,6 +90,8 @@ def _live(birth: Birth) -> None:
     root = inside.Root(f"/work/{birth.number}")
     unshare, *mounts = birth.operations
     settings = -1
+    # What isn't given back by killing who wrote it has a size, as /dev/shm has; older kernels leave that to real root.
+    _write("kernel/shmall", str(_SHARED_BYTES // os.sysconf("SC_PAGE_SIZE")))
     if "net" in unshare.kinds:
         set_up_network()
         settings = _interface_settings()

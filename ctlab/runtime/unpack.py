@@ -69,14 +69,15 @@ class Unpacker:
         self._owned = owned
         self._parent = b"/nowhere"
         self._parent_descriptor = -1
+        self._was_empty = False
 
     def unpack(self, reader: tar.Reader, *, of_the_archive: bool) -> int:
-        """Make every member; how many they were. What exists is replaced, but for folders.
+        """Make every member; how many they were. What exists is replaced, but for folders, and not by a folder.
 
         `of_the_archive`: the folder was empty, so what can't be made is the archive's fault: ArchiveError instead of
         OSError, whose `filename` is the place.
         """
-        count = 0
+        count, self._was_empty = 0, of_the_archive
         try:
             for member in reader:
                 count += 1
@@ -152,6 +153,8 @@ class Unpacker:
                 with contextlib.suppress(OSError):  # a link to a folder will do, and keeps what it leads to as it is
                     os.close(self._root.open(path, _FOLDER))
                     return
+                if not self._was_empty and error.errno != errno.ENOENT:
+                    raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=parent)
             else:

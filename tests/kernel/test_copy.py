@@ -15,6 +15,23 @@ from ctlab.errors import BadInput, CtlabError, KernelError, NotFound, StateError
 pytestmark = pytest.mark.kernel
 
 
+def test_a_folder_takes_no_files_place(lab: Any, tmp_path: Path) -> None:
+    """As with cp and Docker: what was in the file would be lost."""
+    container = lab.run()
+    container.write("/srv/file", "precious")
+    container.exec(
+        ["sh", "-c", "ln -s file /srv/link; ln -s nowhere /srv/broken; mkdir /srv/real; ln -s real /srv/good"]
+    )
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/inner").write_text("new")
+    for place in ("/srv/file", "/srv/link", "/srv/broken"):
+        with pytest.raises(KernelError, match=rf"{place}: ENOTDIR \(Not a directory\)"):
+            container.copy_in(tmp_path / "folder", place)
+    assert container.exec(["cat", "/srv/file", "/srv/link"]).check().stdout == "precious" * 2
+    container.copy_in(tmp_path / "folder", "/srv/good")
+    assert container.exec(["find", "/srv/real", "-type", "f"]).check().stdout == "/srv/real/folder/inner\n"
+
+
 def test_a_file_in_and_out(lab: Any, tmp_path: Path) -> None:
     container = lab.run()
     (tmp_path / "in").write_bytes(bytes(range(256)) * 1000)

@@ -309,6 +309,22 @@ def test_a_read_only_root_where_usr_is_not_merged(usable: None, tmp_path: Path) 
     assert len(said) == 5 and all("Read-only file system" in text for text in said.values()), said
 
 
+SHARED = """
+import ctypes, errno
+libc = ctypes.CDLL(None, use_errno=True)
+made = [libc.shmget(0, ctypes.c_size_t(16 << 20), 0o1600) for _ in range(6)]
+print(sum(number >= 0 for number in made), errno.errorcode.get(ctypes.get_errno()))
+"""
+
+
+def test_system_v_shared_memory_has_a_size(lab: Any) -> None:
+    """It stays when who wrote it is killed for memory."""
+    container = lab.run()
+    if int(container.exec(["cat", "/proc/sys/kernel/shmall"]).check().stdout) > 1 << 40:
+        pytest.skip("this kernel lacks kernel.shmall for user namespaces (Linux 6.0)")
+    assert container.exec(["python3", "-c", SHARED]).check().stdout == "4 ENOSPC\n"
+
+
 FREEZE = """
 mkdir /tmp/f && mount -t cgroup -o freezer none /tmp/f || exit 9
 mkdir /tmp/f/sub /tmp/f/sub/deep
