@@ -219,9 +219,9 @@ def _become(
     birth.status = _socket.socket(fileno=launcher.REPORT)
     child = _with_program() if execute.argv and execute.init else 0
     program.become(execute.user, keep, single_id=birth.context.single_id, bounded=True)
+    resources.bound_processes(processes, by_exec=False)  # an init's too: it can be traced, and made to fork
     if child or not execute.argv:
         raise birth.context.launcher.be_init(child, variables, birth.filter.late)
-    resources.bound_processes(processes, by_exec=False)
     if birth.filter.late:
         seccomp.install(birth.filter.late)
     script = launcher.SCRIPT in targets

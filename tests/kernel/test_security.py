@@ -309,6 +309,15 @@ def test_a_read_only_root_where_usr_is_not_merged(usable: None, tmp_path: Path) 
     assert len(said) == 5 and all("Read-only file system" in text for text in said.values()), said
 
 
+def test_an_init_of_ours_may_have_as_many_processes_as_a_program(lab: Any) -> None:
+    """Who can trace it can make it fork."""
+    limits = {
+        lab.run(command, init=init).exec(["grep", "-E", "processes|open files", "/proc/1/limits"]).check().stdout
+        for command, init in ((None, False), (["sleep", "60"], True), (["sleep", "60"], False))
+    }
+    assert len(limits) == 1 and "unlimited" not in limits.pop()
+
+
 SHARED = """
 import ctypes, errno
 libc = ctypes.CDLL(None, use_errno=True)
