@@ -188,7 +188,11 @@ class Container:
 
     @interruptible(_interrupted("the restart of"))
     def restart(self, timeout: float | str | None = None) -> Container:
-        """Stop, then start."""
+        """Stop, then start. What is known to be in the way of the start is raised before it is stopped."""
+        if self.state in ("running", "paused"):
+            from . import creating
+
+            creating.check_restart(self)
         return self.stop(timeout).start()
 
     def pause(self) -> Container:

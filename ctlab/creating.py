@@ -12,7 +12,7 @@ import itertools
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import ending, engines, filters, network, sampled_names, ticks, units
@@ -24,11 +24,11 @@ from .ipam import parse_mac
 from .names import auto_names, expand_pattern, key
 from .network import Attachment, Network
 from .plan import limits as limits_plan
-from .request import check_exists, container_spec, several
+from .request import check_exists, check_source, container_spec, several
 from .runtime import messages, packets
 from .spec import ContainerSpec
 from .spelling import option
-from .starting import start_message
+from .starting import network_word, start_message
 from .whole import Deferred, whole
 
 if TYPE_CHECKING:
@@ -102,6 +102,16 @@ def _rehearse(
             if (net := copies.get(key(name))) is not None:  # else it is made for them
                 first = position == 0
                 Attachment(net, spec.name).take(asked["ip"] if first else None, asked["ip6"] if first else None)
+    _ask(lab, specs[0], replaced.values(), again=False, named=bool(specs[0].networks))
+
+
+def _ask(lab: Lab, spec: ContainerSpec, ended: Iterable[Container], *, again: bool, named: bool) -> None:
+    """Raise what the inside knows to be in the way of a start once those containers have ended."""
+    ask = messages.MayStart([one.id for one in ended], again=again, network=network_word(spec), named=named)
+    try:
+        lab._call(ask, messages.Ok)
+    except CtlabError as error:
+        raise in_container(error, spec.name, spec.command) from None
 
 
 def names_for(lab: Lab, name: Any, count: Any) -> list[str]:
@@ -359,6 +369,14 @@ def start(lab: Lab, container: Container) -> None:
                 container._state, container._returncode, container._oom_killed = before
                 raise
             started(lab, container, pid)
+
+
+def check_restart(container: Container) -> None:
+    """Raise what is known to be in the way of another start of a container that runs: it goes on then."""
+    container._alive()
+    for mount in container.spec.mounts:
+        check_source(mount.source)
+    _ask(container.lab, container.spec, [container], again=True, named=bool(container.endpoints))
 
 
 @functools.cache

@@ -182,9 +182,14 @@ def mount(text: str | MountSpec) -> MountSpec:
     place = os.path.normpath(f"/{target.lstrip('/')}")  # which would keep two slashes at the front
     if is_kernels(place):
         raise BadInput(f"mount '{text}': {place} is the container's own")
+    check_source(path)
+    return MountSpec(path, place, read_only)
+
+
+def check_source(path: str) -> None:
+    """Raises NotFound for a mount of what isn't there."""
     if not os.path.exists(path):
         raise NotFound(f"mount source {path} does not exist (ENOENT)")
-    return MountSpec(path, place, read_only)
 
 
 def capabilities(add: Iterable[str], drop: Iterable[str]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from .plan import limits as limits_plan
 from .plan import network as network_plan
 from .plan import ops, rootfs
 from .runtime import messages
-from .spec import EndpointSpec
+from .spec import ContainerSpec, EndpointSpec
 
 if TYPE_CHECKING:
     from .container import Container
@@ -106,7 +106,6 @@ def start_message(container: Container, image: Reference, top: dict[str, str], c
     prepare = None
     if again or not plain:
         prepare = ops.encode(rootfs.prepare(image.key if image.path else image.kind, top))
-    mode = spec.network_mode
     before = limits_plan.prepared(container.lab._client.facts["controllers"])
     writes = limits_plan.plan(spec.limits, cgroup_version, before) if cgroup_version != "none" else []
     return messages.Start(
@@ -116,7 +115,7 @@ def start_message(container: Container, image: Reference, top: dict[str, str], c
         prepare=None if plain else prepare,
         filter=filters.own(spec, engines.kernel_release(container.lab)),
         prepare_again=prepare if again else None,
-        network="node" if mode == "host" else mode.partition(":")[2] if mode.startswith("container:") else "own",
+        network=network_word(spec),
         node_operations=ops.encode(node_operations(container)),
         inside=ops.encode(inside_operations(container)),
         limits=[list(write) for write in writes],
@@ -129,6 +128,12 @@ def start_message(container: Container, image: Reference, top: dict[str, str], c
         start=container._instance,
         body=container._body[0] if container._body else "",
     )
+
+
+def network_word(spec: ContainerSpec) -> str:
+    """Whose network it has: ``own``, ``node``, or the id of a container."""
+    mode = spec.network_mode
+    return "node" if mode == "host" else mode.partition(":")[2] if mode.startswith("container:") else "own"
 
 
 def attach_message(container: Container, number: int) -> messages.Attach:

@@ -48,6 +48,15 @@ class StartMany(NamedTuple):
     starts: list[Start]
 
 
+class MayStart(NamedTuple):
+    """Whether one could be started once the containers `ended` have: `Ok`, or what is known to be in its way."""
+
+    ended: list[str]
+    again: bool  # they are what is to be started
+    network: str  # as of `Start`
+    named: bool  # whether it has addresses
+
+
 class FirstProcesses(NamedTuple):
     """The first processes of containers: `Firsts`."""
 
@@ -498,9 +507,9 @@ class Gone(NamedTuple):
 REQUESTS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
-        Start, StartMany, FirstProcesses, Image, Exec, SignalExecution, ResizeExecution, Logs, Follow, Unfollow, Wait,
-        Signal, Interrupt, Remove, Pause, Limits, Attach, Detach, Rename, Configure, Perform, Top, Facts, MemoryKills,
-        Listening,
+        Start, StartMany, MayStart, FirstProcesses, Image, Exec, SignalExecution, ResizeExecution, Logs, Follow,
+        Unfollow, Wait, Signal, Interrupt, Remove, Pause, Limits, Attach, Detach, Rename, Configure, Perform, Top,
+        Facts, MemoryKills, Listening,
         Dump, Rings, Sampler, Costs, Kind, Names, CopyOut, CopyIn,
     )
 }  # fmt: skip

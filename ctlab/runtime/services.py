@@ -66,6 +66,12 @@ class Services:
         helpers = (self.nursery, self.outputs.collector, self._resolver, self._sampler)
         return {helper.name: helper.pid for helper in helpers if helper.control is not None}
 
+    def needed(self, *, named: bool) -> None:
+        """Raises Refused where a helper is missing that a start needs, the resolver for one that is `named`."""
+        self.outputs.collector.needed()
+        if named:
+            self._resolver.needed()
+
     # -- resolver -------------------------------------------------------------------------------
     def name(self, name: str, endpoints: list[Any]) -> None:
         """`name` has these addresses: [[network, [address, …]], …]; none: it is gone."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernel import capabilities, launcher
 from ..plan import ops
-from . import ends, executor, messages, orders, packets, pool, program, room, storage
+from . import admission, ends, executor, messages, orders, packets, pool, program, room, storage
 from .calls import Call, Refused
 from .context import Filter
 from .log_ring import LogRing
@@ -22,13 +22,19 @@ from .record import Record
 if TYPE_CHECKING:
     from .supervisor import Supervisor
 
+_ROOM_TRIES = 50  # of a start for what has just ended
+_ROOM_STEP_SECONDS = 0.01  # until what a start has open, but no container, is closed
 
-def start(supervisor: Supervisor, call: Call) -> None:
+
+def start(supervisor: Supervisor, call: Call, tries: int = _ROOM_TRIES) -> None:
     """Start a container, new or again; the answer comes once its program has been exec'ed."""
     message: messages.Start = call.message
-    supervisor.services.outputs.collector.needed()
-    _need_room(supervisor)
     record = supervisor.records.get(message.id)
+    if record is not None and record.streams and tries and room.left() < room.AGAIN:
+        # It has just ended, and the collector is about to meet the end of its streams.
+        supervisor.after(_ROOM_STEP_SECONDS, lambda: _start_late(supervisor, call, tries - 1))
+        return
+    admission.check(supervisor, room.SLOT if record is None else room.AGAIN, named=bool(message.endpoints))
     if record is not None and record.slot is not None:
         raise Refused("StateError", f"container {message.name} is running already")
     again = record is not None
@@ -40,6 +46,13 @@ def start(supervisor: Supervisor, call: Call) -> None:
     except BaseException:
         ends.unmake(supervisor, record, again)
         raise
+
+
+def _start_late(supervisor: Supervisor, call: Call, tries: int) -> None:
+    if call.given_up():
+        call.close_descriptors()
+    else:
+        supervisor.dispatch(call, lambda *_: start(supervisor, call, tries))
 
 
 def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> None:
@@ -115,14 +128,6 @@ def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> N
         _go(supervisor, record, slot)
 
 
-def _need_room(supervisor: Supervisor) -> None:
-    """Refuse a start for which there are no descriptors: what else is asked for needs some, too."""
-    if room.left() < room.SLOT:
-        supervisor.pool.make_room()
-        if room.left() < room.SLOT:
-            raise Refused("KernelError", room.full(), errno.EMFILE)
-
-
 def _filter(program: str | None) -> Filter | None:
     """A container's own filter of system calls, as it travels: the program in base64. None: the lab's."""
     return None if program is None else Filter(late=base64.b64decode(program))
@@ -157,7 +162,7 @@ def _with_quota(said: dict[str, Any]) -> dict[str, Any]:
         return named
     if said["errno"] == errno.ENOSPC and not said["message"].startswith(("write", "folder")):
         # Not a full file system: detached mounts are counted as mount namespaces, too.
-        return said | {"message": no_room(said["message"], errno.ENOSPC)}
+        return said | {"message": admission.no_room(said["message"], errno.ENOSPC)}
     return said
 
 
@@ -173,10 +178,7 @@ def _make_slot(supervisor: Supervisor, message: messages.Start, record: Record, 
     if network != "own":
         operations = pool.without_network(operations)
         if network != "node":
-            other = supervisor.record(network)
-            joined = other.pidfd
-            if joined < 0:
-                raise Refused("StateError", "the container whose network is to be shared isn't running")
+            joined = admission.shared_network(supervisor, network)
     try:
         return supervisor.pool.make(
             operations,
@@ -189,17 +191,8 @@ def _make_slot(supervisor: Supervisor, message: messages.Start, record: Record, 
         if error.errno == errno.ENOSPC and (full := storage.hint()):
             raise Refused("KernelError", full, error.errno) from None
         if error.errno in (errno.ENOSPC, errno.EAGAIN, errno.ENOMEM):
-            raise Refused("KernelError", no_room(error.strerror or "", error.errno), error.errno) from None
+            raise Refused("KernelError", admission.no_room(error.strerror or "", error.errno), error.errno) from None
         raise
-
-
-def no_room(what: str, number: int) -> str:
-    """The message for a quota of the machine that is used up: `what` is the call that the kernel refused."""
-    call = what.partition("(")[0].partition(":")[0]
-    return (
-        f"the kernel has no room for another container: {call} gave {errno.errorcode[number]}; a quota is used up: "
-        "/proc/sys/user/max_*_namespaces, a cgroup's pids.max or cgroup.max.descendants"
-    )
 
 
 def _limit(slot: Slot, writes: list[list[Any]]) -> None:
@@ -261,7 +254,6 @@ def _give_up(supervisor: Supervisor, record: Record, failure: dict[str, Any]) ->
 
 _SAMPLE_AFTER_SECONDS = 0.005
 _REPORT_SECONDS = 2.0  # as of an exec's
-_ROOM_STEP_SECONDS = 0.01  # until what a start has open, but no container, is closed
 _CARRIER_TRIES = 100
 _CARRIER_STEP_SECONDS = 0.001
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..kernel import cgroup, launcher, netlink, syscalls
 from ..plan import ops
 from . import (
+    admission,
     archive,
     changes,
     ends,
@@ -61,6 +62,7 @@ _ROOM_TRIES, _ROOM_STEP_SECONDS = 100, 0.01  # a call waits so long for descript
 
 Verb = Callable[["Supervisor", Call], None]
 VERBS: dict[type, Verb] = {
+    **admission.VERBS,
     **starts.VERBS,
     **ends.VERBS,
     **foreground.VERBS,
@@ -192,11 +194,11 @@ class Supervisor(Descriptors):
             return
         self.dispatch(call)
 
-    def dispatch(self, call: Call) -> None:
-        """Serve a call."""
+    def dispatch(self, call: Call, verb: Verb | None = None) -> None:
+        """Serve a call; `verb`: go on with one."""
         self._quiet_at = time.monotonic() + _QUIET_SECONDS
         try:
-            (VERBS.get(type(call.message)) or _OWN[type(call.message)])(self, call)
+            (verb or VERBS.get(type(call.message)) or _OWN[type(call.message)])(self, call)
         except Refused as error:
             call.fail(error.kind, str(error), error.errno)
             call.close_descriptors()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,6 +129,24 @@ def test_a_restart_keeps_files_address_and_mac(lab: Any) -> None:
     assert container.exec(link).check().stdout == mac == before[1] + "\n"
     assert (container.address("blue"), container.endpoints[0].mac) == before
     assert container.exec(["ls", "/dev/shm"]).check().stdout == ""
+
+
+def test_a_restart_that_cannot_be_ends_nothing(lab: Any, tmp_path: Path) -> None:
+    shown, first = tmp_path / "shown", lab.run(name="first")
+    shown.mkdir()
+    web = lab.run(name="web", networks="container:first", mounts=[f"{shown}:/mnt/shown"])
+    pid = web.pid
+    shown.rmdir()
+    with pytest.raises(NotFound, match=r"^mount source /.*/shown does not exist \(ENOENT\)$"):
+        web.restart()
+    shown.mkdir()
+    first.stop(0)
+    for start in (web.restart, lambda: lab.run(name="web", networks="container:first", exists="replace")):
+        with pytest.raises(StateError, match=r"^container web: the container whose network is to be shared isn't run"):
+            start()
+    assert lab["web"] is web and (web.state, web.pid) == ("running", pid)
+    first.start()
+    assert web.restart().state == "running" and web.pid != pid
 
 
 def test_a_program_that_ends_at_once_can_be_started_again_and_again(lab: Any) -> None:

@@ -167,6 +167,41 @@ def test_as_many_run_as_there_is_room_for_and_all_else_goes_on(usable: None, har
     run_owner(FULL, str(hard), timeout=60)
 
 
+AGAIN = (
+    OWNER
+    + """
+with ctlab.Lab("again") as lab:
+    web, idle = lab.run(SAYS, name="web"), lab.run(name="idle")
+    fill(lambda: lab.run(SAYS))
+    refused(lambda: lab.run(SAYS))
+    taken, done = [], {}
+    while len(taken) < 12:  # fewer and fewer are left: each thread that calls has one
+        for name in ("web", "idle"):
+            for how in ("restart", "replace"):
+                old = lab[name], lab[name].pid
+                try:
+                    if how == "restart":
+                        lab[name].restart()
+                    else:
+                        lab.run(SAYS if name == "web" else None, name=name, exists="replace")
+                except KernelError as error:
+                    assert "of 160 files are open" in str(error), error
+                    assert (lab[name], lab[name].pid) == old
+                else:
+                    done[name, how] = len(taken)
+                assert {container.state for container in lab.containers} == {"running"}, (name, how)
+        taken.append(lab._client.connection())
+    for connection in taken:
+        connection.close()
+    assert done.keys() >= {("web", "restart"), ("idle", "restart")} and max(done.values()) < 11, done
+"""
+)
+
+
+def test_where_there_is_no_room_for_another_what_runs_is_ended_only_for_what_can_start(usable: None) -> None:
+    run_owner(AGAIN, "160")
+
+
 IDLE = (
     OWNER
     + """

@@ -165,17 +165,19 @@ def test_the_fourth_death_in_a_minute_is_the_last(fresh_lab: Any, name: str) -> 
     web = lab.run(WRITES, name="web")
     for _ in range(4):
         kill(lab, name)
+    pid = web.pid
     off = f"the lab's {name} died 4 times in a minute and stays off, and [^\n]+: start another lab"
     assert wait_until(lambda: len(died(lab, name)) == 4)
     assert re.fullmatch(off, died(lab, name)[-1])
     assert wait_until(lambda: helpers(lab, name) == [])
     assert web.state == "running" and web.exec(["echo", "inside"]).stdout == "inside\n"
+    starts: list[Any] = [web.restart, lambda: lab.run(WRITES, name="web", exists="replace"), lambda: lab.run(["true"])]
     if name == "collector":
-        for verb in (lambda: lab.run(["echo"]), web.logs, lambda: web.follow(lambda *_: None)):
-            with pytest.raises(StateError, match=f"^(container c1: )?{off}$"):
+        for verb in (*starts, web.logs, lambda: web.follow(lambda *_: None)):
+            with pytest.raises(StateError, match=f"^(container (c1|web): )?{off}$"):
                 verb()
     elif name == "resolver":
-        for verb in (lambda: lab.network("red"), lambda: lab.run(["true"])):
+        for verb in (*starts, lambda: lab.network("red")):
             with pytest.raises(StateError, match=f"{off}$"):
                 verb()
         assert lab.run(["true"], networks=["none"]).wait(patient(10)) == 0
@@ -186,6 +188,7 @@ def test_the_fourth_death_in_a_minute_is_the_last(fresh_lab: Any, name: str) -> 
             warnings.simplefilter("always")
             lab.stats()
         assert any(re.fullmatch(off, str(warning.message)) for warning in warned)
+    assert lab["web"] is web and (web.state, web.pid) == ("running", pid)  # nothing was ended for what can't be started
     web.remove()
     assert wait_until(lambda: helpers(lab, name) == [])
 
