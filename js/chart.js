@@ -3,6 +3,7 @@
 import Plotly from "plotly.js-basic-dist-min";
 import css from "./chart.css";
 import { layoutOf, tracesOf } from "./chart_draw.js";
+import { instead, stopped, watchKernel } from "./kernel.js";
 import { readPalette, watchTheme } from "./palette.js";
 import { make } from "./panel.js";
 
@@ -13,13 +14,6 @@ const CONFIG = {
   modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]], // named, since plotly.js also offers to share
 };
 const STALE_MS = 8000; // without a picture: nothing feeds the chart any more
-const pad = (number) => String(number).padStart(2, "0");
-
-export function clock(ms) {
-  const at = new Date(ms);
-  const day = `${at.getUTCFullYear()}-${pad(at.getUTCMonth() + 1)}-${pad(at.getUTCDate())}`;
-  return `${day} ${pad(at.getUTCHours())}:${pad(at.getUTCMinutes())}:${pad(at.getUTCSeconds())} UTC`;
-}
 
 function render({ model, el }) {
   const view = crypto.randomUUID?.() ?? String(Math.random());
@@ -30,7 +24,7 @@ function render({ model, el }) {
   const legend = make("div", { class: "legend", role: "group", "aria-label": "lines" });
   const plot = make("div", { class: "plot" });
   const root = make("div", { class: "ctlab ctlab-live" });
-  root.append(make("style", {}, css), probe, make("header", {}, name, state, said), legend, plot);
+  root.append(make("style", {}, css), instead(model), probe, make("header", {}, name, state, said), legend, plot);
   el.append(root);
 
   let palette = readPalette(probe);
@@ -42,11 +36,13 @@ function render({ model, el }) {
   let drawing = false;
   let received = performance.now();
   let left = false;
+  let kernel = ""; // what is wrong with it, if anything
   const hidden = new Set(); // names that a person has switched off
 
   // --- to Python
 
   function tell(more = {}) {
+    if (kernel === "gone") return;
     try {
       model.send({ view, visible: looked === true, drawn, took_seconds: 0, ...more });
     } catch {
@@ -132,11 +128,17 @@ function render({ model, el }) {
     const { window: shown } = model.get("picture");
     const silent = performance.now() - received;
     const patience = Math.max(STALE_MS, 3000 * model.get("period_seconds"));
-    const stale = looked === true && silent > patience;
+    const stale = kernel || (looked === true && silent > patience ? "gone" : "");
+    const { text, title } = stale ? stopped(stale, shown[1]) : { text: "live", title: "" };
     root.dataset.state = stale ? "stopped" : "live";
-    state.textContent = stale ? `stopped, as of ${clock(shown[1])}` : "live";
-    state.title = stale ? "nothing comes from the kernel of this notebook any more" : "";
+    state.textContent = text;
+    state.title = title;
   }
+  const unheard = watchKernel(model, (now) => {
+    kernel = now;
+    received = performance.now();
+    heed();
+  });
   const heeding = setInterval(heed, 1000);
 
   // --- life
@@ -183,6 +185,7 @@ function render({ model, el }) {
     seen.disconnect();
     sizes.disconnect();
     unwatch();
+    unheard();
     tell({ gone: true });
     Plotly.purge(plot);
     root.remove();

@@ -11,8 +11,11 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** The line below the map: the lab's name, how many containers are in which state, what the other shapes mean. */
-export function drawLegend(footer, name, elements) {
+/**
+ * The line below the map: the lab's name, how many containers are in which state, what the other shapes mean. `ended`:
+ * what is said, and why, once the map no longer follows the lab.
+ */
+export function drawLegend(footer, name, elements, ended) {
   const counts = new Map();
   let networks = 0;
   let links = 0;
@@ -22,6 +25,7 @@ export function drawLegend(footer, name, elements) {
     links += element.kind === "link";
   }
   const items = [make("span", { class: "name" }, name)];
+  if (ended) items.push(make("span", { class: "ended", title: ended.title }, ended.text));
   for (const state of STATES) {
     if (!counts.has(state)) continue;
     const sample = make("i", { class: state });
@@ -31,7 +35,8 @@ export function drawLegend(footer, name, elements) {
   }
   if (networks) items.push(make("span", {}, make("i", { class: "network" }), `${networks} network${networks > 1 ? "s" : ""}`));
   if (links) items.push(make("span", {}, make("i", { class: "link" }), `${links} link${links > 1 ? "s" : ""}`));
-  items.push(make("span", { class: "hint" }, "click for details, drag to arrange, Ctrl + wheel to zoom"));
+  const hint = ended ? "Ctrl + wheel to zoom" : "click for details, drag to arrange, Ctrl + wheel to zoom";
+  items.push(make("span", { class: "hint" }, hint));
   footer.replaceChildren(...items);
 }
 

@@ -2,6 +2,7 @@
 // redisplay or a reload shows the same; only zoom and pan are kept here, per model.
 import cytoscape from "cytoscape";
 import { layWires, positionOf, update } from "./elements.js";
+import { instead, stopped, watchKernel } from "./kernel.js";
 import { styleSheet } from "./look.js";
 import { readPalette, watchTheme } from "./palette.js";
 import { drawDetails, drawLegend, drawTools, make } from "./panel.js";
@@ -22,7 +23,7 @@ function render({ model, el }) {
   const heard = make("span", { class: "heard", "aria-live": "polite" });
   // JupyterLab would take the arrow keys for its own as long as the notebook is in command mode.
   const root = make("div", { class: "ctlab ctlab-topology", "data-lm-suppress-shortcuts": "true" });
-  root.append(make("style", {}, css), probe, make("div", { class: "body" }, map, aside), footer, heard);
+  root.append(make("style", {}, css), instead(model), probe, make("div", { class: "body" }, map, aside), footer, heard);
   el.append(root);
 
   let palette = readPalette(probe);
@@ -38,6 +39,7 @@ function render({ model, el }) {
   });
   const viewport = viewports.get(model) ?? { touched: false };
   viewports.set(model, viewport);
+  let ended = null; // what is said once nothing comes from the kernel any more
   const elements = () => model.get("elements");
   const find = (id) => elements().find((element) => element.id === id);
 
@@ -92,7 +94,7 @@ function render({ model, el }) {
   map.append(nothing, tools);
   function tidy() {
     model.set("tidy_requests", model.get("tidy_requests") + 1);
-    model.save_changes();
+    save();
   }
   const wheel = (event) => {
     if (!event.ctrlKey && !event.metaKey) return;
@@ -111,7 +113,7 @@ function render({ model, el }) {
     };
     const changed = update(cy, elements(), { palette, moved: model.get("moved"), duration: first ? 0 : duration, settled });
     nothing.hidden = elements().length > 0;
-    drawLegend(footer, model.get("name"), elements());
+    legend();
     choose();
     const count = (kind) => String(elements().filter((element) => element.kind === kind).length);
     root.dataset.containers = count("container");
@@ -124,6 +126,9 @@ function render({ model, el }) {
       cy.resize();
       fit(!first);
     }
+  }
+  function legend() {
+    drawLegend(footer, model.get("name"), elements(), ended);
   }
   function choose() {
     const id = model.get("selected");
@@ -155,7 +160,7 @@ function render({ model, el }) {
   }
   const listeners = {
     "change:elements": () => show(false),
-    "change:name": () => drawLegend(footer, model.get("name"), elements()),
+    "change:name": legend,
     "change:selected change:details": choose,
     "change:moved": move,
     "change:layout_version": arrange,
@@ -166,10 +171,13 @@ function render({ model, el }) {
 
   // --- from the person to the model
 
+  function save() {
+    if (!ended) model.save_changes();
+  }
   function select(id) {
-    if (model.get("selected") === id) return;
+    if (model.get("selected") === id || (ended && id)) return; // only the kernel knows details
     model.set({ selected: id, details: {} });
-    model.save_changes();
+    save();
   }
   cy.on("tap", (event) => select(event.target === cy || event.target.hasClass("leaving") ? "" : event.target.id()));
   cy.on("drag", "node", (event) => layWires(event.target.union(event.target.descendants()).connectedEdges()));
@@ -180,7 +188,7 @@ function render({ model, el }) {
       moved[node.id()] = [Math.round(node.position("x")), Math.round(node.position("y"))];
     });
     model.set("moved", moved);
-    model.save_changes();
+    save();
   });
   cy.on("dragpan", () => {
     viewport.touched = true;
@@ -218,6 +226,13 @@ function render({ model, el }) {
 
   // --- life
 
+  // As it was then. What only the kernel could answer can't be asked any more.
+  const unheard = watchKernel(model, (state) => {
+    ended = state ? stopped(state, Date.now()) : null;
+    root.dataset.state = ended ? "stopped" : "live";
+    cy.autoungrabify(Boolean(ended));
+    legend();
+  });
   function repaint() {
     palette = readPalette(probe);
     cy.style(styleSheet(palette));
@@ -260,6 +275,7 @@ function render({ model, el }) {
     const frame = map.getBoundingClientRect();
     return { x: frame.left + at.x, y: frame.top + at.y };
   };
+  root.dataset.state = "live";
   root.dataset.ready = "true";
   // An output that is updated gets another view of the model, and JupyterLab drops the old one without a word: its
   // element has no parent then. (A cell that was scrolled away is out of the page too, but whole.)
@@ -275,6 +291,7 @@ function render({ model, el }) {
     }
     sizes.disconnect();
     unwatch();
+    unheard();
     cy.destroy();
     root.remove();
   }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from html import escape
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 POINTS = 240  # of one line: what the 400 pixels of a pane show
 STATIC_POINTS = 300  # of one line in what a saved notebook keeps
 MAX_FAILURES = 20  # pictures in a row that may fail before the chart gives up
+STORE_SECONDS = 10.0  # how old the picture may be that a notebook holds which is saved while the chart is live
 LOOK_SECONDS = 1.0  # how often is looked whether the lab is still there, while no picture is wanted
 
 
@@ -87,7 +89,8 @@ class Dashboard:
         self._stopping = threading.Event()
         self._finished = False
         self._thread: threading.Thread | None = None
-        self._handles: list[Any] = []
+        self._display_id = f"ctlab-chart-{uuid.uuid4().hex}"  # of all outputs that show this chart
+        self._stored: float | None = None  # time.monotonic() of the picture in those, once there is one
         self._widget: DashboardWidget | None = None
         self._hidden = ""  # what is said about containers that have no line of their own
         self._failure = ""  # why the chart ended by itself, or there is none
@@ -133,11 +136,12 @@ class Dashboard:
                 self._failure = f"reading failed: {error}"  # the thread tries again, and gives up if it has to
             if self._widget is None:
                 self._make_widget()
-            bundle = {"text/html": self._html(), "text/plain": repr(self)}
+            bundle = self._repr_mimebundle_()
+            self._stored = time.monotonic()
             if self._widget is not None:
-                view = self._widget._repr_mimebundle_()
-                bundle = {**(view[0] if isinstance(view, tuple) else view or {}), **bundle}
-            self._handles.append(shown.put(bundle, True))
+                shown.put_live(bundle, self._widget, self._display_id)
+            else:
+                shown.put(bundle, self._display_id)
             if self._thread is None and self._widget is not None:
                 self._thread = threading.Thread(target=self._run, name="ctlab-dashboard", daemon=True)
                 self._thread.start()
@@ -150,7 +154,7 @@ class Dashboard:
         else:
             number = self._pace.sent(time.monotonic(), 0.0)
             first = widgets.wire(self._picture(POINTS), number, self._source.name)
-            self._widget = widgets.DashboardWidget(first, self._period, self._hear)
+            self._widget = widgets.DashboardWidget(first, self._period, self._hear, self._display_id)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """The chart as it is now, static: it needs no kernel, and the page no script."""
@@ -171,7 +175,7 @@ class Dashboard:
     close = stop
 
     def refresh_stored(self) -> None:
-        """Nothing: what shows a live chart is brought up to date when it stops."""
+        """Nothing: while somebody looks, the thread does it now and then, and `stop` for good."""
 
     # ---- the page's answers
 
@@ -235,6 +239,9 @@ class Dashboard:
             self._pace.sent(time.monotonic(), used)
         if self._widget is not None:
             self._widget.picture = picture
+        if self._stored is not None and time.monotonic() - self._stored > STORE_SECONDS:
+            self._stored = time.monotonic()
+            shown.replace(shown.still(self._repr_mimebundle_(), self._display_id), self._display_id)
 
     def _read(self) -> None:
         ring, names = self._source.sampled()
@@ -257,14 +264,13 @@ class Dashboard:
             if self._finished:
                 return
             self._finished = True
-            if ask and mine and self._handles:
+            if ask and mine and self._stored is not None:
                 try:
                     self._read()
                 except Exception:  # the lab may be gone already: then the last picture is what there is
                     pass
-            bundle = self._repr_mimebundle_() if self._handles else {}
-            for handle in self._handles:
-                handle.update(bundle, raw=True)
+            if self._stored is not None:
+                shown.end_live(self._repr_mimebundle_(), self._display_id)
             if mine and self._widget is not None:
                 self._widget.close()
                 self._widget = None

@@ -44,6 +44,8 @@ class DashboardWidget(anywidget.AnyWidget):
     _esm = SCRIPT.read_text(encoding="utf-8")
     _css = theme.variables()
 
+    still = traitlets.Unicode().tag(sync=True)
+    """The class of the picture that a view hides."""
     figure = traitlets.Dict().tag(sync=True)
     """``layout``: plotly's, without colours; ``panes``: axis numbers, label, dash and hover text of each line."""
     period_seconds = traitlets.Float().tag(sync=True)
@@ -51,15 +53,16 @@ class DashboardWidget(anywidget.AnyWidget):
     """``number``, ``lab``, ``said``, ``names``, ``colours``, ``window`` (ms since 1970), ``x`` (float64, ms), ``y``
     (float32; by line, pane, moment): all of one picture, so that it comes whole."""
 
-    def __init__(self, picture: dict[str, Any], period_seconds: float, hear: Callable[[Heard], None]) -> None:
+    def __init__(
+        self, picture: dict[str, Any], period_seconds: float, hear: Callable[[Heard], None], still: str = ""
+    ) -> None:
         """`hear` is called, in whatever thread serves the page's messages, with what a view says."""
         panes = [
             {"axis": (pane.row - 1) * 2 + pane.column, "label": pane.label, "dash": pane.dash, "hover": pane.hover}
             for pane in PANES
         ]
-        super().__init__(
-            figure={"layout": layout(), "panes": panes}, period_seconds=period_seconds, picture=picture
-        )  # fmt: skip
+        figure = {"layout": layout(), "panes": panes}
+        super().__init__(figure=figure, period_seconds=period_seconds, picture=picture, still=still)
         # ipykernel from 7.4 on sends a page's answer to where the last message came from, which is the thread that a
         # busy cell holds, and not to the subshell that the page has named. Ours is served anywhere.
         if self.comm is not None:

@@ -72,8 +72,8 @@ class Topology:
         self._problem = ""  # why there is no live map
         self._closing = False
         self._frozen = False
-        self._display_id: str | None = None  # of all outputs that show this map, once there is one
-        self._stored: object = None  # what those outputs hold
+        self._display_id = f"ctlab-map-{uuid.uuid4().hex}"  # of all outputs that show this map
+        self._stored: object = None  # what those outputs hold, once there is one
         self._later = Coalesced(self.refresh, REFRESH_SECONDS, name=f"ctlab-map-{self.name}")
         self.refresh()
         self._cancel = source.on_change(self._later.request)
@@ -125,7 +125,7 @@ class Topology:
             if self._widget is None and not self._frozen and not self._problem and _has_kernel():
                 widgets, self._problem = apart.widgets("ctlab.notebook.topology_widget", "map")
                 if widgets is not None:
-                    self._widget = widgets.TopologyWidget(**self._state())
+                    self._widget = widgets.TopologyWidget(still=self._display_id, **self._state())
                     self._widget.observe(self._on_selected, "selected")
                     self._widget.observe(self._on_moved, "moved")
                     self._widget.observe(lambda _: self.tidy(), "tidy_requests")
@@ -192,7 +192,7 @@ class Topology:
             if elements:
                 self._take(elements)
             widget, self._widget, self._frozen = self._widget, None, True
-        self.refresh_stored()
+        self._store(had_view=widget is not None)
         if widget is not None:
             widget.close()
 
@@ -203,28 +203,33 @@ class Topology:
 
         Does nothing if nothing has changed since it was last stored.
         """
+        self._store(had_view=False)
+
+    def _store(self, *, had_view: bool) -> None:
         with self._lock:
-            if self._display_id is None or self._stored == self._signature() or not _has_kernel():
+            if self._stored is None or self._stored == self._signature() or not _has_kernel():
                 return
             self._stored = self._signature()
-            bundle, display_id = self._repr_mimebundle_(), self._display_id
-        shown.replace(bundle, display_id)
+            bundle, live = self._repr_mimebundle_(), self._widget is not None
+        if had_view:
+            shown.end_live(bundle, self._display_id)
+        else:
+            shown.replace(shown.still(bundle, self._display_id) if live else bundle, self._display_id)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
-        """The widget view, where there is one, and beside it what is shown where there is none: picture and text."""
-        widget = self.widget
-        bundle: dict[str, Any] = {"text/plain": self.text, "text/html": self._html()}
-        if widget is not None:
-            view = widget._repr_mimebundle_()
-            bundle = {**(view[0] if isinstance(view, tuple) else view or {}), **bundle}
-        return bundle
+        """What is shown where there is no widget: picture and text."""
+        return {"text/plain": self.text, "text/html": self._html()}
 
     def _ipython_display_(self) -> None:
         """Display with an id, so that the output can be replaced later (a plain cell result has none)."""
         with self._lock:
-            self._display_id = self._display_id or f"ctlab-map-{uuid.uuid4().hex}"
             self._stored = self._signature()
-        shown.put(self._repr_mimebundle_(), self._display_id)
+            widget = self.widget  # first: why there is none is said in the picture
+            bundle = self._repr_mimebundle_()
+        if widget is not None:
+            shown.put_live(bundle, widget, self._display_id)
+        else:
+            shown.put(bundle, self._display_id)
 
     def _html(self) -> str:
         with self._lock:

@@ -24,6 +24,8 @@ class TopologyWidget(anywidget.AnyWidget):
     _esm = SCRIPT.read_text(encoding="utf-8")
     _css = theme.variables()
 
+    still = traitlets.Unicode().tag(sync=True)
+    """The class of the picture that a view hides."""
     name = traitlets.Unicode().tag(sync=True)
     elements: traitlets.List[dict[str, object]] = traitlets.List().tag(sync=True)
     """As in `ctlab.notebook.map_model`, with ``x`` and ``y`` (pixels) and ``hue`` (0 to `theme.HUES` - 1); of an edge

@@ -120,14 +120,15 @@ def page(bare_kernel: Any) -> Iterator[Page]:
     bare_kernel.good(SOURCE)
     made = Page(bare_kernel)
     bare_kernel.client.execute("board")
-    made.take(20, lambda: made.displays)
+    made.take(20, lambda: len(made.displays) == 2)
     yield made
     bare_kernel.good("board.stop()\nsource.gone = True")
 
 
 def test_the_first_picture_comes_with_the_view_and_plotly_is_not_imported(page: Page) -> None:
-    (display,) = page.displays
-    assert set(display) == {VIEW, "text/html", "text/plain"} and "<td>web</td><td>0.5" in display["text/html"]
+    picture, view = page.displays
+    assert set(picture) == {"text/html", "text/plain"} and "<td>web</td><td>0.5" in picture["text/html"]
+    assert VIEW in view and "web" in picture["text/plain"]
     (first,) = page.pictures  # in the message that opens the model: no view is ever made without one
     assert first["number"] == 1 and first["names"] == ["web", "client"] and first["lab"] == "demo"
     x, y = np.frombuffer(first["x"], "<f8"), np.frombuffer(first["y"], "<f4")
@@ -193,12 +194,24 @@ def test_while_a_cell_computes_pictures_come_and_what_no_view_says_is_nothing(pa
     page.next(2)
 
 
+def test_what_a_notebook_would_keep_is_no_older_than_some_seconds(page: Page) -> None:
+    page.kernel.client.execute(
+        "import ctlab.notebook.dashboard\nctlab.notebook.dashboard.STORE_SECONDS = 0.2\nsource.names[3] = 'late'"
+    )
+    for _ in range(3):
+        page.say()
+        page.next()
+    page.take(5, lambda: page.updates)
+    assert "<td>late</td>" in page.updates[-1]["text/html"] and "ctlab-still" in page.updates[-1]["text/html"]
+
+
 def test_the_end_leaves_a_picture(page: Page) -> None:
     page.kernel.client.execute("source.names = {**source.names, 3: 'late'}\ntime.sleep(0.5)\nboard")
-    page.take(10, lambda: len(page.displays) == 2)
+    page.take(10, lambda: len(page.displays) == 4)
     page.kernel.client.execute("board.stop()\nboard.stop()\nprint(board, board.live)\nboard")
-    page.take(10, lambda: len(page.displays) == 3 and len(page.updates) == 2)
-    for data in (*page.updates, page.displays[2]):  # both displays, and one after the end
+    page.take(10, lambda: len(page.displays) == 5 and len(page.updates) == 2)
+    assert page.updates[0] == {"text/html": ""}  # in place of both views
+    for data in (page.updates[1], page.displays[4]):  # both pictures, and one after the end
         assert sorted(data) == ["text/html", "text/plain"]
         html = data["text/html"]
         assert "demo · as of 20" in html and "<svg" in html and "<script" not in html and "live" not in html
@@ -213,8 +226,8 @@ def test_the_end_leaves_a_picture(page: Page) -> None:
 def test_a_lab_that_is_gone_ends_its_chart_also_if_nobody_looks(page: Page) -> None:
     page.say(visible=False)
     page.kernel.client.execute("source.gone = True")
-    page.take(10, lambda: page.updates)
-    (data,) = page.updates
+    page.take(10, lambda: len(page.updates) == 2)
+    data = page.updates[1]
     assert "lab demo is gone" in data["text/html"] and "<svg" in data["text/html"] and VIEW not in data
     assert page.kernel.run("print(board)").stream() == "<Dashboard stopped>\n"
 

@@ -62,17 +62,14 @@ def test_tables_and_cards_say_it(world: Any) -> None:
 def test_a_chart_ends_and_says_it(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[Any] = []
 
-    class Output:
-        def update(self, bundle: dict[str, Any], **_: Any) -> None:
-            shown.append(bundle)
-
-    monkeypatch.setattr("ctlab.notebook.shown.put", lambda *_: Output())
+    monkeypatch.setattr("ctlab.notebook.shown.put", lambda *_: None)
+    monkeypatch.setattr("ctlab.notebook.shown.replace", lambda bundle, _: shown.append(bundle))
     monkeypatch.setattr("ctlab.notebook.dashboard.has_kernel", lambda: True)
     chart = Dashboard(world, refresh_hz=10)
     chart._ipython_display_()
     assert chart.live and chart.updates
     kill(world)
-    assert wait_until(lambda: bool(shown), 10)
+    assert wait_until(lambda: len(shown) == 2, 10)  # the view, the picture
     assert not chart.live and f"lab &#x27;x&#x27; {WHY}" in shown[-1]["text/html"]
     with pytest.raises(LabGone, match="died: its supervisor ended"):  # the rings that were mapped are the dead one's
         world.stats()

@@ -42,15 +42,15 @@ def test_a_table_says_when_it_was_true(kernel: Any) -> None:
 def test_a_map_follows_the_lab_and_becomes_static(kernel: Any) -> None:
     kernel.good("%container run -d --name web")
     cell = kernel.good("%topology")
-    assert "application/vnd.jupyter.widget-view+json" in cell.displays[0]
+    assert "application/vnd.jupyter.widget-view+json" in cell.displays[1]
     assert "web" in cell.displays[0]["text/html"] and "<svg" in cell.displays[0]["text/html"]
     cell = kernel.good("%container run -d --name second")
     assert any("second" in data["text/html"] for data in cell.updates)
     cell = kernel.good("%topology")  # one live map at a time: the first is a picture now
-    assert any("application/vnd.jupyter.widget-view+json" not in data for data in cell.updates)
+    assert any("<svg" in data["text/html"] and "ctlab-still" not in data["text/html"] for data in cell.updates)
     cell = kernel.good("%lab stop")
     last = [data for data in cell.updates if "<svg" in data.get("text/html", "")][-1]
-    assert "application/vnd.jupyter.widget-view+json" not in last
+    assert "ctlab-still" not in last["text/html"]
     assert "second" in last["text/html"] and "running" in last["text/plain"]  # the world as it was
 
 
@@ -63,7 +63,7 @@ def test_a_map_of_python_follows_as_well(kernel: Any) -> None:
 def test_a_chart_is_live_and_then_static(kernel: Any) -> None:
     kernel.good("%container run -d --name web -- sh -c 'while :; do :; done'")
     cell = kernel.good("board = %stats --live\nboard")
-    assert "application/vnd.jupyter.widget-view+json" in cell.displays[0]
+    assert "application/vnd.jupyter.widget-view+json" in cell.displays[1]
     assert kernel.good("print(board.live, board.updates > 0)").stream() == "True True\n"
     cell = kernel.good("%stats --live")  # replaces it
     assert kernel.good("print(board.live)").stream() == "False\n"
