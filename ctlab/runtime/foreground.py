@@ -8,7 +8,6 @@ interrupted: a shell would go on with its next command, and with its end the ker
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import signal
 from collections.abc import Callable
@@ -18,9 +17,10 @@ from . import ends, inspection, messages
 from .calls import Call, Refused
 
 if TYPE_CHECKING:
-    from .made import Slot
     from .record import Record
     from .supervisor import Supervisor
+
+_AT_ONCE = 64  # processes that are looked at before others are served
 
 
 def interrupt(supervisor: Supervisor, call: Call) -> None:
@@ -43,48 +43,69 @@ def interrupt(supervisor: Supervisor, call: Call) -> None:
             signal.pidfd_send_signal(slot.pidfd, signal.SIGCONT)  # an earlier one may have stopped it here
         else:
             signal.pidfd_send_signal(slot.pidfd, signal.SIGSTOP)
-            others = _others(record, number)
+            group = Group(supervisor, record, number)  # of who is there before the signal
             os.killpg(record.pid, number)
-            _end_after(supervisor, record, slot, others)
+            group.go_on()
     call.reply(messages.Ok())
-
-
-def _others(record: Record, number: int) -> list[int]:
-    """Pidfds of the others in the group, without those that ignore the signal: a shell's jobs in the background do."""
-    found = []
-    for pid in inspection.members(record):
-        with contextlib.suppress(OSError):  # it has just ended, or there is no room for one more descriptor
-            with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-                state, _, group = file.read().rpartition(")")[2].split()[:3]
-            if pid != record.pid and int(group) == record.pid and state not in "ZX" and not _ignores(pid, number):
-                found.append(os.pidfd_open(pid))
-    return found
 
 
 def _ignores(pid: int, number: int) -> bool:
     return ends.has_signal(pid, "SigIgn", number)
 
 
-def _end_after(supervisor: Supervisor, record: Record, slot: Slot, others: list[int]) -> None:
-    """Kill the first process once these have ended."""
-    left = set(others)
+class Group:
+    """Waits for what an interrupt has reached, to kill the first process then; by one descriptor, one after the other.
 
-    def kill() -> None:
-        if record.slot is slot:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(slot.pidfd, signal.SIGKILL)
+    A container may have thousands of processes that go on, and is interrupted again and again.
+    """
 
-    def ended(pidfd: int) -> None:
-        supervisor.off(pidfd)
-        os.close(pidfd)
-        left.discard(pidfd)
-        if not left:
-            kill()
+    def __init__(self, supervisor: Supervisor, record: Record, number: int) -> None:
+        self._supervisor = supervisor
+        self._record, self._slot = record, record.slot
+        self._number = number
+        self._left = [pid for pid in inspection.members(record) if pid != record.pid]
+        self._pidfd = -1
+        if record.interrupted is not None:  # this one is for all that it has waited for
+            record.interrupted.give_up()
+        record.interrupted = self
 
-    for pidfd in others:
-        supervisor.on(pidfd, functools.partial(ended, pidfd))
-    if not others:
-        kill()
+    def go_on(self) -> None:
+        """Wait for the next one; kill the first process once there is none."""
+        if self._record.interrupted is not self or self._record.slot is not self._slot:
+            return
+        for _ in range(min(_AT_ONCE, len(self._left))):
+            if self._waits_for(self._left.pop()):
+                return
+        if self._left:
+            self._supervisor.after(0.0, self.go_on)
+            return
+        self._record.interrupted = None
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._record.pidfd, signal.SIGKILL)
+
+    def _waits_for(self, pid: int) -> bool:
+        """Whether it is of the group, and goes on. Who ignores the signal doesn't count: a shell's background jobs."""
+        try:
+            with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+                state, _, group = file.read().rpartition(")")[2].split()[:3]
+            if int(group) != self._record.pid or state in "ZX" or _ignores(pid, self._number):
+                return False
+            self._pidfd = os.pidfd_open(pid)
+        except OSError:  # it has ended, or there is no room for one more descriptor
+            return False
+        self._supervisor.on(self._pidfd, self._ended)
+        return True
+
+    def _ended(self) -> None:
+        self.give_up()
+        self.go_on()
+
+    def give_up(self) -> None:
+        """Wait no longer for the one that it waits for."""
+        pidfd, self._pidfd = self._pidfd, -1
+        if pidfd >= 0:
+            self._supervisor.off(pidfd)
+            os.close(pidfd)
 
 
 VERBS: dict[type, Callable[[Supervisor, Call], None]] = {messages.Interrupt: interrupt}

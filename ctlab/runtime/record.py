@@ -13,6 +13,7 @@ from .made import Slot
 if TYPE_CHECKING:
     from . import messages
     from .calls import Call
+    from .foreground import Group
 
 
 Identity = tuple[str, tuple[str, ...], int]  # of a runner: its user, capabilities and limit of processes (0: none)
@@ -67,6 +68,7 @@ class Record:
         self.sampled = False  # whether the sampler reads its counters
         self.streams: dict[int, tuple[int, int]] = {}  # what it writes to, of each run of which something may come
         self.waiters: list[Call] = []
+        self.interrupted: Group | None = None  # what is to end before its first process
 
     def mark(self, what: str) -> None:
         """Note the time at which a step of the start was done."""

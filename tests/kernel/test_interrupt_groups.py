@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from kernel_help import no_hang, patient, wait_until
 
+from ctlab.execution import interrupt
 from ctlab.interrupts import Interrupted, Interrupts
+from ctlab.runtime import messages
 
 pytestmark = pytest.mark.kernel
 # As PID 1 it would go on with its next line: it doesn't catch SIGINT, which the kernel keeps from it.
@@ -128,6 +130,47 @@ def test_what_is_abandoned_ends_with_all_it_has_started(web: Any) -> None:
     with pytest.raises(BrokenPipeError):
         web.exec(["sh", "-c", "echo up; sleep 1234; echo never"], sink=refuse)
     assert wait_until(lambda: not any("1234" in process["command"] for process in web.top()))
+
+
+# Its children end at the third interrupt; as PID 1 it would go on.
+MANY = """
+import os, signal
+def again(*_):
+    if left.pop() == 0: os._exit(0)
+    os.write(1, b"i")
+left = [0, 1, 2]
+signal.signal(signal.SIGINT, again)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+for _ in range(60):
+    if not os.fork():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        os.write(1, b"u")
+        while True: signal.pause()
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+os.write(1, b"u")
+while True: signal.pause()
+"""
+
+
+def test_who_goes_on_after_an_interrupt_takes_one_descriptor_of_the_lab(lab: Any) -> None:
+    job, supervisor = lab.run(["python3", "-c", MANY]), lab._client.facts["supervisor"]
+
+    def descriptors() -> int:
+        return len(os.listdir(f"/proc/{supervisor}/fd"))
+
+    def said() -> tuple[int, int]:
+        return str(job.logs()).count("u"), str(job.logs()).count("i")
+
+    assert wait_until(lambda: said() == (61, 0), 20)
+    before = descriptors()
+    for count in (60, 120):
+        interrupt(job, messages.Interrupt(job.id, signal.SIGINT, 0))
+        assert wait_until(lambda count=count: said() == (61, count), 10), said()  # type: ignore[misc]
+        assert wait_until(lambda: descriptors() <= before + 3), (before, descriptors())
+        assert job.state == "running"
+    interrupt(job, messages.Interrupt(job.id, signal.SIGINT, 0))
+    assert job.wait(patient(10)) == 137
 
 
 def test_a_container_may_end_before_what_was_interrupted_in_it(lab: Any, web: Any) -> None:
