@@ -100,15 +100,14 @@ class Keeper:
         os.close(seed.EVENTS)
         if self.port:
             os.close(seed.PORT)
-        for descriptor in descriptors[1:]:
+        for descriptor in (self.reader.done, *descriptors[3:]):
             os.close(descriptor)
         idmap.write(pid, mapping)
-        os.close(self.reader.hold)
+        self.reader.mapped()
         self.user_namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         self.channel = ours
         self._go("identity")
         self._go("run")  # by now its parent-death signal is set
-        self.reader.reap()
         protocol.send(
             self.control,
             {
@@ -158,7 +157,7 @@ class Keeper:
         poll.register(connection, select.POLLIN)
         poll.register(self.owner_pidfd, select.POLLIN)
         poll.register(self.control, 0)  # POLLHUP: it was closed
-        if connection.fileno() not in (ready := dict(poll.poll())):
+        if connection.fileno() not in (ready := self.reader.wait(poll)):
             raise RuntimeError(f"its owner {'has ended' if self.owner_pidfd in ready else 'wants it no longer'}")
 
     def watch(self) -> None:
@@ -169,7 +168,7 @@ class Keeper:
         poll.register(self.owner_pidfd, select.POLLIN)
         poll.register(self.supervisor_pidfd, select.POLLIN)
         while True:
-            for descriptor, _ in poll.poll():
+            for descriptor in self.reader.wait(poll):
                 if descriptor == self.supervisor_pidfd:
                     self._supervisor_died()
                     return

@@ -87,7 +87,7 @@ class Pool:
         """What makes a slot (encoded), the limits and the filter of system calls that it has, how many to keep."""
         self.operations = ops.decode(operations)
         control = self._supervisor.services.nursery.control
-        self._wanted = self._goal = 0 if control is None else wanted
+        self._wanted = self._goal = 0 if control is None or self._no_system else wanted
         self.limits = limits
         self._supervisor.context.filter = filter_
         filters = [filter_.early, filter_.late]
@@ -223,6 +223,8 @@ class Pool:
             for pid in message["born"]:  # killed by the nursery, but our children
                 with contextlib.suppress(ChildProcessError):
                     os.waitid(os.P_PID, pid, os.WEXITED)
+            if self._no_system:
+                return  # it was ordered before that was known
             # The machine is full, for now: meanwhile containers are made when asked for, and say so themselves.
             why = storage.hint() or message["message"]
             self._supervisor.tell(messages.Note(f"no slot could be made: {why}"))
@@ -235,8 +237,9 @@ class Pool:
         made.spare = Spare(*message["spare"])
         if self._supervisor.folders is not None:
             made.cgroup = self._supervisor.folders.adopt(f"c{made.serial}")
-        if len(self._ready) >= max(1, self._goal) and not self._expected:
-            self.discard(made)  # of a batch that has failed
+        spare = len(self._ready) >= max(1, self._goal) and not self._expected  # of a batch that has failed
+        if spare or self._no_system:  # or its root lies on nothing
+            self.discard(made)
             return
         self._ready.append(made)
         self._was_full = self._was_full or len(self._ready) >= self._goal
@@ -250,10 +253,14 @@ class Pool:
             context.system.close()
             context.system = None
         if not message["copied"]:
-            self._no_system = f"the image system can't be had: this machine's /etc and /var: {message['why']}"
+            self._no_system = (
+                f"the image system can't be had: this machine's /etc and /var: {message['why']}; start another lab, or "
+                "use another image"
+            )
             self._wanted = self._goal = 0  # whoever starts one hears of it
-        for what in message["left_out"]:
-            self._supervisor.tell(messages.Note(f"not in the image system, being too much: {what}"))
+            self._coming = 0  # nor does anybody wait for one that is being made on nothing
+        for note in message["notes"]:
+            self._supervisor.tell(messages.Note(note))
 
     def _need_copy(self) -> None:
         """Wait for that copy. Raises Refused where there will be none."""

@@ -149,7 +149,7 @@ def main(*, port: bool = False) -> None:
     except OSError as error:
         trouble = error
     planted = plant()
-    reader = system_read.Reader(0, ARCHIVE, DONE, HOLD) if port else system_read.start()
+    reader = system_read.Reader(ARCHIVE, DONE, HOLD) if port else system_read.start()
     from . import keeper
 
     keeper.main(planted, reader, port=port, trouble=trouble)

@@ -226,6 +226,83 @@ for turn in range(6):
     assert run_owner(script).split() == ["more"] * 6
 
 
+KILLED = """
+import contextlib, os, signal, sys, threading, time
+from pathlib import Path
+import ctlab
+from kernel_help import children, children_of
+title, depth, times = sys.argv[1].encode(), int(sys.argv[2]), int(sys.argv[3])
+
+def below(pids, depth):
+    for pid in pids if depth == 0 else ():
+        with contextlib.suppress(OSError):
+            if pid not in hit and Path(f"/proc/{pid}/cmdline").read_bytes().startswith(title):
+                os.kill(pid, signal.SIGKILL)
+                hit.append(pid)
+    for pid in pids if depth else ():
+        with contextlib.suppress(OSError):
+            below(children_of(pid), depth - 1)
+
+def hunt():
+    while len(hit) < times and not over:
+        below(children(), depth)
+        time.sleep(0.0005)
+
+for turn in range(30):
+    hit, said, over = [], [], False
+    hunter = threading.Thread(target=hunt)
+    hunter.start()
+    with ctlab.Lab("killed") as lab:
+        for _ in range(3):
+            try:
+                looking = "test -s /etc/services -a -d /var/log && echo whole"
+                said += lab.run().exec(["sh", "-c", looking]).stdout.split()
+            except ctlab.CtlabError as error:
+                said.append(str(error))
+        over = True
+        hunter.join()
+        other = lab.run(image="scratch").state
+        if len(hit) == times and (lab.notes or said != ["whole"] * 3):  # else it had done its work
+            print(*said, *lab.notes, other, sep="\\n")
+            break
+"""
+
+
+@pytest.mark.parametrize(
+    ("title", "depth", "what"),
+    [
+        ("ctlab reader", 1, "what read /etc and /var for the image system"),
+        ("ctlab nursery", 3, "what made the image system"),
+    ],
+)
+def test_a_reader_or_copier_that_dies_is_started_anew(title: str, depth: int, what: str) -> None:
+    """Its parent does that: the keeper, of which it is a child, or the nursery."""
+    said = run_owner(KILLED, title, str(depth), "1").splitlines()
+    assert said == ["whole"] * 3 + [f"{what} has died and was started anew", "running"]
+
+
+def test_where_the_copy_cannot_be_had_each_run_says_so() -> None:
+    """No slot that was ordered before is handed out: its root would lie on nothing."""
+    said = run_owner(KILLED, "ctlab nursery", "3", "4").splitlines()
+    assert len(said) == 4 and said[3] == "running", said
+    for line in said[:3]:
+        assert "the image system can't be had" in line and "has died, 4 times" in line, line
+
+
+@pytest.mark.parametrize("names", ["log", "cache lib spool"])
+def test_a_link_in_a_folders_place_does_not_fail_it(names: str) -> None:
+    """/var/log on a larger disk. In there it is the folder that every system has."""
+    need_root("to have another /var, in a mount namespace of its own")
+    links = "; ".join(f"ln -s /data/{name} /var/{name}" for name in names.split())
+    script = f'mount -t tmpfs -o mode=755 tmpfs /var; {links}; mkdir /var/mail; exec "$@"'
+    show = "import ctlab\nwith ctlab.Lab('linked') as lab: print(lab.run().exec(['ls', '/var']).stdout, lab.notes)"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", script, "sh", sys.executable, "-B", "-c", show], cwd="/",
+        capture_output=True, text=True, timeout=patient(40), check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.stdout.split() == ["cache", "lib", "lock", "log", "mail", "run", "spool", "tmp", "[]"], done.stderr
+
+
 MOUNTED = """
 import subprocess, sys
 import ctlab
