@@ -292,7 +292,7 @@ class Container:
     @interruptible(_interrupted("the following of"))
     def follow(
         self,
-        sink: Sink,
+        sink: Sink | None = None,
         *,
         from_start: bool = True,
         tail: int | None = None,
@@ -301,6 +301,7 @@ class Container:
     ) -> None:
         """Give its output to `sink(stream, text)` as it comes, until it ends. Interrupting ends the following only.
 
+        `stream` is 1 or 2; without a `sink` it is printed, to our stdout and stderr.
         `from_start`, `tail` (lines), `since` (a time ago): how much of what it wrote before comes first.
         """
         self._alive()

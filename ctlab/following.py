@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ _LAST_OUTPUT_SECONDS = 5.0
 
 def follow(
     container: Container,
-    sink: Sink,
+    sink: Sink | None,
     *,
     from_start: bool,
     tail: int | None,
@@ -33,6 +34,7 @@ def follow(
     timestamps: bool,
 ) -> None:
     """See `Container.follow`."""
+    sink = sink or _print
     seconds = units.parse_duration(since) if since is not None else None
     with output.Follower(container, timestamps=timestamps) as follower:
         if not from_start:
@@ -41,6 +43,10 @@ def follow(
             follower.give_earlier(sink, tail, seconds)
         for stream, text in follower.pieces():
             sink(stream, text)
+
+
+def _print(stream: int, text: str) -> None:
+    print(text, end="", flush=True, file=sys.stderr if stream == 2 else sys.stdout)
 
 
 def stream_until_end(container: Container, sink: Sink) -> Completed:

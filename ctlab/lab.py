@@ -456,7 +456,9 @@ class Lab:
     def __repr__(self) -> str:
         if self.gone:
             return f"<Lab {self.name}: {'stopped' if self._stopped else 'died'}>"
-        return f"<Lab {self.name}: {len(self._containers)} containers, {len(self._networks)} networks, {self.engine}>"
+        counts = ((len(self._containers), "container"), (len(self._networks), "network"))
+        shown = ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts)
+        return f"<Lab {self.name}: {shown}, {self.engine}>"
 
     def __dir__(self) -> list[str]:
         return [name for name in super().__dir__() if name not in _MACHINERY]

@@ -51,6 +51,10 @@ def logs(context: Context) -> Any:
     except KeyboardInterrupt:
         sink.flush()
         print("(no longer followed; it goes on)" if container.state in _LISTED else "(no longer followed)")
+    else:
+        if container.state in _LISTED:
+            sink.flush()
+            print(f"({name} goes on, but nothing in it writes to its output any more; what exec writes, exec shows)")
     sink.finish(f"%container logs {container.name}")
     return None
 
