@@ -29,7 +29,7 @@ def stop(container: Container, timeout: float | None) -> None:
         ask = messages.Signal(container.id, number, only_if_seen=True, start=start)
         if lab._call(ask, messages.Seen).message.seen:
             grace = container.spec.stop_timeout_seconds if timeout is None else timeout
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(TimedOut):
                 wait(container, grace, start)
                 return
         else:

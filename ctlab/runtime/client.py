@@ -94,6 +94,8 @@ class Client:
                 self._start_keeper(interval_seconds, errors, self._undo)
         except OSError as error:
             self.abandon()
+            if error.errno is None:  # no call's: what a handler of signals has raised
+                raise
             text = f"the lab can't start: {own_limits.words(error)}"
             raise KernelError(text, error.errno or 0) from None
         except BaseException:
@@ -247,7 +249,7 @@ class Client:
                 passing.send(self._events, protocol.encode({"connection": True}), [theirs.fileno()])
         except BaseException as error:
             ours.close()
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) and error.errno is not None:
                 raise self._gone_error() from None
             raise
         return Connection(ours, self)

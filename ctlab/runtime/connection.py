@@ -80,6 +80,8 @@ class Connection:
         except Surprise as error:
             raise client.end_for(f"as an answer {error}") from None
         except OSError as error:
+            if error.errno is None:  # no call's: a TimeoutError of the caller's own handler of SIGALRM
+                raise
             if error.errno != errno.EMFILE:
                 raise client._gone_error() from None
             self.answered = messages.Begun not in kinds  # after that the end comes, and nobody would wait for it

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import pytest
-from kernel_help import patient, wait_until
+from kernel_help import patient, run_owner, wait_until
 
 from ctlab.executing import _settings
 from ctlab.execution import Execution
@@ -133,3 +133,31 @@ def test_after_sigkill_the_next_interrupt_is_the_cells_own() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+OWN_ALARM = """
+import signal, time
+import ctlab
+
+def late(*_):
+    raise TimeoutError("the caller's own")
+
+signal.signal(signal.SIGALRM, late)
+with ctlab.Lab("alarmed") as lab:
+    web = lab.run(name="web")
+    deaf = lab.run(["sh", "-c", "trap '' TERM; trap : USR1; echo up; while :; do sleep 0.02; done"], init=True)
+    deaf.logs()
+    for call in (web.wait, lambda: lab.wait_for(web, 80, 9), lambda: deaf.stop(9), lambda: web.exec(["sleep", "9"])):
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        try:
+            call()
+        except TimeoutError as error:
+            print(error)
+    print(deaf.state, web.state, web.exec(["echo", "fine"]).stdout, end="")
+"""
+
+
+def test_a_callers_own_alarm_is_not_taken_for_the_labs_trouble() -> None:
+    """TimeoutError is an OSError, as what the kernel answers is."""
+    said = run_owner(OWN_ALARM).splitlines()
+    assert said == ["the caller's own"] * 4 + ["running running fine"]
