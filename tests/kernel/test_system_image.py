@@ -294,13 +294,43 @@ def test_a_link_in_a_folders_place_does_not_fail_it(names: str) -> None:
     """/var/log on a larger disk. In there it is the folder that every system has."""
     need_root("to have another /var, in a mount namespace of its own")
     links = "; ".join(f"ln -s /data/{name} /var/{name}" for name in names.split())
-    script = f'mount -t tmpfs -o mode=755 tmpfs /var; {links}; mkdir /var/mail; exec "$@"'
-    show = "import ctlab\nwith ctlab.Lab('linked') as lab: print(lab.run().exec(['ls', '/var']).stdout, lab.notes)"
+    said = with_another_var(f"{links}; mkdir /var/mail")
+    assert said.split() == ["cache", "lib", "lock", "log", "mail", "run", "spool", "tmp", "[]"]
+
+
+FILL = """
+import os
+for number in range(17_000):
+    os.symlink("x" * 600, f"/var/crash/{number}")
+for number in range(6):
+    with open(f"/etc/init.d/{number}", "wb") as file:
+        file.write(bytes(1_000_000))
+"""
+
+
+@pytest.mark.parametrize("mode", ["755", "1777"])
+def test_links_do_not_fill_the_memory_that_it_has(mode: str) -> None:
+    """Anybody may make some in Ubuntu's /var/crash. What doesn't fit is left out; of such a folder, all."""
+    need_root("to have another /var, in a mount namespace of its own")
+    said = with_another_var(
+        f"mount -t tmpfs -o mode=755 tmpfs /etc/init.d; mkdir -m {mode} /var/crash; {sys.executable} -c '{FILL}'"
+    )
+    *names, notes = said.split(maxsplit=8)
+    assert names == ["cache", "crash", "lib", "lock", "log", "run", "spool", "tmp"]
+    left_out = "not in the image system, being too much: what is left of /var"
+    assert notes.strip() == (f"['{left_out}']" if mode == "755" else "[]")
+
+
+def with_another_var(script: str) -> str:
+    """What a lab's container has in /var, and the lab's notes, where this machine's /var is what a script makes."""
+    show = "import ctlab\nwith ctlab.Lab('other') as lab: print(lab.run().exec(['ls', '/var']).stdout, lab.notes)"
+    script = f'mount -t tmpfs -o mode=755 tmpfs /var; {script}; exec "$@"'
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-ec", script, "sh", sys.executable, "-B", "-c", show], cwd="/",
         capture_output=True, text=True, timeout=patient(40), check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
-    assert done.stdout.split() == ["cache", "lib", "lock", "log", "mail", "run", "spool", "tmp", "[]"], done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 MOUNTED = """
