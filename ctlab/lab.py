@@ -43,6 +43,7 @@ NOTES_KEPT = 1000
 
 
 # For ctlab's own parts (the map, magics, charts); a person who types `lab.` and Tab has no use for them.
+_CHANGE_SECONDS = 3.0  # how long a stop waits for another thread's change
 _MACHINERY = {
     "cell", "changes", "close_views", "details", "endpoints", "map_elements", "on_change", "sampled", "say", "tick",
     "views",
@@ -433,7 +434,10 @@ class Lab:
     @interruptible(lambda lab: f"the stop of lab {lab.name!r}, which ends all the same")
     def stop(self) -> None:
         """End it: every container, network and process; returns when nothing is left. Twice is no error."""
-        with self._lock:
+        if not self._lock.acquire(timeout=_CHANGE_SECONDS):
+            self._client.stop()  # another thread's change doesn't come to its end: now it does, with LabGone
+            self._lock.acquire()
+        try:
             if self._stopped:
                 return
             self.close_views()
@@ -442,6 +446,8 @@ class Lab:
             for container in list(self._containers.values()):
                 if container._state not in ("exited", "removed"):
                     container._state, container._pid = "lost", None
+        finally:
+            self._lock.release()
         labs.discard(self)
         self._changed()
 

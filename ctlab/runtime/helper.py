@@ -10,6 +10,7 @@ import contextlib
 import errno
 import gc
 import os
+import select
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 MOST_STARTS = 3  # anew, within:
 _WITHIN_SECONDS = 60.0
+_PATIENCE_MS = 3000
 _DEAD = (errno.EPIPE, errno.ECONNRESET)
 
 
@@ -107,12 +109,31 @@ class Helper:
         """
         if self.control is not None:
             try:
-                packets.send(self.control, protocol.encode(message), descriptors)
+                self._send(self.control, protocol.encode(message), descriptors)
             except OSError as error:
                 if self._renewing or error.errno not in _DEAD:
                     raise
                 self.died()
         self.needed()
+
+    @staticmethod
+    def _send(control: socket.socket, body: bytes, descriptors: Sequence[int]) -> None:
+        """Send, and wait for room; one that takes nothing for some seconds (it was stopped) is as a dead one."""
+        with contextlib.suppress(BlockingIOError):
+            packets.send(control, body, descriptors, flags=socket.MSG_DONTWAIT)
+            return
+        room = select.poll()
+        room.register(control, select.POLLOUT)
+        if not room.poll(_PATIENCE_MS):
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        packets.send(control, body, descriptors)
+
+    def answer(self) -> protocol.Message | None:
+        """The next that it says; None: it has died, or says nothing for some seconds, which is as good."""
+        assert self.control is not None
+        heard = select.poll()
+        heard.register(self.control, select.POLLIN)
+        return protocol.receive(self.control)[0] if heard.poll(_PATIENCE_MS) else None
 
     def needed(self) -> None:
         """Raises Refused where there is none."""

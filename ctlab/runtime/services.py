@@ -100,8 +100,7 @@ class Services:
         """Wait until it answers there."""
         told: protocol.Message | None = {}
         while told is not None and told.get("listening") != address:
-            assert self._resolver.control is not None
-            told, _, _ = protocol.receive(self._resolver.control)
+            told = self._resolver.answer()
         if told is None:
             self._resolver.died()
             self._resolver.needed()
@@ -116,7 +115,7 @@ class Services:
         for address in self._addresses:
             self._resolver.send({"listen": address})
         for _ in self._addresses:
-            told, _, _ = protocol.receive(self._resolver.control)
+            told = self._resolver.answer()
             if told is None:
                 return  # it has died again, which is heard of by itself
             if told["errno"]:

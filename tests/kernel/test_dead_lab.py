@@ -195,3 +195,32 @@ assert web.exec(["true"]).returncode == 0
 lab.stop()
 """)
     assert said.split("\n") == ["True"] * 5 + ["1 True", ""]
+
+
+STUCK = """
+import os, signal, threading, time
+import ctlab
+
+lab = ctlab.Lab("stuck")
+web = lab.run()
+supervisor = lab._client.facts["supervisor"]
+os.kill(supervisor, signal.SIGSTOP)
+told = []
+
+def change():
+    try:
+        lab.network("blue")
+    except ctlab.CtlabError as error:
+        told.append(type(error).__name__)
+
+changing = threading.Thread(target=change)
+changing.start()
+time.sleep(0.3)
+lab.stop()
+changing.join(10)
+print(told, lab.gone, os.path.exists(f"/proc/{supervisor}"))
+"""
+
+
+def test_a_stop_ends_a_lab_that_does_not_answer_another_threads_change() -> None:
+    assert run_owner(STUCK, timeout=20) == "['LabGone'] True False\n"

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 from container_help import said
-from kernel_help import children_of, patient, tries, wait_until
+from kernel_help import children_of, no_hang, patient, tries, wait_until
 
 from ctlab.errors import StateError
+from ctlab.runtime import helper, protocol
 
 pytestmark = pytest.mark.kernel
 HELPERS = ("collector", "sampler", "resolver", "nursery")
@@ -264,3 +265,25 @@ def test_deaths_in_a_loop_while_everything_is_used(usable: None) -> None:
             words = web.logs().split()
             assert words == [f"line{n}" for n in range(1, len(words) + 1)] and web.state == "running"
             assert {name: len(died(lab, name)) for name in HELPERS} == dict.fromkeys(HELPERS, 3)
+
+
+def test_a_helper_that_is_stopped_is_as_a_dead_one(fresh_lab: Any) -> None:
+    """It holds what needs it up for some seconds; without that all of the lab waited until somebody let it go on."""
+    lab = fresh_lab
+    web = lab.run(WRITES, name="web")
+    for pid in helpers(lab, "resolver"):
+        os.kill(pid, signal.SIGSTOP)
+    with no_hang(20):
+        red = lab.network("red")
+        other = lab.run(name="other", networks=red)
+    assert len(died(lab, "resolver")) == 1
+    red.connect(web)
+    assert web.exec(["getent", "hosts", "other"]).stdout.split()[:1] == list(other.addresses.values())
+
+
+def test_who_takes_nothing_for_some_seconds_is_as_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(helper, "_PATIENCE_MS", 200)
+    ours, theirs = protocol.pair()
+    with ours, theirs, no_hang(10), pytest.raises(BrokenPipeError):
+        for _ in range(10_000):
+            helper.Helper._send(ours, b"{}", [])
