@@ -16,8 +16,10 @@ function textOf(element, palette) {
     return [element.label, below].filter(Boolean).map((line) => shorten(line, NETWORK_WIDTH - 34, font)).join("\n");
   }
   if (element.kind === "container") {
-    const lines = [`${SIGNS[element.state] ?? "!"} ${element.label}`, element.ended].filter(Boolean);
-    return lines.map((line) => shorten(line, WIDTH - (element.state === "failed" ? 24 : 14), font)).join("\n");
+    const room = WIDTH - (element.state === "failed" ? 24 : 14);
+    const sign = `${SIGNS[element.state] ?? "!"} `;
+    const name = sign + shorten(element.label, room - textWidth(sign, font), font);
+    return element.ended ? `${name}\n${shorten(element.ended, room, font)}` : name;
   }
   return element.label;
 }

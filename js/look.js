@@ -13,18 +13,19 @@ export function textWidth(text, font) {
   return pen.measureText(text).width;
 }
 
-/** `text`, or as much of it with … as fits into `room` pixels. */
+/** `text`, or as much of its beginning and of its end, … between, as fits into `room` pixels: see text_width.py. */
 export function shorten(text, room, font) {
   if (textWidth(text, font) <= room) return text;
   const signs = Array.from(text);
+  const kept = (count) => [...signs.slice(0, (count + 1) >> 1), "…", ...signs.slice(signs.length - (count >> 1))].join("");
   let low = 0;
-  let high = signs.length;
+  let high = signs.length - 1;
   while (low < high) {
     const middle = (low + high + 1) >> 1;
-    if (textWidth(`${signs.slice(0, middle).join("")}…`, font) <= room) low = middle;
+    if (textWidth(kept(middle), font) <= room) low = middle;
     else high = middle - 1;
   }
-  return `${signs.slice(0, low).join("")}…`;
+  return kept(low);
 }
 
 const BORDERS = { running: "solid", created: "dashed", paused: "double", exited: "solid", failed: "solid", removed: "dotted", lost: "solid" };

@@ -36,15 +36,18 @@ def pixels(text: str, size: float = 12.0, *, mono: bool = False) -> float:
 
 
 def shorten(text: str, room: float, size: float = 12.0, *, mono: bool = False) -> str:
-    """``text``, or as much of it with ``…`` as fits into ``room`` pixels."""
+    """``text``, or as much of its beginning and of its end, ``…`` between, as fits into ``room`` pixels.
+
+    The end, since names that begin alike (``worker-00``, ``worker-01``) differ there.
+    """
     of = mono_width if mono else width
     widths = [of(sign) * size for sign in text]
     if sum(widths) <= room:
         return text
-    used, kept = size * 0.9, ""
-    for sign, wide in zip(text, widths, strict=True):
-        used += wide
+    used, begin, end = size * 0.9, 0, len(text)
+    while True:
+        at_end = begin > len(text) - end
+        used += widths[end - 1 if at_end else begin]
         if used > room:
-            break
-        kept += sign
-    return kept + "…"
+            return f"{text[:begin]}…{text[end:]}"
+        begin, end = (begin, end - 1) if at_end else (begin + 1, end)

@@ -133,14 +133,22 @@ def test_any_name_gives_a_well_formed_picture(name: str, label: str) -> None:
 def test_shortened_text_fits_its_room(text: str, room: float) -> None:
     short = shorten(text, room)
     assert pixels(short) <= room + 12.0 * 1.0
-    assert short == text or (short.endswith("…") and text.startswith(short[:-1]))
+    assert short == text or any(
+        text.startswith(short[:at]) and text.endswith(short[at + 1 :]) for at, sign in enumerate(short) if sign == "…"
+    )
+
+
+def test_names_that_begin_alike_differ_on_the_map() -> None:
+    drawn = texts(map_svg([node("host"), *(container(f"worker-number-{index:02}") for index in range(30))]))
+    names = [text for text in drawn if text.startswith("● wor") and "…" in text]
+    assert len(set(names)) == 30 and any(name.endswith("-07") for name in names)
 
 
 def test_a_name_of_sixty_characters_is_cut_and_whole_in_the_tip() -> None:
     name = "W" * 30 + "m" * 30
     svg = map_svg([node("host"), container(name)])
     assert name not in "".join(texts(svg))
-    assert any(text.startswith("● W") and text.endswith("…") for text in texts(svg))
+    assert any(text.startswith("● W") and text.endswith("m") and "…" in text for text in texts(svg))
     assert name in svg
     assert pixels(shorten(name, WIDTH - 30)) <= WIDTH - 30
 
