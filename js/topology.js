@@ -39,6 +39,7 @@ function render({ model, el }) {
   });
   const viewport = viewports.get(model) ?? { touched: false };
   viewports.set(model, viewport);
+  let uncovered = false; // whether it was moved for the details
   let ended = null; // what is said once nothing comes from the kernel any more
   const elements = () => model.get("elements");
   const find = (id) => elements().find((element) => element.id === id);
@@ -138,8 +139,24 @@ function render({ model, el }) {
     chosen.addClass("chosen");
     if (chosen.isNode() && chosen.data("kind") !== "node") chosen.connectedEdges().addClass("beside");
     drawDetails(aside, element, model.get("details"), () => select(""));
+    if (root.dataset.selected !== (element ? id : "")) uncover(chosen);
     heard.textContent = element ? [element.kind, element.label, element.state].filter(Boolean).join(" ") : "";
     root.dataset.selected = element ? id : "";
+  }
+  // The details lie over the map: what they are about moves beside them, and back again when they are closed.
+  function uncover(chosen) {
+    if (aside.hidden && uncovered && !viewport.touched) fit(true);
+    uncovered = false;
+    if (aside.hidden || chosen.empty() || root.classList.contains("narrow")) return;
+    const frame = map.getBoundingClientRect();
+    const card = aside.getBoundingClientRect();
+    const box = chosen.renderedBoundingBox({ includeLabels: false });
+    const over = Math.min(frame.left + box.x2 + 12 - card.left, box.x1 - 12);
+    if (over <= 0 || frame.top + box.y2 < card.top) return;
+    uncovered = true;
+    cy.stop();
+    if (duration) cy.animate({ panBy: { x: -over, y: 0 }, duration });
+    else cy.panBy({ x: -over, y: 0 });
   }
   function move() {
     for (const element of elements()) {

@@ -35,6 +35,13 @@ CLEAR = """() => {
 }"""
 
 
+# Whether what was clicked lies beside its details.
+BESIDE = """() => {
+  const root = document.querySelector('.ctlab-topology');
+  return root.locate('container:late').x + 40 < root.querySelector('aside').getBoundingClientRect().left;
+}"""
+
+
 # Whether the wire of w0 begins where w0 stands, and is one that Python has laid.
 WIRED = """() => {
   const root = document.querySelector('.ctlab-topology'), { x, y } = root.place('container:w0');
@@ -87,6 +94,22 @@ def test_the_live_map(notebook: Callable[..., Any]) -> None:
     book.output(0).locator(f"{MAP}:not([data-selected='container:w2']):not([data-selected=''])").wait_for()
     page.keyboard.press("Escape")
     book.output(0).locator(f"{MAP}[data-selected='']").wait_for()
+
+    # Details lie over the map: nothing moves, but what would be behind them.
+    where = "(root) => ['w0', 'w1', 'w2', 'late'].map((name) => root.locate(`container:${name}`).x)"
+    page.set_viewport_size({"width": 900, "height": 1000})
+    page.wait_for_function(CLEAR)
+    before = view.evaluate(where)
+    page.mouse.click(*point(page, view, "container:w0"))
+    view.locator("aside dd", has_text="container:w0").wait_for()
+    page.wait_for_timeout(400)  # longer than any animation
+    assert view.evaluate(where) == before
+    page.mouse.click(*point(page, view, "container:late"))
+    view.locator("aside dd", has_text="container:late").wait_for()
+    page.wait_for_function(BESIDE)
+    view.get_by_role("button", name="close the details").click()
+    back = f"(before) => ({where})(document.querySelector('.ctlab-topology'))[0] === before"
+    page.wait_for_function(back, arg=before[0])
 
     # Nothing lies below the buttons, however narrow the page is.
     page.set_viewport_size({"width": 760, "height": 1000})
