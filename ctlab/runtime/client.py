@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import KINDS, CtlabError, KernelError, LabGone, StateError, one_line
+from ..kernel import process_end
 from . import messages, own_limits, packets, passing, protocol, prune
 from .connection import Connection, Event, Reply, Request, T
 from .packets import Surprise
@@ -37,10 +38,6 @@ _VM_START_SECONDS = 1200.0  # its keeper gives up earlier, with a reason; the fi
 _STOP_SECONDS = 15.0
 _WHY_SECONDS = 5.0  # until what is known of a lab's death is known here; a VM's keeper waits 4 for its last words
 _HIGH = 20  # descriptors of a keeper are below it
-_WHY_ENDED = {  # of the signals that something else than a bug sends
-    "SIGKILL": "something killed it; where memory is short, the kernel does",
-    "SIGXFSZ": "files may be too small here (ulimit -f): raise that limit",
-}
 _SIGN_SECONDS = 1.0  # between the ends of two sockets of one process that dies
 
 if TYPE_CHECKING:
@@ -155,7 +152,7 @@ class Client:
             said = os.pread(errors.fileno(), 4000, 0).decode(errors="replace").strip().splitlines()
             end = self._keepers_end()
             what = f"ended at start{f' ({end})' if end else ''}" if end or said else "doesn't answer"
-            why = said[-1] if said else _WHY_ENDED.get(end, "it gave no reason; %lab doctor looks for one")
+            why = said[-1] if said else process_end.why(end)
             raise CtlabError(f"the lab's keeper {what}: {why}")
         if "error" in message:
             kind = KINDS.get(message["error"], KernelError)
@@ -406,8 +403,6 @@ class Client:
 
     def _keepers_end(self) -> str:
         """How the keeper has ended, in a word; "" if nobody can tell."""
-        from ..kernel import process_end
-
         with self._keeper_lock:
             if self._keeper_pidfd < 0 or not readable(_SIGN_SECONDS, self._keeper_pidfd):
                 return ""

@@ -23,7 +23,17 @@ import time
 from typing import Any
 
 from ..errors import CtlabError, describe_bug, one_line
-from ..kernel import cgroup_discover, cgroup_mounts, cgroup_outside, id_ranges, idmap, process_count, syscalls, title
+from ..kernel import (
+    cgroup_discover,
+    cgroup_mounts,
+    cgroup_outside,
+    id_ranges,
+    idmap,
+    process_count,
+    process_end,
+    syscalls,
+    title,
+)
 from . import orders, protocol, runtime_folder, seed, storage_size, system_read
 from .packets import Surprise
 
@@ -102,9 +112,14 @@ class Keeper:
             os.close(seed.PORT)
         for descriptor in (self.reader.done, *descriptors[3:]):
             os.close(descriptor)
-        idmap.write(pid, mapping)
+        try:
+            idmap.write(pid, mapping)
+            self.user_namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        except (OSError, CtlabError):
+            if self._wait_for_supervisor(0):
+                raise RuntimeError(f"its supervisor {process_end.at_start(self.supervisor_pidfd)}") from None
+            raise
         self.reader.mapped()
-        self.user_namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         self.channel = ours
         self._go("identity")
         self._go("run")  # by now its parent-death signal is set
@@ -132,24 +147,31 @@ class Keeper:
             from . import supervisor  # noqa: F401 - imported here, since a clone in a user namespace of its own can't
 
             return seed.bear(facts, descriptors, sibling=False, before=self.folder.forget)
-        orders.send(self.planted, facts, descriptors)
-        self._await(self.planted)
-        answer, given = orders.receive(self.planted)
+        try:
+            orders.send(self.planted, facts, descriptors)
+            self._await(self.planted)
+            answer, given = orders.receive(self.planted)
+        except (BrokenPipeError, ConnectionResetError):
+            answer = None
         self.planted.close()
+        if answer is None:
+            raise RuntimeError(f"the seed of its supervisor {process_end.at_start(os.pidfd_open(self.seed))}")
         os.kill(self.seed, signal.SIGKILL)  # it has nothing more to do; who has stopped it would hold us up
         os.waitpid(self.seed, 0)
-        if answer is None or not given:
-            number = (answer or {}).get("errno", 0)
-            raise OSError(number, (answer or {}).get("message", "the seed of the supervisor has died"))
+        if not given:
+            raise OSError(answer["errno"], answer["message"])
         return answer["pid"], given[0]
 
     def _go(self, where: str) -> None:
         """Tell the supervisor to take its next step, and wait until it has."""
-        protocol.send(self.channel, {"go": where})
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # what it has said last says why
+            protocol.send(self.channel, {"go": where})
         self._await(self.channel)
-        answer, _, _ = protocol.receive(self.channel)
-        if answer is None or "error" in answer:
-            raise RuntimeError((answer or {}).get("message", "the supervisor ended before it was ready"))
+        answer = _receive(self.channel) or _receive(self.channel)  # first comes that it died with our word unread
+        if answer is None:
+            raise RuntimeError(f"its supervisor {process_end.at_start(self.supervisor_pidfd)}")
+        if "error" in answer:
+            raise RuntimeError(answer["message"])
 
     def _await(self, connection: socket.socket | _socket.socket) -> None:
         """Wait for the next message of a process that we have made, as long as there is somebody who wants the lab."""
@@ -189,8 +211,6 @@ class Keeper:
         while not self.why and last_words.poll(0) and self._serve():
             pass
         if not self.why:
-            from ..kernel import process_end
-
             end = process_end.how(self.supervisor_pidfd) if self._wait_for_supervisor(_DEATH_SECONDS) else ""
             self.why = f"its supervisor ended{f' ({end})' if end else ''}"
         self._say({"gone": "died", "why": self.why})  # first: the folders of what is frozen may take seconds

@@ -277,7 +277,8 @@ class Supervisor(Descriptors):
         self.context = Context(self.folders, self.single_id, launcher.Launcher(LAUNCHER))
         self.context.system = self.start.system  # until the nursery says that it has made the copy
         namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        orders.send(self._first_nursery[0], {"enter": True}, [namespace])
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has died: so that is heard, and mended
+            orders.send(self._first_nursery[0], {"enter": True}, [namespace])
         os.close(namespace)
         syscalls.sethostname("ctlab")
         self.node_link = netlink.Netlink()

@@ -1,10 +1,11 @@
-"""A start that hangs, since one of the lab's processes is stopped, ends with the owner that waits for it."""
+"""While a lab starts, one of its processes is stopped, and its owner is ended; or it dies, which is said or mended."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -16,6 +17,14 @@ import pytest
 from kernel_help import children_of, patient, wait_until
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("usable")]
+SAYS = """
+import ctlab
+try:
+    lab = ctlab.Lab()
+    print("ready", lab.run(["true"]).wait(), lab.notes)
+except ctlab.CtlabError as error:
+    print(type(error).__name__, error)
+"""
 OWNER = "import ctlab\nlab = ctlab.Lab()\nprint('ready', flush=True)\nlab.close()"
 
 
@@ -81,3 +90,40 @@ def test_a_start_that_hangs_ends_with_its_owner(
                         os.kill(pid, signal.SIGCONT)
                 owner.kill()
     pytest.fail("never stopped in time")
+
+
+def killed_in_start(name: str) -> str:
+    """What an owner says whose lab's process of that title was killed, before it had done anything but be born."""
+    with subprocess.Popen([sys.executable, "-c", SAYS], stdout=subprocess.PIPE, text=True) as owner:
+        until, stopped = time.monotonic() + patient(10), 0
+        try:
+            while not stopped and time.monotonic() < until:
+                for keeper in below(owner.pid):
+                    for parent, pid in [(above, pid) for above in (keeper, *below(keeper)) for pid in below(above)]:
+                        if title(pid).startswith(f"ctlab {name}"):
+                            stopped = parent  # so it meets its child dead, not dying
+                            os.kill(stopped, signal.SIGSTOP)
+                            os.kill(pid, signal.SIGKILL)
+                            assert wait_until(lambda pid=pid: not alive(pid))
+            assert stopped, "no such process"
+            os.kill(stopped, signal.SIGCONT)
+            return owner.communicate(timeout=patient(20))[0]
+        finally:
+            owner.kill()
+
+
+@pytest.mark.parametrize(("name", "called"), [("seed", "the seed of its supervisor"), ("supervisor", "its supervisor")])
+def test_a_start_whose_process_is_killed_says_which(name: str, called: str) -> None:
+    for _ in range(10):
+        said = killed_in_start(name)
+        if not said.startswith("ready"):  # else it had done all that it is for
+            why = "(SIGKILL): something killed it; where memory is short, the kernel does"
+            assert said == f"KernelError the lab can't start: {called} ended at start {why}\n"
+            return
+    pytest.fail("never killed in time")
+
+
+def test_a_nursery_that_is_killed_in_the_start_is_made_anew() -> None:
+    assert re.fullmatch(
+        r"ready 0 \[.*the lab's nursery died \(SIGKILL\) and was started anew.*\]\n", killed_in_start("nursery")
+    )
