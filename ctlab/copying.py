@@ -14,8 +14,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from .errors import BadInput, CtlabError, KernelError, NotFound
+from .errors import BadInput, CtlabError, KernelError, NotFound, describe
 from .exchange import exchange
+from .names import shorten
 from .receiving import receive
 from .runtime import messages, own_limits, tar
 from .runtime.pack import Packer
@@ -89,8 +90,12 @@ def copy_in(container: Container, source: str | os.PathLike[str], destination: s
     """A file or folder of this machine into the container: into `destination` if that ends with / or is a folder."""
     path = _path_here(source)
     _check_path("cp", f"{container.name}:", destination)
-    if not path.exists():
-        raise NotFound(f"cp: {path} does not exist (ENOENT)")
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        raise NotFound(f"cp: {path} does not exist (ENOENT)") from None
+    except OSError as error:
+        raise KernelError(f"cp: {shorten(str(path))}: {describe(error)}", error.errno or 0) from None
     if not destination.startswith("/"):
         raise BadInput(f"cp: {container.name}:{destination}: an absolute path, please")
     into = destination.endswith("/") or _is_folder(container, destination)

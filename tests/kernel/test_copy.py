@@ -32,6 +32,11 @@ def test_a_folder_takes_no_files_place(lab: Any, tmp_path: Path) -> None:
     assert container.exec(["find", "/srv/real", "-type", "f"]).check().stdout == "/srv/real/folder/inner\n"
 
 
+def test_a_name_here_that_is_too_long_is_one_line(lab: Any) -> None:
+    with pytest.raises(KernelError, match="ENAMETOOLONG"):
+        lab.run().copy_in("x" * 5000, "/srv/")
+
+
 def test_a_file_in_and_out(lab: Any, tmp_path: Path) -> None:
     container = lab.run()
     (tmp_path / "in").write_bytes(bytes(range(256)) * 1000)
