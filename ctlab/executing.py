@@ -116,8 +116,10 @@ def body_descriptor(body: str | bytes) -> int:
     try:
         while data:
             data = data[os.write(descriptor, data) :]
-    except OSError as error:  # EFBIG: a limit on the size of files (ulimit -f) counts here too
+    except BaseException as error:  # interrupted; or EFBIG: a limit on the size of files (ulimit -f) counts here too
         os.close(descriptor)
+        if not isinstance(error, OSError):
+            raise
         raise KernelError(
             f"can't hold {len(data)} bytes for the program: {own_limits.words(error)}", error.errno or 0
         ) from None

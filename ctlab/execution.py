@@ -269,7 +269,7 @@ class _Pipes:
         self.theirs: list[int] = []
         try:
             self._open(given=stdin is not None, tty=tty)
-        except OSError:
+        except BaseException:  # interrupted, or no room
             self.close()
             raise
 
