@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_interface
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,13 +109,13 @@ class Container:
 
     @property
     def addresses(self) -> dict[str, str]:
-        """Network → first address, without prefix length."""
-        return {e.network: e.addresses[0].partition("/")[0] for e in self.endpoints if e.addresses}
+        """Network → one address, without prefix length: IPv4 where it has one. `all_addresses` has the IPv6 one too."""
+        return {e.network: e.bare[0] for e in self.endpoints if e.addresses}
 
     @property
     def all_addresses(self) -> dict[str, str]:
         """Network → every address, IPv4 first, without prefix lengths, as tables and cards show it."""
-        return {e.network: " ".join(a.partition("/")[0] for a in _by_version(e)) for e in self.endpoints if e.addresses}
+        return {e.network: " ".join(e.bare) for e in self.endpoints if e.addresses}
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -141,9 +141,9 @@ class Container:
             raise BadInput(f"address: version {version!r}: 4 or 6")
         for endpoint in self.endpoints:
             if network is None or key(endpoint.network) == key(network):
-                for text in _by_version(endpoint):
-                    if version in (None, ip_interface(text).version):
-                        return ip_interface(text).ip
+                for address in map(ip_address, endpoint.bare):
+                    if version in (None, address.version):
+                        return address
         what = "address" if version is None else f"IPv{version} address"
         where = f"on network '{network}'" if network else "on any network"
         raise NotFound(f"{self.name} has no {what} {where}; it has {self.all_addresses or 'none'}")
@@ -399,10 +399,6 @@ class Container:
         from .cards import container_card
 
         return container_card(self)
-
-
-def _by_version(endpoint: EndpointSpec) -> list[str]:
-    return sorted(endpoint.addresses, key=lambda text: ":" in text)
 
 
 def unknown(name: str, known: Iterable[str]) -> NotFound:

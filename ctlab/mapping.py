@@ -41,7 +41,7 @@ def elements(lab: Lab) -> list[dict[str, object]]:
                 {
                     "id": f"endpoint:{container.name}:{endpoint.network}", "kind": "endpoint",
                     "source": f"container:{container.name}", "target": f"network:{endpoint.network}",
-                    "label": endpoint.addresses[0].partition("/")[0] if endpoint.addresses else "",
+                    "label": endpoint.bare[0] if endpoint.addresses else "",
                     "addresses": list(endpoint.addresses), "interface": endpoint.interface,
                 }
             )  # fmt: skip

@@ -32,6 +32,11 @@ class EndpointSpec:
     default_gateways: tuple[str, ...] = ()
     mtu: int = 1500
 
+    @property
+    def bare(self) -> tuple[str, ...]:
+        """Its addresses without prefix lengths, IPv4 first."""
+        return tuple(sorted((text.partition("/")[0] for text in self.addresses), key=lambda text: ":" in text))
+
 
 @dataclass(frozen=True, slots=True)
 class MountSpec:

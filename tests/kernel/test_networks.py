@@ -166,6 +166,10 @@ def test_an_ipv6_address_is_as_good_as_any(lab: Any) -> None:
     one, two = lab.run(name="one", networks=["six", "both"]), lab.run(name="two", networks=["six"])
     assert (str(two.address()), str(two.address("six", 6))) == ("fd00:66::3", "fd00:66::3")
     assert f"{one.address('both')} {one.address('both', version=6)}" == "10.67.0.2 fd00:67::2"
+    assert one.addresses == {"six": "fd00:66::2", "both": "10.67.0.2"}
+    assert one.all_addresses == {"six": "fd00:66::2", "both": "10.67.0.2 fd00:67::2"}
+    labels = {str(element.get("label")) for element in lab.map_elements()}
+    assert "10.67.0.2" in labels and "fd00:67::2" not in labels
     assert "both 10.67.0.2 fd00:67::2" in repr(one) and "both 10.67.0.2 fd00:67::2" in one._repr_html_()
     with pytest.raises(NotFound, match=r"two has no IPv4 address on any network; it has .*fd00:66::3"):
         two.address(version=4)
