@@ -173,9 +173,7 @@ class Container:
         """Stop signal, then SIGKILL after `timeout` seconds. A program that can't see the signal is killed at once."""
         seconds = None if timeout is None else units.parse_duration(timeout)  # before anything is sent
         self._alive()
-        if self.state == "paused":
-            self.unpause()
-        if self.state == "running":
+        if self.state in ("running", "paused"):
             ending.stop(self, seconds)
         return self
 

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from . import network, sampled_names
-from .errors import CtlabError, NotFound, StateError, TimedOut
+from .errors import CtlabError, StateError, TimedOut
 from .names import key, parse_signal
 from .runtime import messages
 from .runtime.waiting import readable
@@ -26,6 +26,8 @@ def stop(container: Container, timeout: float | None) -> None:
     lab, start = container.lab, container._start
     number = parse_signal(container.spec.stop_signal)
     try:
+        if container.state == "paused":
+            freeze(container, False)
         ask = messages.Signal(container.id, number, only_if_seen=True, start=start)
         if lab._call(ask, messages.Seen).message.seen:
             grace = container.spec.stop_timeout_seconds if timeout is None else timeout
@@ -86,9 +88,11 @@ def wait(container: Container, timeout: float | None, start: int | None = None) 
             if timeout is not None and not readable(timeout, connection.socket.fileno()):
                 raise TimedOut(f"container {container.name} still runs after {timeout:g} s")
             reply = connection.receive(messages.Exit)
-    except NotFound:  # removed when it ended, just now: what tells of the end is heard on another thread
-        until = time.monotonic() + _HEARD_SECONDS
-        while container._returncode is None and not container.lab.gone and time.monotonic() < until:
+    except StateError:  # maybe removed when it ended, just now: what tells of the end is heard on another thread
+        until = time.monotonic() + (_HEARD_SECONDS if container.spec.rm else 0)
+        while not (container._returncode is not None or container._gone or container.lab.gone):
+            if time.monotonic() >= until:
+                break
             time.sleep(0.001)
         if container._returncode is not None:
             return container._returncode
@@ -106,8 +110,7 @@ def remove(lab: Lab, container: Container, gone: str) -> None:
         if container._gone:
             return
         try:
-            with contextlib.suppress(NotFound):
-                lab._call(messages.Remove(container.id), messages.Ok)
+            lab._call(messages.Remove(container.id), messages.Ok)
         except CtlabError:
             raise
         except BaseException:  # an interrupt that waited long enough: the supervisor has the order

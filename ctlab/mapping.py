@@ -123,10 +123,11 @@ def graph(lab: Lab) -> Any:
 
         raise Unsupported("lab.graph() needs networkx: pip install ctlab[graph]") from None
     made = networkx.MultiGraph(lab=lab.name)
-    for element in elements(lab):
+    found = elements(lab)
+    for element in found:
         if element["kind"] != "endpoint":
             made.add_node(element["id"], **{k: v for k, v in element.items() if k != "id"})
-    for element in elements(lab):
+    for element in found:
         if element["kind"] == "endpoint":
             attributes = {k: v for k, v in element.items() if k not in ("id", "source", "target")}
             made.add_edge(element["source"], element["target"], key=element["id"], **attributes)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from .completed import Logs
-from .errors import CtlabError, LabGone
+from .errors import CtlabError
 from .runtime import messages, packets
 from .runtime.log_ring import RECORD_BYTES, LogRing, Record
 from .runtime.waiting import readable
@@ -128,8 +128,6 @@ class Follower:
 def read(container: Container) -> tuple[list[Record], tuple[int, int]]:
     """All records that are kept, everything written by now included, and (stdout, stderr) bytes dropped."""
     reply = container.lab._call(messages.Logs(container.id), messages.Output)
-    if not reply.descriptors:
-        raise LabGone(f"the output of {container.name} is gone")
     ring = _ring(container, reply.descriptors)
     try:
         with container.lab._client.doubting(f"the output of {container.name}"):

@@ -118,6 +118,22 @@ def children_of(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def titles(lab: Any) -> dict[int, str]:
+    """The supervisor's children by what they are called, and its dead ones that nobody has waited for."""
+    found = {}
+    for pid in children_of(lab._client.facts["supervisor"]):
+        try:
+            found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0].decode() or "dead"
+        except OSError:
+            continue
+    return found
+
+
+def helpers(lab: Any, name: str) -> list[int]:
+    """The pids of a helper, and of what a nursery has just cloned, which is called as it is for a moment."""
+    return [pid for pid, title in titles(lab).items() if title == f"ctlab {name}"]
+
+
 def need_controller(lab: Any, name: str) -> None:
     """Skip where the lab has no cgroup controller of that name, with the lab's own reason."""
     facts = lab._client.facts

@@ -36,8 +36,8 @@ FOR_ONE: Mapping[str, tuple[str, ...]] = {
         "../wall/test_escape_classes.py",
     ),
     "one-id": (
-        "test_capabilities.py", "test_container_names.py", "test_dead_lab.py", "test_descriptors.py",
-        "test_labs.py", "test_launcher.py", "test_openat2.py",
+        "test_beside_ends.py", "test_capabilities.py", "test_container_names.py", "test_dead_lab.py",
+        "test_descriptors.py", "test_labs.py", "test_launcher.py", "test_openat2.py",
         "test_own_limits.py", "test_owner_environment.py", "test_packets_stay.py", "test_races.py",
         "test_script_descriptors.py", "test_seccomp.py", "../wall/test_around.py",
     ),

@@ -17,8 +17,8 @@ import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..kernel import syscalls
-from . import compressed, execution, messages, protocol, storage, tar
+from ..kernel import process_end, syscalls
+from . import compressed, ends, execution, messages, protocol, storage, tar
 from .calls import Call
 from .pack import Packer
 from .unpack import Root, Unpacker
@@ -61,6 +61,7 @@ def _in_child(
     failed: Callable[[], None] | None = None,
 ) -> None:
     """Answer with what `work` returns, which is done in a child: in the container of `record`, if there is one."""
+    slot = None if record is None else record.slot
     ours, theirs = protocol.pair()
     if record is not None:
         pid, pidfd = execution.clone_inside(supervisor, record, python=True)
@@ -83,8 +84,9 @@ def _in_child(
             answers.append(message)
 
     def ended() -> None:
-        if os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG) is None:
+        if not (how := process_end.how(pidfd)):
             return
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
         while ours.fileno() >= 0:
             said()
         supervisor.inside.pop(pid, None)
@@ -93,8 +95,12 @@ def _in_child(
         answer = storage.named(answers[0]) if answers else None  # before what was begun is removed
         if failed is not None and (answer is None or "error" in answer):
             failed()
-        if answer is None:
-            call.fail("CtlabError", "the copy was ended")
+        refused = answer is None or answer.get("errno") == errno.ESRCH  # the latter of who enters what has ended
+        if refused and record is not None and (why := ends.why_gone(supervisor, record, slot)):
+            call.fail("StateError", why)
+        elif answer is None:
+            what = "an image" if record is None else f"container {record.name}"
+            call.fail("CtlabError", f"{what}: the process that was to copy ended ({how})")
         else:
             call.reply(_answer(answer))
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..kernel import netlink, syscalls
 from ..plan import ops
-from . import inside, messages
+from . import ends, executor, inside, messages
 from .calls import Call, Refused
 from .record import Record
 
@@ -88,19 +88,25 @@ def attach(supervisor: Supervisor, call: Call) -> None:
     message = call.message
     record = supervisor.record(message.id)
     if record.slot is not None:
-        undo = supervisor.node.perform(ops.decode(message.node_operations), peer_pid=record.pid)
         try:
-            link = _inside_network(supervisor, record)
-            try:
-                inside.configure_network(link, ops.decode(message.inside))
-            finally:
-                link.close()
-        except OSError:
-            supervisor.node.undo(undo)
-            raise
-        record.node_undo += undo
+            record.node_undo += _attach(supervisor, record, message)
+        except (OSError, executor.Failure):
+            if not ends.ending(record):  # else as with one that has ended: it has it from its next start on
+                raise
     _rewire(supervisor, record, message)
     call.reply(messages.Ok())
+
+
+def _attach(supervisor: Supervisor, record: Record, message: messages.Attach) -> list[Any]:
+    """Make it and configure its inside; the operations that undo it."""
+    undo = supervisor.node.perform(ops.decode(message.node_operations), peer_pid=record.pid)
+    try:
+        with contextlib.closing(_inside_network(supervisor, record)) as link:
+            inside.configure_network(link, ops.decode(message.inside))
+    except OSError:
+        supervisor.node.undo(undo)
+        raise
+    return undo
 
 
 def detach(supervisor: Supervisor, call: Call) -> None:
@@ -110,12 +116,8 @@ def detach(supervisor: Supervisor, call: Call) -> None:
     if record.slot is not None:
         supervisor.node.perform(ops.decode(message.node_operations))
         if message.inside:  # the default route moves to what is left
-            link = _inside_network(supervisor, record)
-            try:
-                with contextlib.suppress(OSError):
-                    inside.configure_network(link, ops.decode(message.inside))
-            finally:
-                link.close()
+            with contextlib.suppress(OSError), contextlib.closing(_inside_network(supervisor, record)) as link:
+                inside.configure_network(link, ops.decode(message.inside))
     _rewire(supervisor, record, message)
     call.reply(messages.Ok())
 

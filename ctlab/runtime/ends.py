@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _LAST_SAMPLE_SECONDS = 0.02
 _INITS_ENDS = (launcher.FAILED_STATUS, 128 + signal.SIGSYS)
 _LEFTOVER_SECONDS = 0.3  # the kernel takes a namespace down in some ten milliseconds
+_REMOVED_KEPT = 100
+_EXITING = 4  # PF_EXITING, of the flags in /proc/PID/stat
 _ROOM_TRIES, _ROOM_STEP_SECONDS = 50, 0.01  # a removal waits so long for a full storage to have room again
 
 
@@ -64,6 +66,28 @@ def ended(supervisor: Supervisor, record: Record, hear: Callable[[Supervisor, Re
     supervisor.tell(messages.Exited(record.id, *answer))
     if record.remove_at_exit:
         forget(supervisor, record)
+
+
+def why_gone(supervisor: Supervisor, record: Record, slot: Slot | None) -> str:
+    """Why something failed in that run of a container: if it was removed, or has ended; else "".
+
+    As soon as its first process begins to end nobody can enter it; we hear of it when all its processes have ended.
+    """
+    if slot is None:
+        return ""
+    if supervisor.records.get(record.id) is not record:
+        return f"container {record.name}: it was removed"
+    over = record.slot is not slot or ending(record)
+    return f"container {record.name} isn't running: its first process has ended" if over else ""
+
+
+def ending(record: Record) -> bool:
+    """Whether its first process is about to end, and has left its namespaces."""
+    try:
+        with open(f"/proc/{record.pid}/stat", encoding="utf-8", errors="replace") as file:
+            return bool(int(file.read().rpartition(")")[2].split()[6]) & _EXITING)
+    except OSError:
+        return True
 
 
 def exit_message(record: Record) -> messages.Exit:
@@ -236,8 +260,11 @@ def has_signal(pid: int, which: str, number: int) -> bool:
 
 
 def remove(supervisor: Supervisor, call: Call) -> None:
-    """Kill if it runs, then forget the container and all it wrote."""
-    record = supervisor.record(call.message.id)
+    """Kill if it runs, then forget the container and all it wrote; of one that has gone already there is nothing."""
+    record = supervisor.records.get(call.message.id)
+    if record is None:
+        call.reply(messages.Ok())
+        return
     if record.slot is not None:
         if record.state == "paused" and record.slot.cgroup is not None:
             with contextlib.suppress(OSError):
@@ -262,7 +289,10 @@ def _answer(supervisor: Supervisor, call: Call, tries: int) -> None:
 
 
 def forget(supervisor: Supervisor, record: Record) -> None:
-    supervisor.records.pop(record.id, None)
+    if supervisor.records.pop(record.id, None) is not None:
+        supervisor.removed[record.id] = record.name
+        if len(supervisor.removed) > _REMOVED_KEPT:
+            del supervisor.removed[next(iter(supervisor.removed))]
     supervisor.services.outputs.forget(record)
     os.close(record.ring)
     record.ring = -1

@@ -82,7 +82,7 @@ def execute(supervisor: Supervisor, call: Call) -> None:
     identity = (message.user, tuple(message.capabilities), message.processes)
     runner = record.runners.pop(identity, None)
     order: dict[str, Any] = {**dict(zip(message._fields, message, strict=True)), "again": runner is not None}
-    order["window"] = window
+    order |= {"window": window, "name": record.name}
     handed = [call.hand_over().fileno()]
     folder = record.slot.cgroup
     if runner is None:
@@ -170,15 +170,15 @@ def _runner_ended(supervisor: Supervisor, runner: Runner) -> None:
     if runner.record is not None and runner.record.runners.get(runner.identity) is runner:
         del runner.record.runners[runner.identity]
     call, runner.call = runner.call, None
-    if call is not None:  # it was killed, for example for the container's memory; its program may live on
+    if call is not None and runner.record is not None:  # it was killed, maybe for memory; its program may live on
         orphans.watch(supervisor)
         supervisor.executions.pop(call.message.execution, None)
         if runner.started:
             supervisor.tell(messages.ExecutionEnded(call.message.execution, 128 + signal.SIGKILL))
         else:
-            ended = runner.record is None or runner.record.slot is not runner.slot
-            what = "the program was killed with its container" if ended else "what waited for the program was killed"
-            call.fail("StateError", what)
+            ended = runner.record.slot is not runner.slot
+            what = "the program was killed with it" if ended else "what waited for the program was killed"
+            call.fail("StateError", f"container {runner.record.name}: {what}")
 
 
 def signal_execution(supervisor: Supervisor, call: Call) -> None:
@@ -212,10 +212,10 @@ def logs(supervisor: Supervisor, call: Call) -> None:
     record = supervisor.record(call.message.id)
 
     def collected(why: str) -> None:
-        if why:
+        if why := why or ("" if record.ring >= 0 else f"container {record.name}: it was removed"):
             call.fail("StateError", why)
         else:
-            call.reply(messages.Output(), [record.ring] if record.ring >= 0 else [])
+            call.reply(messages.Output(), [record.ring])
 
     supervisor.services.outputs.sync(record, collected)
 

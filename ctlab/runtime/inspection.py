@@ -160,7 +160,7 @@ def dump(supervisor: Supervisor, call: Call) -> None:
         found = _dump(request)
     else:
         record = supervisor.record(container_id)
-        if record.slot is None:
+        if record.slot is None or record.state == "starting":  # its own network may not be there yet
             raise Refused("StateError", f"container {record.name} isn't running")
         changes.enter_network(record)
         try:

@@ -527,6 +527,6 @@ PARTS: dict[str, Any] = {kind.__name__: kind for kind in (Start, Process)}  # th
 
 # How many descriptors may come with an answer; with all others none, nor with an event.
 BRINGS: Mapping[type, Container[int]] = {
-    Begun: (0, 1, 2), Output: (0, 1), Followed: (1,), Counters: (2,), Firsts: range(MOST_DESCRIPTORS + 1),
+    Begun: (0, 1, 2), Output: (1,), Followed: (1,), Counters: (2,), Firsts: range(MOST_DESCRIPTORS + 1),
 }  # fmt: skip
 NOTHING: Container[int] = (0,)

@@ -82,7 +82,7 @@ def main(control: _socket.socket, context: Context, early: bytes) -> NoReturn:
             run = _run_in_terminal if order["window"] else _run
             answer = run(control, caller, order, descriptors, place, context.launcher)
         except (program.ProgramError, OSError) as error:
-            answer = _failure(error, place)
+            answer = _failure(error, place, order["name"])
         except BaseException as error:
             answer = {"error": "CtlabError", "message": f"{type(error).__name__}: {error}", "errno": 0}
         # Another user than root can't leave the cgroups again, so that runner is for one program.
@@ -100,11 +100,11 @@ def main(control: _socket.socket, context: Context, early: bytes) -> NoReturn:
                 os.close(descriptor)
 
 
-def _failure(error: program.ProgramError | OSError, place: _Place) -> dict[str, Any]:
+def _failure(error: program.ProgramError | OSError, place: _Place, name: str) -> dict[str, Any]:
     """How a program that could not be run is reported; a container that ends meanwhile fails in many ways."""
     ended = _ended(error) if place.entered else error.errno in _GONE
     if ended:
-        return {"error": "StateError", "message": "the container ended before the program ran", "errno": 0}
+        return {"error": "StateError", "message": f"container {name} ended before the program ran", "errno": 0}
     if isinstance(error, program.ProgramError):
         return {"error": error.kind, "message": str(error), "errno": error.errno}
     return {"error": "KernelError", "message": error.strerror or str(error), "errno": error.errno or 0}

@@ -29,7 +29,7 @@ _ROOM_STEP_SECONDS = 0.01  # until what a start has open, but no container, is c
 def start(supervisor: Supervisor, call: Call, tries: int = _ROOM_TRIES) -> None:
     """Start a container, new or again; the answer comes once its program has been exec'ed."""
     message: messages.Start = call.message
-    record = supervisor.records.get(message.id)
+    record = supervisor.record(message.id) if message.prepare_again is not None else None
     if record is not None and record.streams and tries and room.left() < room.AGAIN:
         # It has just ended, and the collector is about to meet the end of its streams.
         supervisor.after(_ROOM_STEP_SECONDS, lambda: _start_late(supervisor, call, tries - 1))

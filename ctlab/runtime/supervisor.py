@@ -87,6 +87,7 @@ class Supervisor(Descriptors):
         self.keeper = socket.socket(fileno=start.keeper)
         self.single_id = start.single_id
         self.records: dict[str, Record] = {}
+        self.removed: dict[str, str] = {}  # of the last ones that were removed: id -> name, for who calls meanwhile
         self.tree = tree.Tree(start.host_top, start.storage_bytes, start.storage_inodes)
         self._renames: dict[int, tuple[str, str]] = {}  # links in use that may not have their names yet
         self._later: list[Callable[[], None]] = []
@@ -199,20 +200,25 @@ class Supervisor(Descriptors):
         self._quiet_at = time.monotonic() + _QUIET_SECONDS
         try:
             (verb or VERBS.get(type(call.message)) or _OWN[type(call.message)])(self, call)
-        except Refused as error:
+        except Exception as error:  # a bug of ours must not end the lab
+            self._fail(call, error)
+            call.close_descriptors()
+
+    def _fail(self, call: Call, error: Exception) -> None:
+        if isinstance(error, Refused):
             call.fail(error.kind, str(error), error.errno)
-            call.close_descriptors()
-        except executor.Failure as error:
+        elif not isinstance(error, executor.Failure | OSError):
+            call.fail("CtlabError", f"{type(error).__name__}: {error}")
+        elif (record := self.records.get(getattr(call.message, "id", ""))) and (
+            why := ends.why_gone(self, record, record.slot)
+        ):
+            call.fail("StateError", why)
+        elif isinstance(error, executor.Failure):
             call.fail("KernelError", room.named(str(error), error.errno), error.errno)
-            call.close_descriptors()
-        except (OSError, TimeoutError) as error:
+        else:
             text = room.named(error.strerror or str(error), error.errno or 0)
             failure = {"error": "KernelError", "message": text, "errno": error.errno or 0}
             call.fail("KernelError", storage.named(failure)["message"], error.errno or 0)
-            call.close_descriptors()
-        except Exception as error:  # a bug of ours must not end the lab
-            call.fail("CtlabError", f"{type(error).__name__}: {error}")
-            call.close_descriptors()
 
     def tell(self, event: tuple[Any, ...]) -> None:
         """Send one of `messages.EVENTS` to the owner. One that doesn't listen (a busy notebook) holds nobody up."""
@@ -237,11 +243,13 @@ class Supervisor(Descriptors):
             self._untold.popleft()
 
     def record(self, container_id: str) -> Record:
-        """The container of that id."""
+        """The container of that id. Raises Refused."""
         record = self.records.get(container_id)
-        if record is None:
-            raise Refused("NotFound", f"no container with id {container_id}")
-        return record
+        if record is not None:
+            return record
+        if (name := self.removed.get(container_id)) is not None:
+            raise Refused("StateError", f"container {name}: it was removed")
+        raise Refused("NotFound", f"no container with id {container_id}")
 
     def detached_mount(self, path: str, idmap: bool) -> int:
         """A detached mount of a host path: from the keeper where it has the privilege, else from our own copy."""

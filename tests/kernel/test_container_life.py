@@ -98,7 +98,7 @@ def test_an_init_is_its_users(lab: Any) -> None:
         container = lab.run(command, user="1000:1000", init=True)
         status = container.exec(["grep", "-E", "^(Uid|Gid|CapEff)", "/proc/1/status"], user="0").check().stdout
         assert status.split() == ["Uid:", *["1000"] * 4, "Gid:", *["1000"] * 4, "CapEff:", "0" * 16]
-        assert container.exec(["kill", "-TERM", "1"]).returncode == 0
+        assert container.exec(["kill", "-TERM", "1"]).returncode in (0, 137)  # it may be killed with its container
         assert container.wait(patient(5)) == 143
 
 

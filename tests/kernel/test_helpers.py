@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from container_help import said
-from kernel_help import children_of, no_hang, patient, tries, wait_until
+from kernel_help import helpers, no_hang, patient, titles, tries, wait_until
 
 from ctlab.errors import StateError
 from ctlab.runtime import helper, protocol
@@ -24,22 +24,6 @@ from ctlab.runtime import helper, protocol
 pytestmark = pytest.mark.kernel
 HELPERS = ("collector", "sampler", "resolver", "nursery")
 WRITES = ["sh", "-c", "n=0; while :; do n=$((n+1)); echo line$n; sleep 0.01; done"]
-
-
-def titles(lab: Any) -> dict[int, str]:
-    """The supervisor's children by what they are called, and its dead ones that nobody has waited for."""
-    found = {}
-    for pid in children_of(lab._client.facts["supervisor"]):
-        try:
-            found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0].decode() or "dead"
-        except OSError:
-            continue
-    return found
-
-
-def helpers(lab: Any, name: str) -> list[int]:
-    """The pids of a helper, and of what a nursery has just cloned, which is called as it is for a moment."""
-    return [pid for pid, title in titles(lab).items() if title == f"ctlab {name}"]
 
 
 def kill(lab: Any, name: str) -> None:

@@ -113,6 +113,23 @@ def test_a_network_made_anew_beside_a_change_is_another(lab: Any, beside: Any) -
     refused(lambda blue: blue.remove())
 
 
+def test_what_is_removed_at_its_end_is_not_started_beside_it(lab: Any) -> None:
+    container = lab.run(["sleep", "1000"], name="c", rm=True)
+    with lab._lock:  # who hears of its removal waits for it
+        container.kill()
+        assert wait_until(lambda: container.state == "exited")
+        with pytest.raises(StateError, match="c: it was removed"):
+            container.start()
+    assert wait_until(lambda: "c" not in lab)
+
+
+def test_what_ended_while_it_was_paused_is_stopped(lab: Any) -> None:
+    container = lab.run(["sleep", "1000"], name="c")
+    container.kill()
+    container._state = "paused"  # as it was a moment before its end was heard of
+    assert container.restart().state == "running"
+
+
 def test_a_kill_waits_for_the_run_that_it_has_killed(lab: Any) -> None:
     container = lab.run(["sleep", "1000"], name="c")
     killed = []
@@ -204,7 +221,7 @@ def test_programs_beside_restarts(lab: Any) -> None:
         try:
             assert container.exec(["echo", "x"]).returncode in (0, 137)
         except StateError as error:
-            expected = ("isn't running", "ended before", "killed with its container", "was killed")
+            expected = ("isn't running", "ended before", "killed with it", "was killed")
             assert any(words in str(error) for words in expected), error
             time.sleep(0.001)
 
