@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .lab import Lab
 
 lock = threading.RLock()
-_running: list[Lab] = []  # in order of start; one that has died stays until somebody was told of it
+_running: list[Lab] = []  # in order of start; one that has died stays until it is stopped, or another has its name
 _entered: list[Lab] = []  # those inside their ``with``
 _all: weakref.WeakSet[Lab] = weakref.WeakSet()  # handles of those that have ended are asked, too
 _owner = os.getpid()
@@ -25,9 +25,10 @@ _owner = os.getpid()
 def add(lab: Lab) -> None:
     """A lab has started; who starts one of a dead one's name knows of that."""
     with lock:
-        for dead in died():
-            if key(dead.name) == key(lab.name):
-                told(dead)
+        for earlier in dead():
+            if key(earlier.name) == key(lab.name):
+                told(earlier)
+                discard(earlier)
         _running.append(lab)
         _all.add(lab)
 
@@ -55,6 +56,12 @@ def running() -> list[Lab]:
         return [lab for lab in _running if not lab.gone]
 
 
+def dead() -> list[Lab]:
+    """Those that have died, in order of start."""
+    with lock:
+        return [lab for lab in _running if lab.died]
+
+
 def died() -> list[Lab]:
     """Those that have died and of which nobody was told, in order of start."""
     with lock:
@@ -67,6 +74,9 @@ def find(name: str) -> Lab:
         for lab in reversed(found):
             if key(lab.name) == key(name):
                 return _or_gone(lab)
+    for lab in dead():
+        if key(lab.name) == key(name):
+            raise NotFound(f"no lab '{name}' runs here; it {lab.why_gone}; another one: %lab start {lab.name}")
     names = [lab.name for lab in running()]
     if is_pattern(name):
         raise NotFound(f"no lab '{name}': names aren't patterns here; all: %lab stop --all")
@@ -118,7 +128,6 @@ def told(lab: Lab) -> None:
     """Somebody is told of the end of a lab, if it has ended."""
     if lab.gone:
         lab._death_told = True
-        discard(lab)
 
 
 def _untold(lab: Lab) -> bool:

@@ -43,10 +43,20 @@ def stop(context: Context) -> Any:
             print("no lab runs here")
         return _table(found) if found else None
     names = context.subjects or ([context.option("lab")] if context.option("lab") else [])
-    found = [context.named(name) for name in dict.fromkeys(names)] or [context.lab]
+    found = [_to_stop(context, name) for name in dict.fromkeys(names)] or [context.lab]
     for lab in found:
-        lab.stop()
+        if lab.died:
+            labs.discard(lab)
+            print(f"lab '{lab.name}' {lab.why_gone}; it is listed no more")
+        else:
+            lab.stop()
     return found[0] if len(found) == 1 else _table(found)
+
+
+def _to_stop(context: Context, name: str) -> Any:
+    """The lab of that name, also one that has died, of which somebody has been told."""
+    told = (lab for lab in labs.dead() if same(lab.name, name) and lab not in labs.died())
+    return next(told, None) or context.named(name)
 
 
 class _Status(Facts):
@@ -71,7 +81,7 @@ def listing(context: Context) -> Any:
     found = labs.running()
     if context.option("quiet"):
         return [lab.name for lab in found]
-    return _table([*labs.died(), *found])
+    return _table([*labs.dead(), *found])
 
 
 def use(context: Context) -> Any:

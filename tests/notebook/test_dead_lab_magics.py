@@ -138,6 +138,28 @@ def test_what_uses_no_lab_goes_on_and_a_new_one_of_the_name_ends_the_matter(shel
     assert said(shell.fails("%container run -d"), "y")
 
 
+def test_a_dead_lab_is_listed_until_the_matter_is_ended(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def listed() -> list[tuple[str, str]]:
+        return [(row["name"], row["state"]) for row in shell.run("%lab ls").rows()]
+
+    dead_lab("x"), dead_lab("y")
+    assert said(shell.fails("%lab stop x"), "x")  # not yet: this is how it is told
+    assert said(shell.fails("%lab use y"), "y")
+    assert listed() == [("x", "died"), ("y", "died")] and shell.run("%lab ls -q") == []
+    for cell in ("%lab use x", "%container ps --lab X", "%lab status x"):
+        shell.run("%lab start other --exists keep")
+        text = str(shell.fails(cell))
+        assert "runs here; it died: its supervisor ended (SIGKILL); another one: %lab start x" in text, (cell, text)
+    assert listed() == [("x", "died"), ("y", "died"), ("other", "current")]
+    capsys.readouterr()
+    shell.run("%lab stop x")
+    assert "lab 'x' died: its supervisor ended (SIGKILL); it is listed no more\n" in capsys.readouterr().out
+    assert listed() == [("y", "died"), ("other", "current")]
+    assert str(shell.fails("%lab stop x")).startswith("no lab 'x' runs here")
+    shell.run("%lab start y")
+    assert listed() == [("other", "running"), ("y", "current")]
+
+
 def test_within_its_with_a_dead_lab_is_told_of(usable: None) -> None:
     with ctlab.Lab("outer") as outer, ctlab.Lab("inner") as inner:
         os.kill(inner._client.facts["supervisor"], signal.SIGKILL)
