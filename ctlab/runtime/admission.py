@@ -26,6 +26,14 @@ def check(supervisor: Supervisor, least: int, *, named: bool) -> None:
             raise Refused("KernelError", room.full(), errno.EMFILE)
 
 
+class Full(Refused):
+    """A quota of the machine is used up; maybe by what has just ended."""
+
+    def __init__(self, error: OSError) -> None:
+        number = error.errno or 0
+        super().__init__("KernelError", no_room(error.strerror or "", number), number)
+
+
 def no_room(what: str, number: int) -> str:
     """The message for a quota of the machine that is used up: `what` is the call that the kernel refused."""
     call = what.partition("(")[0].partition(":")[0]

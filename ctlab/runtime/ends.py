@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _LAST_SAMPLE_SECONDS = 0.02
 _INITS_ENDS = (launcher.FAILED_STATUS, 128 + signal.SIGSYS)
 _LEFTOVER_SECONDS = 0.3  # the kernel takes a namespace down in some ten milliseconds
+_FREED_SECONDS = 0.5  # the kernel gives a namespace back by and by
 _REMOVED_KEPT = 100
 _EXITING = 4  # PF_EXITING, of the flags in /proc/PID/stat
 _ROOM_TRIES, _ROOM_STEP_SECONDS = 50, 0.01  # a removal waits so long for a full storage to have room again
@@ -118,6 +119,7 @@ def forget_slot(supervisor: Supervisor, record: Record) -> None:
     slot, record.slot = record.slot, None
     if slot is None:
         return
+    supervisor.freed_until = supervisor.now() + _FREED_SECONDS
     execution.let_runners_go(record)
     supervisor.off(slot.pidfd)
     os.close(slot.pidfd)

@@ -8,6 +8,7 @@ import errno
 import os
 import select
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..kernel import capabilities, launcher
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from .supervisor import Supervisor
 
 _ROOM_TRIES = 50  # of a start for what has just ended
-_ROOM_STEP_SECONDS = 0.01  # until what a start has open, but no container, is closed
+_ROOM_STEP_SECONDS = 0.01  # until what a start, or what has ended, has is given back
 
 
 def start(supervisor: Supervisor, call: Call, tries: int = _ROOM_TRIES) -> None:
@@ -32,7 +33,7 @@ def start(supervisor: Supervisor, call: Call, tries: int = _ROOM_TRIES) -> None:
     record = supervisor.record(message.id) if message.prepare_again is not None else None
     if record is not None and record.streams and tries and room.left() < room.AGAIN:
         # It has just ended, and the collector is about to meet the end of its streams.
-        supervisor.after(_ROOM_STEP_SECONDS, lambda: _start_late(supervisor, call, tries - 1))
+        _later(supervisor, call, lambda: start(supervisor, call, tries - 1))
         return
     admission.check(supervisor, room.SLOT if record is None else room.AGAIN, named=bool(message.endpoints))
     if record is not None and record.slot is not None:
@@ -41,18 +42,30 @@ def start(supervisor: Supervisor, call: Call, tries: int = _ROOM_TRIES) -> None:
     if record is None:
         record = Record(message.id, message.key, message.name, LogRing.create())
         supervisor.records[record.id] = record
+    _try(supervisor, call, record, again, _ROOM_TRIES)
+
+
+def _try(supervisor: Supervisor, call: Call, record: Record, again: bool, tries: int) -> None:
+    """Start it; where the kernel has no room, after a while, if it is about to have that of what has just ended."""
     try:
         _start(supervisor, call, record, again)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, admission.Full) and tries and supervisor.now() < supervisor.freed_until:
+            supervisor.catch_up()
+            _later(supervisor, call, lambda: _try(supervisor, call, supervisor.record(record.id), again, tries - 1))
+            return
         ends.unmake(supervisor, record, again)
         raise
 
 
-def _start_late(supervisor: Supervisor, call: Call, tries: int) -> None:
-    if call.given_up():
-        call.close_descriptors()
-    else:
-        supervisor.dispatch(call, lambda *_: start(supervisor, call, tries))
+def _later(supervisor: Supervisor, call: Call, verb: Callable[[], None]) -> None:
+    def late() -> None:
+        if call.given_up():
+            call.close_descriptors()
+        else:
+            supervisor.dispatch(call, lambda *_: verb())
+
+    supervisor.after(_ROOM_STEP_SECONDS, late)
 
 
 def _start(supervisor: Supervisor, call: Call, record: Record, again: bool) -> None:
@@ -191,7 +204,7 @@ def _make_slot(supervisor: Supervisor, message: messages.Start, record: Record, 
         if error.errno == errno.ENOSPC and (full := storage.hint()):
             raise Refused("KernelError", full, error.errno) from None
         if error.errno in (errno.ENOSPC, errno.EAGAIN, errno.ENOMEM):
-            raise Refused("KernelError", admission.no_room(error.strerror or "", error.errno), error.errno) from None
+            raise admission.Full(error) from None
         raise
 
 

@@ -89,6 +89,7 @@ class Supervisor(Descriptors):
         self.records: dict[str, Record] = {}
         self.removed: dict[str, str] = {}  # of the last ones that were removed: id -> name, for who calls meanwhile
         self.tree = tree.Tree(start.host_top, start.storage_bytes, start.storage_inodes)
+        self.freed_until = 0.0  # by then all is given back of what has ended
         self._renames: dict[int, tuple[str, str]] = {}  # links in use that may not have their names yet
         self._later: list[Callable[[], None]] = []
         self._quiet_at = 0.0  # when the last call is long enough ago for housekeeping
