@@ -126,6 +126,8 @@ def _make_apart(source: Source) -> tuple[orders.Message | None, list[int]]:
             orders.send(theirs, {"copied": True, "notes": notes, "why": ""}, [mount])
         except OSError as error:
             why = f"{errno.errorcode.get(error.errno or 0, '?')} in {error.strerror}"
+            if why.startswith(("ENOSPC in unshare", "ENOSPC in open_tree")):  # which counts as a namespace, too
+                why = f"{why.partition(':')[0].strip()}, a quota is used up: /proc/sys/user/max_mnt_namespaces"
             orders.send(theirs, {"copied": False, "notes": [], "why": why})
         except Exception as error:
             orders.send(theirs, {"copied": False, "notes": [], "why": describe_bug(error)})

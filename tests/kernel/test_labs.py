@@ -272,6 +272,22 @@ def test_a_namespace_quota_that_is_used_up_is_named(kind: str) -> None:
     assert "quota" in done.stdout
 
 
+def test_a_quota_that_leaves_no_image_system_is_named() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to map every id into the user namespace that the quota is for")
+    script = """
+with open("/proc/sys/user/max_mnt_namespaces", "w") as file: file.write("2")
+with ctlab.Lab("quota") as lab:
+    try: lab.run(["true"])
+    except ctlab.KernelError as error: print(error)
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", WITHIN + script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=patient(30))
+    assert done.returncode == 0, done.stderr
+    assert "ENOSPC in open_tree, a quota is used up: /proc/sys/user/max_mnt_namespaces; start another" in done.stdout
+
+
 def test_no_user_namespaces_at_all_is_said_with_a_remedy() -> None:
     script = """
 import ctlab, sys
