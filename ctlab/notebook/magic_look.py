@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..errors import CtlabError, TimedOut
 from .magic_context import Context, Facts
 
+if TYPE_CHECKING:
+    from ..container import Container
+
 _LISTED = ("running", "paused")
+_END_SECONDS = 0.3
 
 
 def listing(context: Context) -> Any:
@@ -52,11 +57,22 @@ def logs(context: Context) -> Any:
         sink.flush()
         print("(no longer followed; it goes on)" if container.state in _LISTED else "(no longer followed)")
     else:
-        if container.state in _LISTED:
+        if _goes_on(container):
             sink.flush()
             print(f"({name} goes on, but nothing in it writes to its output any more; what exec writes, exec shows)")
     sink.finish(f"%container logs {container.name}")
     return None
+
+
+def _goes_on(container: Container) -> bool:
+    """Whether it outlives its output: of an end that comes with that one hears a moment later."""
+    try:
+        container.wait(_END_SECONDS)
+    except TimedOut:
+        return True
+    except CtlabError:  # it is gone
+        pass
+    return False
 
 
 def inspect(context: Context) -> Any:

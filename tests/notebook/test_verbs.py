@@ -239,6 +239,10 @@ def test_following_logs(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
     shell.run("%container logs -f --tail 1 web")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "c\n")
+    shell.run("%container run -d --name idle")
+    shell.run("%container logs -f idle")
+    goes_on = "(idle goes on, but nothing in it writes to its output any more; what exec writes, exec shows)\n"
+    assert capsys.readouterr().out.endswith(goes_on)
 
 
 def test_pause_and_unpause(shell: Any) -> None:
