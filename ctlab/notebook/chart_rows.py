@@ -27,7 +27,10 @@ CLOSE = 0.6  # of an interval: rows so near behind one another belong to one mom
 
 
 class Means(NamedTuple):
-    """What the rows say of one container: means, the most, and the newest. NaN where nothing is known."""
+    """What the rows say of one container: means, the most, and the newest. NaN where nothing is known.
+
+    What has ended has no newest: others have been sampled since, twice.
+    """
 
     name: str
     cpu_mean: float  # cores
@@ -36,6 +39,7 @@ class Means(NamedTuple):
     received: float  # bit/s, mean
     sent: float  # bit/s, mean
     processes: float  # newest
+    ended: bool = False
 
 
 class Rows:
@@ -151,9 +155,14 @@ class Rows:
         for pane, there in enumerate(known):
             newest[pane, number[there]] = self.values[pane][there]
         most[np.isinf(most)] = math.nan
+        moment = self.moments()[1]
+        last = np.zeros(count, np.int64)
+        np.maximum.at(last, number, moment)
+        ended = last < moment.max(initial=0) - 1
+        newest[:, ended] = math.nan
         return [
             Means(name, *map(float, (mean[CPU][at], most[at], newest[MEMORY, at], mean[RECEIVED][at], mean[SENT][at],
-                                     newest[-1, at])))
+                                     newest[-1, at])), ended=bool(ended[at]))
             for at, name in enumerate(found)
         ]  # fmt: skip
 

@@ -19,7 +19,7 @@ WORDS = ("container", "CPU cores, mean", "CPU cores, max", "memory", "received, 
 def cells(means: Means) -> tuple[str, ...]:
     """A row of the table, in the order of `WORDS`."""
     return (
-        means.name,
+        f"{means.name} (ended)" if means.ended else means.name,
         _number(means.cpu_mean),
         _number(means.cpu_max),
         "–" if math.isnan(means.memory_mib) else f"{means.memory_mib:.1f} MiB",

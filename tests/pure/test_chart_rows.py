@@ -230,6 +230,19 @@ def test_the_tables_say_the_same() -> None:
     assert len(head) == len(row)
 
 
+def test_what_has_ended_has_no_memory_and_no_processes_now() -> None:
+    sampled, rows = Sampled(), Rows()
+    for _ in range(4):
+        sampled.write({0: BUSY, 1: BUSY})
+    for _ in range(3):
+        sampled.write({0: BUSY})
+    rows.read(sampled.ring)
+    going, ended = rows.means({0: "web", 1: "srv"})
+    assert going.processes == 2.0 and not going.ended
+    assert math.isnan(ended.processes) and math.isnan(ended.memory_mib) and ended.cpu_mean == 0.5
+    assert "<td>srv (ended)</td>" in html_table([ended]) and "<td>web</td>" in html_table([going])
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0.001, 500), *[st.floats(-10, 10) | st.just(NAN)] * 2), min_size=1, max_size=300),
