@@ -22,9 +22,9 @@ NO_FORMULAS = "tex2jax_ignore mathjax_ignore"
 
 
 def as_of() -> str:
-    """``as of Out[5] 14:02:11``: a stored output says when it was true."""
+    """``as of Out[5] 2026-11-26 14:02:11 UTC``: a stored output says when it was true."""
     cell = ticks.cell()
-    return f"as of {cell + ' ' if cell else ''}{time.strftime('%H:%M:%S')}"
+    return f"as of {cell + ' ' if cell else ''}{units.format_moment()}"
 
 
 def status(container: Container) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import time
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from decimal import Decimal
@@ -184,6 +185,11 @@ def parse_cpus(value: str | int | float) -> float:
         near = _decimal(Fraction(steps, CPU_STEPS))
         raise BadInput(f"{value!r} CPUs is finer than a quota can be (1 us of each 100 ms): write {near}")
     return steps / CPU_STEPS
+
+
+def format_moment(seconds: float | None = None) -> str:
+    """``2026-11-26 14:02:11 UTC``: seconds since 1970, or now. The zone in which frames are, too, and charts."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
 
 def format_cpus(cpus: float) -> str:

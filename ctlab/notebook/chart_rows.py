@@ -39,7 +39,7 @@ class Means(NamedTuple):
     received: float  # bit/s, mean
     sent: float  # bit/s, mean
     processes: float  # newest
-    ended: bool = False
+    ended: bool
 
 
 class Rows:
@@ -158,13 +158,11 @@ class Rows:
         moment = self.moments()[1]
         last = np.zeros(count, np.int64)
         np.maximum.at(last, number, moment)
-        ended = last < moment.max(initial=0) - 1
+        ended = last < (moment[-1] if len(moment) else 0) - 1
         newest[:, ended] = math.nan
-        return [
-            Means(name, *map(float, (mean[CPU][at], most[at], newest[MEMORY, at], mean[RECEIVED][at], mean[SENT][at],
-                                     newest[-1, at])), ended=bool(ended[at]))
-            for at, name in enumerate(found)
-        ]  # fmt: skip
+        values = mean[CPU], most, newest[MEMORY], mean[RECEIVED], mean[SENT], newest[-1]
+        rows = zip(found, zip(*values, strict=True), ended, strict=True)
+        return [Means._make((name, *map(float, row), bool(gone))) for name, row, gone in rows]
 
 
 def _values(pane: Any, rows: Mapping[str, Any]) -> Floats:

@@ -14,7 +14,6 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -239,7 +238,7 @@ class Dashboard:
             self._pace.sent(time.monotonic(), used)
         if self._widget is not None:
             self._widget.picture = picture
-        if self._stored is not None and time.monotonic() - self._stored > STORE_SECONDS:
+        if self._stored is not None and time.monotonic() - self._stored > STORE_SECONDS and not shown.captured():
             self._stored = time.monotonic()
             shown.replace(shown.still(self._repr_mimebundle_(), self._display_id), self._display_id)
 
@@ -295,10 +294,7 @@ class Dashboard:
 
     def _as_of(self) -> str:
         known = self._rows is not None and len(self._rows)
-        newest = (
-            datetime.fromtimestamp(self._rows.time_ms[-1] / 1000, UTC) if known and self._rows else datetime.now(UTC)
-        )
-        return f"as of {newest:%Y-%m-%d %H:%M:%S} UTC"
+        return f"as of {units.format_moment(self._rows.time_ms[-1] / 1000 if known and self._rows else None)}"
 
     def _said(self) -> str:
         """What stands above the table, where there is no picture."""

@@ -37,6 +37,14 @@ def replace(bundle: Mapping[str, Any], display_id: str) -> None:
     untyped(bundle, raw=True, display_id=display_id)
 
 
+def captured() -> bool:
+    """Whether a cell keeps what is shown now (``%%capture``): that isn't for what a thread brings up to date."""
+    from IPython.core.displaypub import CapturingDisplayPublisher
+    from IPython.core.getipython import get_ipython
+
+    return isinstance(getattr(get_ipython(), "display_pub", None), CapturingDisplayPublisher)
+
+
 def put_live(bundle: Mapping[str, Any], widget: Any, name: str) -> None:
     """Show a picture and a view of a widget, whose trait ``still`` is `name`, the picture's class and display id."""
     put(still(bundle, name), name)

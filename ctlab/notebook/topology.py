@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ctlab import apart
+from ctlab import apart, units
 from ctlab.errors import CtlabError
 from ctlab.keywords import checked
 from ctlab.notebook import shown, theme
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from ctlab.notebook.topology_widget import TopologyWidget
 
 REFRESH_SECONDS = 0.1
+STORE_SECONDS = 2.0  # how old the picture may be that a notebook holds which is saved while the map is live
 
 
 class Source(Protocol):
@@ -75,6 +75,7 @@ class Topology:
         self._display_id = f"ctlab-map-{uuid.uuid4().hex}"  # of all outputs that show this map
         self._stored: object = None  # what those outputs hold, once there is one
         self._later = Coalesced(self.refresh, REFRESH_SECONDS, name=f"ctlab-map-{self.name}")
+        self._store_later = Coalesced(self.refresh_stored, STORE_SECONDS, name=f"ctlab-map-store-{self.name}")
         self.refresh()
         self._cancel = source.on_change(self._later.request)
 
@@ -162,6 +163,8 @@ class Topology:
                     self._widget.moved = {key: at for key, at in self._widget.moved.items() if key in there}
         if self._widget and self._widget.selected:
             self._show_details()
+        if self._stored is not None:
+            self._store_later.request()
 
     def tidy(self) -> None:
         """Arrange everything anew, also what was dragged."""
@@ -183,6 +186,7 @@ class Topology:
                 return
             self._closing = True
         self._later.close()
+        self._store_later.close()
         self._cancel()
         try:
             elements = self._source.map_elements()
@@ -203,18 +207,20 @@ class Topology:
 
         Does nothing if nothing has changed since it was last stored.
         """
-        self._store(had_view=False)
+        if not shown.captured():
+            self._store(had_view=False)
 
     def _store(self, *, had_view: bool) -> None:
         with self._lock:
             if self._stored is None or self._stored == self._signature() or not _has_kernel():
                 return
             self._stored = self._signature()
-            bundle, live = self._repr_mimebundle_(), self._widget is not None
-        if had_view:
-            shown.end_live(bundle, self._display_id)
-        else:
-            shown.replace(shown.still(bundle, self._display_id) if live else bundle, self._display_id)
+            bundle = self._repr_mimebundle_()
+            if had_view:
+                shown.end_live(bundle, self._display_id)
+            else:
+                live = self._widget is not None
+                shown.replace(shown.still(bundle, self._display_id) if live else bundle, self._display_id)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         """What is shown where there is no widget: picture and text."""
@@ -319,10 +325,10 @@ def _has_kernel() -> bool:
 
 
 def _as_of() -> str:
-    """``as of Out[5] 14:02:11``; without a shell, only the time."""
+    """As `cards.as_of`, also where no cells are counted."""
     shell = _shell()
     cell = f"Out[{shell.displayhook.prompt_count}] " if shell is not None else ""
-    return f"as of {cell}{time.strftime('%H:%M:%S')}"
+    return f"as of {cell}{units.format_moment()}"
 
 
 __all__ = ["Element", "Source", "Topology"]

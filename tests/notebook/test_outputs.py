@@ -36,7 +36,8 @@ def test_a_table_says_when_it_was_true(kernel: Any) -> None:
     kernel.good("%container run -d --name web")
     cell = kernel.good("print(len(In) - 1)\n%network ls")
     [data] = [m["content"]["data"] for m in cell.messages if m["msg_type"] == "execute_result"]
-    assert f"as of Out[{cell.stream().strip()}] " in data["text/html"]
+    said = rf"as of Out\[{cell.stream().strip()}\] 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC\b"
+    assert re.search(said, data["text/html"])  # as maps, charts and frames: in one zone, which it names
 
 
 def test_a_map_follows_the_lab_and_becomes_static(kernel: Any) -> None:
@@ -52,6 +53,21 @@ def test_a_map_follows_the_lab_and_becomes_static(kernel: Any) -> None:
     last = [data for data in cell.updates if "<svg" in data.get("text/html", "")][-1]
     assert "ctlab-still" not in last["text/html"]
     assert "second" in last["text/html"] and "running" in last["text/plain"]  # the world as it was
+
+
+def test_the_picture_of_a_live_map_follows_while_a_cell_runs(kernel: Any) -> None:
+    kernel.good("%container run -d --name web\n%container run -d --name srv\n%topology")
+    kernel.good(
+        "import time, ctlab\nfrom ctlab.notebook import shown\nreal, seen = shown.replace, []\n"
+        "shown.replace = lambda bundle, name: (seen.append(bundle.get('text/plain', '')), real(bundle, name))"
+    )
+    kernel.good(
+        "ctlab.current().containers['web'].kill()\nend = time.monotonic() + 5\n"
+        "while not any('SIGKILL' in text for text in seen):\n    assert time.monotonic() < end\n    time.sleep(0.05)"
+    )
+    # What is brought up to date beside a cell is no output of that cell.
+    kernel.good("%%capture kept\nctlab.current().containers['srv'].kill()\ntime.sleep(0.6)\nshown.replace = real")
+    assert kernel.good("print(len(kept.outputs))").stream() == "0\n"
 
 
 def test_a_map_of_python_follows_as_well(kernel: Any) -> None:

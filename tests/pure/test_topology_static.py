@@ -366,7 +366,7 @@ def test_without_a_kernel_there_is_picture_and_text_only() -> None:
     topology = Topology(Source(star(2)))
     bundle = topology._repr_mimebundle_()
     assert sorted(bundle) == ["text/html", "text/plain"]
-    assert "as of " in bundle["text/html"]
+    assert re.search(r"as of (Out\[\d+\] )?20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC<", bundle["text/html"])
     assert "<script" not in bundle["text/html"]
     assert topology.widget is None
     topology.freeze()
