@@ -40,6 +40,7 @@ from .packets import Surprise
 _REMOVE_SECONDS = 5.0
 _ROUND_SECONDS = 0.5
 _DEATH_SECONDS = 0.1
+_HOW_SECONDS = 0.6  # the end of all in it is waited for, to say how it ended: its owner hears of it within a second
 
 
 class Keeper:
@@ -211,7 +212,7 @@ class Keeper:
         while not self.why and last_words.poll(0) and self._serve():
             pass
         if not self.why:
-            end = process_end.how(self.supervisor_pidfd) if self._wait_for_supervisor(_DEATH_SECONDS) else ""
+            end = process_end.how(self.supervisor_pidfd) if self._wait_for_supervisor(_HOW_SECONDS) else ""
             self.why = f"its supervisor ended{f' ({end})' if end else ''}"
         self._say({"gone": "died", "why": self.why})  # first: the folders of what is frozen may take seconds
         self.clean_up()
