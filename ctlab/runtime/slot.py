@@ -217,8 +217,8 @@ def _become(
         targets[launcher.SCRIPT] = body[1]
     program.place(targets)
     birth.status = _socket.socket(fileno=launcher.REPORT)
-    child = _with_program() if execute.argv and execute.init else 0
     program.become(execute.user, keep, single_id=birth.context.single_id, bounded=True)
+    child = _with_program() if execute.argv and execute.init else 0
     resources.bound_processes(processes, by_exec=False)  # an init's too: it can be traced, and made to fork
     if child or not execute.argv:
         raise birth.context.launcher.be_init(child, variables, birth.filter.late)
@@ -229,8 +229,10 @@ def _become(
 
 
 def _with_program() -> int:
-    """The program is to be a child: its pid, 0 in the child; who has it becomes the init."""
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # nobody inside may look into us before that
+    """The program is to be a child: its pid, 0 in the child; who has it becomes the init.
+
+    It may run before that, and can't look into us: `become` has seen to that.
+    """
     try:
         child = os.fork()
     except OSError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import platform
 import select
 import shutil
@@ -92,9 +94,11 @@ def test_it_becomes_the_program_with_nothing_open_but_its_own(machine: str, tmp_
 
 # An init whose first words to us are its streams' own; adopts what is left behind, as PID 1 of a namespace does.
 ADOPT = """
-import ctypes, os, sys, time
+import ctypes, os, signal, sys
 program, *argv = sys.argv[1:]
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):  # a shell traps nothing that was ignored before (nohup)
+    signal.signal(number, signal.SIG_DFL)
 child = 0
 if argv[-1] != "":
     child = os.fork()
@@ -155,7 +159,12 @@ def start(tmp_path: Path) -> Iterator[Callable[..., _Init]]:
 
     yield started
     for init in made:
-        init.process.kill()
+        if init.process.poll() is None:
+            programs = children_of(init.process.pid)
+            init.process.kill()
+            for program in programs:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(program, signal.SIGKILL)
         init.process.communicate()
 
 

@@ -142,7 +142,7 @@ def test_a_log_is_copied_whole_while_another_process_writes_and_laps_the_copy() 
     assert writer.returncode == 0
     pair.send()
     assert state(pair.copy, 0) == state(pair.original, 0) and pair.copy.ended
-    assert copies > 10 and laps > 0
+    assert copies > 2 and laps > 0
     pair.close()
 
 
@@ -259,5 +259,5 @@ def test_rows_are_copied_whole_while_another_process_writes_and_laps_the_copy() 
     while pair.sent < pair.original.head:
         pair.send(20)
     assert rows(pair.copy) == rows(pair.original)
-    assert copies > 10 and laps > 0
+    assert copies > 2 and laps > 0
     pair.close()
