@@ -12,6 +12,7 @@ Wire = tuple[Point, ...]
 """The corners of a wire, from within its source's box to within its target's."""
 
 CELL = 160.0
+NAME = "name of "  # begins the keys of nodes' names
 
 
 def crosses(start: Point, end: Point, box: Box) -> bool:
@@ -56,14 +57,18 @@ class Obstacles:
         return any(box.meets(other) for _, other in self.near(box))
 
     def hit(self, wire: Wire, ends: Sequence[str], clearance: float) -> bool:
-        """Whether a wire comes closer than that to a box other than those it hangs on."""
+        """Whether a wire comes closer than that to a box other than those it hangs on, or that lie under these."""
+        own = [self.boxes[end] for end in ends if end in self.boxes]
         for start, end in pairwise(wire):
             around = Box(
                 min(start[0], end[0]), min(start[1], end[1]), max(start[0], end[0]), max(start[1], end[1])
             ).grown(clearance)
             for key, box in self.near(around):
-                if key not in ends and crosses(start, end, box.grown(clearance)):
-                    return True
+                if key in ends or not crosses(start, end, box.grown(clearance)):
+                    continue
+                if key.startswith(NAME) and any(box.meets(one) for one in own):
+                    continue  # a person has dropped a box on it
+                return True
         return False
 
 

@@ -20,7 +20,7 @@ from ctlab.notebook.map_boxes import (
 from ctlab.notebook.map_grid import CLEARANCE, Grid
 from ctlab.notebook.map_lanes import side_by_side
 from ctlab.notebook.map_model import World, few
-from ctlab.notebook.map_obstacles import Obstacles, Wire
+from ctlab.notebook.map_obstacles import NAME, Obstacles, Wire
 
 STRAIGHT_CLEARANCE = 4.0  # of a straight wire from a box that it passes
 
@@ -28,7 +28,7 @@ STRAIGHT_CLEARANCE = 4.0  # of a straight wire from a box that it passes
 def obstacles(world: World, places: Mapping[str, Point], nodes: Mapping[str, Box]) -> Obstacles:
     """All that a wire must not run behind: boxes by their element's key, and the nodes' names."""
     boxes = {key: box_at(world, key, at) for key, at in places.items()}
-    names = {f"name of {key}": node_name_box(world, key, box) for key, box in nodes.items() if key not in places}
+    names = {f"{NAME}{key}": node_name_box(world, key, box) for key, box in nodes.items() if key not in places}
     return Obstacles({**boxes, **names})
 
 

@@ -185,3 +185,28 @@ def test_a_hundred_containers_of_one_network_are_branches_of_a_trunk() -> None:
     drawn = check(star(100))
     assert {len(wire) for wire in drawn.wires.values()} == {4}
     assert {wire[-1] for wire in drawn.wires.values()} == {drawn.places["network:blue"]}
+
+
+def test_a_box_dropped_on_a_nodes_name_has_its_wires_around_all_others() -> None:
+    """Whatever way they take, they begin where the name was."""
+    nodes = [{"id": f"node:n{n}", "kind": "node", "label": f"n{n}"} for n in range(2)]
+    networks = [
+        {"id": f"network:net{n}", "kind": "network", "label": f"net{n}", "driver": "bridge", "parent": "node:n0"}
+        for n in range(5)
+    ]
+    containers = [
+        {
+            "id": f"container:c{n}",
+            "kind": "container",
+            "label": f"c{n}",
+            "parent": f"node:n{n == 0:d}",
+            "state": "running",
+        }
+        for n in range(8)
+    ]
+    link = {"id": "link:l0", "kind": "link", "source": "container:c0", "target": "container:c1"}
+    elements: Elements = [*nodes, *networks, *containers, link]
+    places = place(elements)
+    left, top = min(x for x, _ in places.values()), min(y for _, y in places.values())
+    places["container:c0"] = (left - 92.0, top - 45.0)
+    check(elements, places)
