@@ -191,7 +191,14 @@ def test_a_box_dropped_on_a_nodes_name_has_its_wires_around_all_others() -> None
     """Whatever way they take, they begin where the name was."""
     nodes = [{"id": f"node:n{n}", "kind": "node", "label": f"n{n}"} for n in range(2)]
     networks = [
-        {"id": f"network:net{n}", "kind": "network", "label": f"net{n}", "driver": "bridge", "parent": "node:n0"}
+        {
+            "id": f"network:net{n}",
+            "kind": "network",
+            "label": f"net{n}",
+            "driver": "bridge",
+            "parent": "node:n0",
+            "subnets": ["10.10.0.0/24"],
+        }
         for n in range(5)
     ]
     containers = [
@@ -204,9 +211,11 @@ def test_a_box_dropped_on_a_nodes_name_has_its_wires_around_all_others() -> None
         }
         for n in range(8)
     ]
-    link = {"id": "link:l0", "kind": "link", "source": "container:c0", "target": "container:c1"}
+    link = {"id": "link:l0", "kind": "link", "source": "container:c0", "target": "container:c1", "label": "20ms 1%"}
     elements: Elements = [*nodes, *networks, *containers, link]
     places = place(elements)
-    left, top = min(x for x, _ in places.values()), min(y for _, y in places.values())
-    places["container:c0"] = (left - 92.0, top - 45.0)
+    places["container:c0"] = (0.0, 6.0)
+    assert node_name_box(read(elements), "node:n0", measure(read(elements), places).nodes["node:n0"]).meets(
+        box_at(read(elements), "container:c0", (0.0, 6.0))
+    )
     check(elements, places)
