@@ -25,7 +25,14 @@ def dying(lab: Any) -> Iterator[Any]:
     """A container in the middle of its end: who would reap the last of its processes has been stopped."""
     container = lab.run(["sleep", "1000"], name="c")
     container.exec(["sleep", "1000"], detach=True)
-    (runner,) = [pid for pid in children_of(lab._client.facts["supervisor"]) if "sleep" in commands_below(pid)]
+    found: list[int] = []
+
+    def at_work() -> bool:
+        found[:] = [pid for pid in children_of(lab._client.facts["supervisor"]) if "sleep" in commands_below(pid)]
+        return len(found) == 1
+
+    assert wait_until(at_work)  # a spare one that has just gone, or is just coming, is no runner of this
+    (runner,) = found
     os.kill(runner, signal.SIGSTOP)
     try:
         lab._call(messages.Signal(container.id, 9, only_if_seen=False, start=0), messages.Seen)
@@ -39,7 +46,10 @@ def dying(lab: Any) -> Iterator[Any]:
 
 
 def commands_below(pid: int) -> list[str]:
-    return [Path(f"/proc/{child}/comm").read_text().strip() for child in children_of(pid)]
+    try:
+        return [Path(f"/proc/{child}/comm").read_text().strip() for child in children_of(pid)]
+    except OSError:  # it has just gone
+        return []
 
 
 def test_calls_beside_an_end_say_that_it_has_ended(dying: Any, tmp_path: Path) -> None:
