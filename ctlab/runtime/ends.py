@@ -23,7 +23,7 @@ _LEFTOVER_SECONDS = 0.3  # the kernel takes a namespace down in some ten millise
 _FREED_SECONDS = 0.5  # the kernel gives a namespace back by and by
 _REMOVED_KEPT = 100
 _EXITING = 4  # PF_EXITING, of the flags in /proc/PID/stat
-_ROOM_TRIES, _ROOM_STEP_SECONDS = 50, 0.01  # a removal waits so long for a full storage to have room again
+_ROOM_TRIES, _ROOM_STEP_SECONDS = 200, 0.01  # a removal waits so long for a full storage to have room again
 
 
 def ended(supervisor: Supervisor, record: Record, hear: Callable[[Supervisor, Record], None]) -> None:

@@ -276,14 +276,17 @@ def test_a_quota_that_leaves_no_image_system_is_named() -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root, to map every id into the user namespace that the quota is for")
     script = """
-with open("/proc/sys/user/max_mnt_namespaces", "w") as file: file.write("2")
+with open("/proc/sys/user/max_mnt_namespaces", "w") as file: file.write(sys.argv[1])
 with ctlab.Lab("quota") as lab:
     try: lab.run(["true"])
     except ctlab.KernelError as error: print(error)
 """
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", WITHIN + script]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=patient(30))
+    for number in range(2, 6):  # how many a lab without a container needs is the kernel's affair
+        command = [sys.executable, "-c", WITHIN + script, str(number)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=patient(30))
+        if "the lab can't start" not in done.stderr:
+            break
     assert done.returncode == 0, done.stderr
     assert "ENOSPC in open_tree, a quota is used up: /proc/sys/user/max_mnt_namespaces; start another" in done.stdout
 
