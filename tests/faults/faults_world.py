@@ -33,7 +33,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def enter(script: str, order: dict[str, Any], timeout: float) -> dict[str, Any]:
     """From outside: run one judge in a fresh world and return its report. Its standard error is shown on failure."""
     order = order | {"token": f"ctfaults-{os.getpid()}-{time.monotonic_ns()}"}
+    _clear_up_after_the_killed()
     words = [
+        "setpriv", "--pdeathsig", "KILL",  # it ends with us, who may be killed ourselves
         "unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private",
         sys.executable, str(HERE / script), json.dumps(order),
     ]  # fmt: skip
@@ -46,6 +48,14 @@ def enter(script: str, order: dict[str, Any], timeout: float) -> dict[str, Any]:
     assert done.returncode == 0, f"the judge failed ({done.returncode}):\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
     report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return report
+
+
+def _clear_up_after_the_killed() -> None:
+    """Whoever is killed while it waits for a judge (a run that took too long) removes nothing: the next one does."""
+    for path in cgroup_parents("").values():
+        for folder in Path(path).glob("ctfaults-*"):
+            if not Path("/proc", folder.name.split("-")[1]).exists():
+                remove_cgroup(str(folder))
 
 
 def mount(source: str, target: str, kind: str | None, flags: int = 0, data: str | None = None) -> None:
