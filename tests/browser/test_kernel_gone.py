@@ -22,8 +22,8 @@ CHART = "import test_dashboard\nexec(test_dashboard.SOURCE)\nboard"
 LIVE = (".ctlab-topology[data-state=live]", ".ctlab-live[data-state=live][data-drawn]")
 STOPPED = (".ctlab-topology[data-state=stopped]", ".ctlab-live[data-state=stopped]")
 PICTURE = ("svg.ctlab-map", "svg.ctlab-chart")
-# What ipywidgets and JupyterLab write to the page's console: of a model, and of a message that has no answer any more.
-TOLD = ("widget model not found", "Canceled future for comm_msg")
+# What ipywidgets and JupyterLab write to the console: of a model, and of whichever message was without its answer.
+TOLD = ("widget model not found", "Canceled future for ")
 
 
 def forgive(book: Any) -> None:
