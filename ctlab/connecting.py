@@ -32,7 +32,7 @@ def create_network(lab: Lab, name: str, exists: str | None, options: dict[str, A
             kept = existing_network(lab, old, spec, options["subnet"] is None, exists)
             if kept is not None:
                 return kept
-        make = messages.Perform(ops.encode(network_plan.create(spec)), [])
+        make = messages.Perform(ops.encode(network_plan.create(spec)))
         lab._call(make, messages.Ok, undo=[_removal(spec)])
         made = Network(lab, spec, pools)
         lab._networks[key(name)] = made
@@ -40,8 +40,7 @@ def create_network(lab: Lab, name: str, exists: str | None, options: dict[str, A
 
 
 def _removal(spec: NetworkSpec) -> messages.Perform:
-    deaf = [text.partition("/")[0] for text in spec.gateways]
-    return messages.Perform(ops.encode(network_plan.remove(spec)), deaf)
+    return messages.Perform(ops.encode(network_plan.remove(spec)))
 
 
 def existing_network(lab: Lab, old: Network, spec: Any, any_subnet: bool, exists: str | None) -> Network | None:

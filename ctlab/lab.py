@@ -122,7 +122,7 @@ class Lab:
             self._top = rootfs_top()
             self._client.listen(lambda event: hear(self, event))
             operations = [*network_plan.node()]
-            self._call(messages.Perform(ops.encode(operations), []), messages.Ok)
+            self._call(messages.Perform(ops.encode(operations)), messages.Ok)
             slot = ops.encode(rootfs.prepare("system", self._top))
             limits = creating.prepared_limits(self)
             self._call(messages.Configure(slot, limits, SLOTS, filters.of_lab()), messages.Ok)

@@ -31,8 +31,8 @@ FOR_ONE: Mapping[str, tuple[str, ...]] = {
     "range": (
         "test_bad_input_python.py", "test_copy.py", "test_copy_hardening.py", "test_dump.py", "test_exec.py",
         "test_explain_container.py", "test_images.py", "test_interrupt_groups.py",
-        "test_link_stats.py", "test_netlink_decoded.py", "test_networks.py", "test_real_programs.py",
-        "test_runtime_folders.py", "../notebook/test_fingers.py",
+        "test_link_stats.py", "test_netlink_decoded.py", "test_networks.py", "test_operations.py",
+        "test_real_programs.py", "test_runtime_folders.py", "../notebook/test_fingers.py",
         "../wall/test_escape_classes.py",
     ),
     "one-id": (

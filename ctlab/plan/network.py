@@ -62,8 +62,8 @@ def create(network: NetworkSpec) -> list[ops.Operation]:
 
 
 def remove(network: NetworkSpec) -> list[ops.Operation]:
-    """The reverse of `create`."""
-    return [ops.DeleteLink(bridge_name(network.name))] if network.driver == "bridge" else []
+    """What takes `create` back."""
+    return ops.inverse(create(network))
 
 
 def attach(instance: int, name: str, endpoint: EndpointSpec) -> tuple[list[ops.Operation], list[ops.Operation]]:
@@ -87,5 +87,5 @@ def attach(instance: int, name: str, endpoint: EndpointSpec) -> tuple[list[ops.O
 
 
 def detach(instance: int, endpoint: EndpointSpec) -> list[ops.Operation]:
-    """Delete the node's end; its peer goes with it."""
-    return [ops.DeleteLink(veth_name(instance, endpoint.number))]
+    """What takes `attach` back: the node's end is deleted, its peer goes with it."""
+    return ops.inverse(attach(instance, "", endpoint)[0])

@@ -11,6 +11,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any, NamedTuple
 else:
     from ._record import NamedTuple  # the same, without the import of `typing`: see `kernel.lean`
@@ -55,6 +56,12 @@ class Listen(NamedTuple):
     address: str
 
 
+class StopListening(NamedTuple):
+    """Answer there no more."""
+
+    address: str
+
+
 # -- in the network namespace of a container (or of a node) --------------------------------------
 class LinkUp(NamedTuple):
     """Set an interface up."""
@@ -75,15 +82,6 @@ class AddRoute(NamedTuple):
     interface: str
     destination: str
     gateway: str
-
-
-# -- limits ------------------------------------------------------------------------------------------
-class Limit(NamedTuple):
-    """Write one file of the container's cgroup folder."""
-
-    controller: str
-    file: str
-    value: str
 
 
 # -- the root file system, performed by the container's first process --------------------------------
@@ -211,19 +209,80 @@ class Execute(NamedTuple):
 
 if TYPE_CHECKING:
     Operation = (
-        MakeBridge | MakeVeth | DeleteLink | WriteSysctl | Listen | LinkUp | AddAddress | AddRoute | Limit | Unshare
-        | RootFolder | RootOverlay | SystemRoot | Folder | SymbolicLink | WriteFile | Overlay | Bind | Device | Mount
-        | Mask | ReadOnly | PivotRoot | Hostname | Execute
+        MakeBridge | MakeVeth | DeleteLink | WriteSysctl | Listen | StopListening | LinkUp | AddAddress | AddRoute
+        | Unshare | RootFolder | RootOverlay | SystemRoot | Folder | SymbolicLink | WriteFile | Overlay | Bind
+        | Device | Mount | Mask | ReadOnly | PivotRoot | Hostname | Execute
     )  # fmt: skip
 
-_KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (
-        MakeBridge, MakeVeth, DeleteLink, WriteSysctl, Listen, LinkUp, AddAddress, AddRoute, Limit, Unshare,
-        RootFolder, RootOverlay, SystemRoot, Folder, SymbolicLink, WriteFile, Overlay, Bind, Device, Mount, Mask,
-        ReadOnly, PivotRoot, Hostname, Execute,
-    )
-}  # fmt: skip
+GOES = "goes"  # with what it was done to: a link, a root, a process
+STAYS = "stays"  # until the node ends: nothing takes it back
+
+# Every kind of operation -> what takes one back.
+INVERSES: dict[type[Any], Any] = {
+    MakeBridge: lambda made: DeleteLink(made.name),
+    MakeVeth: lambda made: DeleteLink(made.name),
+    DeleteLink: STAYS,
+    WriteSysctl: STAYS,
+    Listen: lambda made: StopListening(made.address),
+    StopListening: lambda made: Listen(made.address),
+    LinkUp: GOES,
+    AddAddress: GOES,
+    AddRoute: GOES,
+    Unshare: GOES,
+    RootFolder: GOES,
+    RootOverlay: GOES,
+    SystemRoot: GOES,
+    Folder: GOES,
+    SymbolicLink: GOES,
+    WriteFile: GOES,
+    Overlay: GOES,
+    Bind: GOES,
+    Device: GOES,
+    Mount: GOES,
+    Mask: GOES,
+    ReadOnly: GOES,
+    PivotRoot: GOES,
+    Hostname: GOES,
+    Execute: GOES,
+}
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in INVERSES}
+
+# Where a kind can be performed; who performs and who renders have a table for each, and refuse all else.
+IN_NODE = (
+    MakeBridge, MakeVeth, DeleteLink, WriteSysctl, Listen, StopListening, LinkUp, AddAddress, AddRoute,
+)  # fmt: skip
+IN_NETWORK = (LinkUp, AddAddress, AddRoute)  # of a container
+MAKING_ROOT = (
+    RootFolder, RootOverlay, SystemRoot, Folder, SymbolicLink, WriteFile, Overlay, Device, Mount, Mask, ReadOnly,
+    PivotRoot,
+)  # fmt: skip
+IN_ROOT = (Folder, SymbolicLink, WriteFile, Bind, Mount, ReadOnly, Hostname)  # once it is made
+
+
+class UnknownOperation(TypeError):
+    """An operation that isn't performed, or has no commands, where it was to be."""
+
+    def __init__(self, operation: Any, place: str) -> None:
+        super().__init__(f"{place} takes no operation {type(operation).__name__}: {operation!r}")
+
+
+def check(operations: Iterable[Any], kinds: tuple[type[Any], ...], place: str) -> None:
+    """Raises UnknownOperation for the first that isn't one of those; called before anything is done."""
+    for operation in operations:
+        if type(operation) not in kinds:
+            raise UnknownOperation(operation, place)
+
+
+def inverse(operations: Iterable[Operation]) -> list[Operation]:
+    """What takes them back, newest first; nothing for what goes by itself or stays."""
+    back: list[Operation] = []
+    for operation in operations:
+        if type(operation) not in INVERSES:
+            raise UnknownOperation(operation, "a plan")
+        found = INVERSES[type(operation)]
+        if found not in (GOES, STAYS):
+            back.insert(0, found(operation))
+    return back
 
 
 def encode(operations: list[Operation]) -> list[list[Any]]:
@@ -233,7 +292,12 @@ def encode(operations: list[Operation]) -> list[list[Any]]:
 
 def decode(data: list[list[Any]]) -> list[Operation]:
     """The inverse of `encode`."""
-    return [_KINDS[name](*fields) for name, *fields in data]
+    decoded = []
+    for name, *fields in data:
+        if name not in _KINDS:
+            raise UnknownOperation((name, *fields), "a plan")
+        decoded.append(_KINDS[name](*fields))
+    return decoded
 
 
 def failure(operation: Any, number: int) -> str:

@@ -10,12 +10,8 @@ from collections.abc import Iterable
 
 from ..spec import NetworkSpec
 from . import network as network_plan
-from . import ops
-from .limits import WriteCgroup, command
 from .render_container import container_commands
 from .render_network import NODE, detach_commands, endpoint_commands, node_commands, node_operation
-from .render_process import enter_and_execute
-from .render_root import root_operation
 from .render_words import comment
 
 __all__ = [
@@ -25,7 +21,6 @@ __all__ = [
     "endpoint_commands",
     "network_commands",
     "node_commands",
-    "operation_commands",
 ]
 
 
@@ -45,24 +40,6 @@ class Commands(str):
 
     def __repr__(self) -> str:
         return str(self)
-
-
-def operation_commands(operation: ops.Operation) -> list[str]:
-    """The commands of one operation, in the place that it is performed in; comment lines where no command does it.
-
-    Root file system operations are relative to the folder that becomes the root, see `render_root`.
-    """
-    if isinstance(operation, ops.Limit):
-        line = command(WriteCgroup(operation.controller, operation.file, operation.value), "$cgroup")
-        return [line.replace("'", '"')]  # so that the variable is expanded; no value of a limit holds a quote
-    if isinstance(operation, ops.Unshare):
-        return [" ".join(["unshare", *(f"--{kind}" for kind in operation.kinds)])]
-    if isinstance(operation, ops.Execute):
-        return [line for line in enter_and_execute(operation, own_tools=True) if line]
-    try:
-        return node_operation(operation)
-    except TypeError:
-        return root_operation(operation)
 
 
 def network_commands(spec: NetworkSpec) -> list[str]:

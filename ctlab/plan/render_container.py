@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 
 from . import limits as limits_plan
 from . import ops
@@ -21,7 +22,6 @@ _OPTIONS = {  # name of a namespace in `ops.Unshare` -> option of unshare(1)
     "mount": "--mount", "uts": "--uts", "ipc": "--ipc", "net": "--net", "pid": "--pid --fork --kill-child --mount-proc",
     "cgroup": "--cgroup",
 }  # fmt: skip
-_NETWORK = (ops.LinkUp, ops.AddAddress, ops.AddRoute)
 
 
 def container_commands(
@@ -41,18 +41,24 @@ def container_commands(
     Execute. `limits`: the writes of `plan.limits.plan`. `cgroup_paths`: controller -> the container's folder there.
     `network_of`: the container whose network namespace it shares.
     """
-    execute = inside[-1]
-    if not isinstance(execute, ops.Execute):
-        raise TypeError(f"the last operation of a container is Execute, not {execute}")
     unshare, *mounts = prepare
     if not isinstance(unshare, ops.Unshare):
-        raise TypeError(f"the first operation of a container is Unshare, not {unshare}")
-    bind_sources = [operation for operation in inside if isinstance(operation, ops.Bind)]
-    place = place_for([*mounts, *bind_sources])
+        raise ops.UnknownOperation(unshare, "the beginning of a container")
+    ops.check(mounts, ops.MAKING_ROOT, "the making of a root")
+    *orders, execute = inside
+    if not isinstance(execute, ops.Execute):
+        raise ops.UnknownOperation(execute, "the end of a container's orders")
+    network = [one for one in orders if type(one) in ops.IN_NETWORK]
+    orders = [one for one in orders if type(one) not in ops.IN_NETWORK]
+    ops.check(orders, ops.IN_ROOT, "a container")
     own_network = "net" in unshare.kinds
+    if not own_network:
+        ops.check([*node_operations, *network], (), "a container without a network of its own")
+    place = place_for([*mounts, *orders])
     body = ["umask 022"]
-    body += _network(node_operations, inside, own_network)
-    body += _root(mounts, inside, execute, place)
+    if own_network:
+        body += _network(node_operations, network)
+    body += _root(mounts, orders, execute, place)
     body += _limits([write for write in limits if write.file != "pids.max"], cgroup_paths)
     pids = [(one.value, f"{cgroup_paths[one.controller]}/{one.file}") for one in limits if one.file == "pids.max"]
     own_tools = any(isinstance(one, ops.Overlay) for one in mounts)
@@ -86,9 +92,7 @@ def _shell(
     return f"{enter}unshare {options} {shell}{node} << '{end}' &"
 
 
-def _network(node_operations: Sequence[ops.Operation], inside: Sequence[ops.Operation], own: bool) -> list[str]:
-    if not own:
-        return []
+def _network(node_operations: Sequence[ops.Operation], inside: Sequence[ops.Operation]) -> list[str]:
     lines = ["", "# network: its own loopback"]
     lines += inside_operation(ops.LinkUp("lo"))
     if node_operations:
@@ -98,13 +102,12 @@ def _network(node_operations: Sequence[ops.Operation], inside: Sequence[ops.Oper
             lines += [f"node {line}" for line in node_operation(operation, "1")]
         lines.append("exec 3<&-")
     for operation in inside:
-        if isinstance(operation, _NETWORK):
-            lines += inside_operation(operation)
+        lines += inside_operation(operation)
     return lines
 
 
 def _root(
-    mounts: Sequence[ops.Operation], inside: Sequence[ops.Operation], execute: ops.Execute, place: str
+    mounts: Sequence[ops.Operation], orders: Sequence[ops.Operation], execute: ops.Execute, place: str
 ) -> list[str]:
     fresh = fresh_files(mounts)
     lines = ["", f"# root file system: what is private lies on a tmpfs of its own, which covers {place} in here only"]
@@ -121,19 +124,14 @@ def _root(
     lines += root_commands(making[first_mount:first_mask], place, fresh)
     lines += ["", "# what is nobody's business in a container: hidden, or read-only"]
     lines += root_commands(making[first_mask:last_mask], place, fresh)
-    names: list[ops.Operation] = [one for one in inside if isinstance(one, ops.Hostname | ops.WriteFile | ops.Folder)]
     # A file that is made empty first, for a container that nobody has asked for yet, is written once here.
-    written = {one.path for one in names if isinstance(one, ops.WriteFile)}
+    written = {one.path for one in orders if isinstance(one, ops.WriteFile)}
     rest = [one for one in making[last_mask:] if not (isinstance(one, ops.WriteFile) and one.path in written)]
-    names = [*rest, *names]
-    if names:
-        lines += ["", "# who it is", *root_commands(names, place, fresh)]
-    binds = [one for one in inside if isinstance(one, ops.Bind)]
-    if binds:
-        lines += ["", "# paths of this machine (=recursive: util-linux 2.39 or later)"]
-        lines += root_commands(binds, place, fresh)
+    for bound, group in groupby([*rest, *orders], key=lambda one: isinstance(one, ops.Bind)):
+        about = "paths of this machine (=recursive: util-linux 2.39 or later)" if bound else "who it is"
+        lines += ["", f"# {about}", *root_commands(list(group), place, fresh)]
     if execute.read_only_root:
-        lines += ["", "# --read-only", *make_read_only([*mounts, *binds])]
+        lines += ["", "# --read-only", *make_read_only([*mounts, *orders])]
     return lines
 
 

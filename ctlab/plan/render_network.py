@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from . import ops
 from .render_words import quote
@@ -23,37 +24,16 @@ def node_operation(operation: ops.Operation, netns: str = '"$pid"') -> list[str]
     """The commands of one operation in a node's network namespace.
 
     `netns`: a shell word, the process in whose network namespace the peer of a veth is born.
-    Raises TypeError for an operation that isn't a node's.
+    Raises UnknownOperation for one that isn't a node's.
     """
-    if isinstance(operation, ops.MakeBridge):
-        made = f"ip link add name {quote(operation.name)}{_hardware(operation.mac, operation.mtu)} type bridge"
-        return [made, *_up(operation.name)]
-    if isinstance(operation, ops.MakeVeth):
-        return _veth(operation, netns)
-    if isinstance(operation, ops.DeleteLink):
-        return [f"ip link delete dev {quote(operation.name)}"]
-    if isinstance(operation, ops.WriteSysctl):
-        return [_sysctl(operation)]
-    if isinstance(operation, ops.Listen):
-        return [f"# no command for this: the lab's own DNS answers for the containers' names on {operation.address}"]
-    if isinstance(operation, ops.LinkUp):
-        return [f"ip link set dev {quote(operation.name)} up"]
-    if isinstance(operation, ops.AddAddress):
-        return [_address(operation)]
-    if isinstance(operation, ops.AddRoute):
-        return [_route(operation)]
-    raise TypeError(f"not an operation of a node: {operation}")
+    ops.check([operation], ops.IN_NODE, "a node")
+    return _NODE[type(operation)](operation, netns)
 
 
 def inside_operation(operation: ops.Operation) -> list[str]:
-    """The commands of one operation in a container's network namespace. Raises TypeError for another one."""
-    if isinstance(operation, ops.LinkUp):
-        return [f"ip link set dev {quote(operation.name)} up"] if operation.name == "lo" else _up(operation.name)
-    if isinstance(operation, ops.AddAddress):
-        return [_address(operation)]
-    if isinstance(operation, ops.AddRoute):
-        return [_route(operation)]
-    raise TypeError(f"not an operation of a container's network: {operation}")
+    """The commands of one operation in a container's network namespace. Raises UnknownOperation for another one."""
+    ops.check([operation], ops.IN_NETWORK, "a container's network")
+    return _INSIDE[type(operation)](operation)
 
 
 def node_commands(operations: Iterable[ops.Operation]) -> list[str]:
@@ -136,3 +116,25 @@ def _route(operation: ops.AddRoute) -> str:
     destination = "default" if operation.destination in ("::/0", "0.0.0.0/0") else operation.destination
     via = f" via {quote(operation.gateway)}" if operation.gateway else ""
     return f"ip{family} route add {quote(destination)}{via} dev {quote(operation.interface)}"
+
+
+_NODE: dict[type[Any], Callable[[Any, str], list[str]]] = {
+    ops.MakeBridge: lambda one, _: [
+        f"ip link add name {quote(one.name)}{_hardware(one.mac, one.mtu)} type bridge", *_up(one.name)
+    ],
+    ops.MakeVeth: _veth,
+    ops.DeleteLink: lambda one, _: [f"ip link delete dev {quote(one.name)}"],
+    ops.WriteSysctl: lambda one, _: [_sysctl(one)],
+    ops.Listen: lambda one, _: [
+        f"# no command for this: the lab's own DNS answers for the containers' names on {one.address}"
+    ],
+    ops.StopListening: lambda one, _: [f"# no command for this: the lab's own DNS answers no more on {one.address}"],
+    ops.LinkUp: lambda one, _: [f"ip link set dev {quote(one.name)} up"],
+    ops.AddAddress: lambda one, _: [_address(one)],
+    ops.AddRoute: lambda one, _: [_route(one)],
+}  # fmt: skip
+_INSIDE: dict[type[Any], Callable[[Any], list[str]]] = {
+    ops.LinkUp: lambda one: [f"ip link set dev {quote(one.name)} up"] if one.name == "lo" else _up(one.name),
+    ops.AddAddress: lambda one: [_address(one)],
+    ops.AddRoute: lambda one: [_route(one)],
+}

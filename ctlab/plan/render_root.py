@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 from . import ops
 from .render_words import inside, quote, words
@@ -44,39 +45,12 @@ def fresh_files(operations: Iterable[ops.Operation]) -> set[str]:
 
 
 def root_operation(operation: ops.Operation, place: str = PLACES[0], fresh: Collection[str] = ()) -> list[str]:
-    """The commands of one operation. Raises TypeError for one that isn't of the root file system.
+    """The commands of one operation. Raises UnknownOperation for one that isn't of a root file system.
 
     `fresh`: files that need not be removed before they are written, see `fresh_files`.
     """
-    if isinstance(operation, ops.RootFolder):
-        return [f"mkdir {place}/root", f"mount --bind {place}/root {place}/root", f"cd {place}/root"]
-    if isinstance(operation, ops.RootOverlay):
-        return _root_overlay(operation, place)
-    if isinstance(operation, ops.SystemRoot):
-        return _system_root(operation, place)
-    if isinstance(operation, ops.Folder):
-        return _folders([operation])
-    if isinstance(operation, ops.SymbolicLink):
-        return [f"ln -s {quote(operation.target)} {quote(inside(operation.path))}"]
-    if isinstance(operation, ops.WriteFile):
-        return _write_file(operation, fresh)
-    if isinstance(operation, ops.Overlay):
-        return _overlay(operation, place)
-    if isinstance(operation, ops.Bind):
-        return _bind(operation, place)
-    if isinstance(operation, ops.Device):
-        return _devices([operation])
-    if isinstance(operation, ops.Mount):
-        return [_mount(operation)]
-    if isinstance(operation, ops.Mask):
-        return _masks([operation])
-    if isinstance(operation, ops.ReadOnly):
-        return _read_only([operation])
-    if isinstance(operation, ops.PivotRoot):
-        return ["pivot_root . .", "umount -l .", "cd /"]
-    if isinstance(operation, ops.Hostname):
-        return [f"hostname {quote(operation.name)}"]
-    raise TypeError(f"not an operation of a root file system: {operation}")
+    ops.check([operation], (*ops.MAKING_ROOT, *ops.IN_ROOT), "a root file system")
+    return _COMMANDS[type(operation)](operation, place, fresh)
 
 
 def root_commands(operations: Sequence[ops.Operation], place: str, fresh: Collection[str]) -> Iterator[str]:
@@ -249,3 +223,27 @@ def _read_only(operations: list[ops.ReadOnly]) -> list[str]:
         '  [ ! -e "$path" ] || { mount --rbind "$path" "$path"; mount -o remount,bind,ro "$path"; }',
         "done",
     ]
+
+
+def _pivot_root(*_: object) -> list[str]:
+    return ["pivot_root . .", "umount -l .", "cd /"]
+
+
+_COMMANDS: dict[type[Any], Callable[[Any, str, Collection[str]], list[str]]] = {
+    ops.RootFolder: lambda _, place, __: [
+        f"mkdir {place}/root", f"mount --bind {place}/root {place}/root", f"cd {place}/root"
+    ],
+    ops.RootOverlay: lambda one, place, _: _root_overlay(one, place),
+    ops.SystemRoot: lambda one, place, _: _system_root(one, place),
+    ops.Folder: lambda one, *_: _folders([one]),
+    ops.SymbolicLink: lambda one, *_: [f"ln -s {quote(one.target)} {quote(inside(one.path))}"],
+    ops.WriteFile: lambda one, _, fresh: _write_file(one, fresh),
+    ops.Overlay: lambda one, place, _: _overlay(one, place),
+    ops.Bind: lambda one, place, _: _bind(one, place),
+    ops.Device: lambda one, *_: _devices([one]),
+    ops.Mount: lambda one, *_: [_mount(one)],
+    ops.Mask: lambda one, *_: _masks([one]),
+    ops.ReadOnly: lambda one, *_: _read_only([one]),
+    ops.PivotRoot: _pivot_root,
+    ops.Hostname: lambda one, *_: [f"hostname {quote(one.name)}"],
+}  # fmt: skip

@@ -26,14 +26,52 @@ class Failure(Exception):
         self.errno = error.errno or 0
 
 
+class _Plan:
+    """One plan while it is performed: the messages that wait to be sent, and what has been begun."""
+
+    def __init__(self, node: NodeExecutor, peer_pid: int | None, spare: Spare | None) -> None:
+        self.node = node
+        self.peer_pid = peer_pid
+        self.spare = spare
+        self.begun: list[Any] = []
+        self._batch: list[tuple[Any, bytes]] = []
+        self._made: set[str] = set()  # links in the batch, which have no index yet
+
+    def add(self, operation: Any, *messages: bytes, makes: str = "") -> None:
+        self._batch += [(operation, message) for message in messages]
+        if makes:
+            self._made.add(makes)
+
+    def index(self, name: str) -> int:
+        if name in self._made:
+            self.flush()
+        return self.node.index(name)
+
+    def flush(self) -> None:
+        messages, self._batch = self._batch, []
+        self._made.clear()
+        try:
+            self.node.link.run([message for _, message in messages])
+        except netlink.NetlinkError as error:
+            failed = messages[error.position][0]
+            if error.position == 0 or messages[error.position - 1][0] is not failed:
+                self.begun = [one for one in self.begun if one is not failed]  # what is there is somebody else's
+            raise Failure(failed, error) from error
+
+
 class NodeExecutor:
     """One node's network namespace."""
 
     def __init__(
-        self, link: netlink.Netlink, listen: Callable[[str], None], rename: Callable[[int, str, str], None]
+        self,
+        link: netlink.Netlink,
+        listen: Callable[[str], None],
+        stop_listening: Callable[[str], None],
+        rename: Callable[[int, str, str], None],
     ) -> None:
         self.link = link
-        self._listen = listen
+        self.listen = listen
+        self.stop_listening = stop_listening
         self._rename = rename
         self._indices: dict[str, int] = {}
         self._renames_live = False  # whether this kernel renames a link that is up: known after the first spare
@@ -46,82 +84,27 @@ class NodeExecutor:
         return found
 
     def perform(self, operations: list[Any], peer_pid: int | None = None, spare: Spare | None = None) -> list[Any]:
-        """Perform in order. Returns the operations that undo it all, newest first. Raises `Failure`."""
-        undo: list[Any] = []
-        batch: list[tuple[Any, bytes]] = []
-        made: set[str] = set()
+        """Perform in order. Returns the operations that undo it all, newest first. Raises `Failure`.
 
-        def flush() -> None:
-            nonlocal batch
-            messages, batch = batch, []
-            made.clear()
-            try:
-                self.link.run([message for _, message in messages])
-            except netlink.NetlinkError as error:
-                raise Failure(messages[error.position][0], error) from error
-
-        def need(name: str) -> int:
-            if name in made:
-                flush()
-            return self.index(name)
-
+        UnknownOperation, with nothing done, where one of them isn't a node's.
+        """
+        ops.check(operations, ops.IN_NODE, "a node")
+        plan = _Plan(self, peer_pid, spare)
         operation: Any = None
         try:
             for operation in operations:
-                if isinstance(operation, ops.MakeBridge):
-                    batch.append((operation, netlink.new_bridge(operation.name, mac=operation.mac, mtu=operation.mtu)))
-                    batch.append((operation, netlink.set_link(0, find=operation.name, no_link_local=True)))
-                    batch.append((operation, netlink.set_link(0, find=operation.name, up=True)))
-                    made.add(operation.name)
-                    undo.insert(0, ops.DeleteLink(operation.name))
-                elif isinstance(operation, ops.MakeVeth):
-                    master = need(operation.bridge)
-                    undo.insert(0, ops.DeleteLink(operation.name))
-                    if spare is not None:
-                        flush()
-                        self._use_spare(spare, operation, master)
-                        spare = None
-                    else:
-                        message = netlink.new_veth(
-                            operation.name, operation.peer, peer_pid=peer_pid, peer_mac=operation.peer_mac,
-                            mtu=operation.mtu, master=master,
-                        )  # fmt: skip
-                        batch.append((operation, message))
-                        batch.append((operation, netlink.set_link(0, find=operation.name, no_link_local=True)))
-                        up = netlink.set_link(0, find=operation.name, alias=operation.alias, up=True)
-                        batch.append((operation, up))
-                elif isinstance(operation, ops.LinkUp):
-                    index = need(operation.name)
-                    batch.append((operation, netlink.set_link(index, up=True)))
-                elif isinstance(operation, ops.AddAddress):
-                    index = need(operation.interface)
-                    batch.append((operation, netlink.new_address(index, operation.address)))
-                elif isinstance(operation, ops.AddRoute):
-                    index = need(operation.interface)
-                    batch.append(
-                        (operation, netlink.new_route(index, operation.destination, operation.gateway or None))
-                    )
-                elif isinstance(operation, ops.DeleteLink):
-                    flush()
-                    self._delete(operation.name)
-                elif isinstance(operation, ops.WriteSysctl):
-                    flush()
-                    _write_sysctl(operation)
-                elif isinstance(operation, ops.Listen):
-                    flush()
-                    self._listen(operation.address)
-                else:
-                    raise TypeError(f"not an operation of a node: {operation}")
-            flush()
+                plan.begun.append(operation)
+                _PERFORM[type(operation)](plan, operation)
+            plan.flush()
         except OSError as error:
-            self.undo(undo)
+            self.undo(ops.inverse(plan.begun))
             raise Failure(operation, error) from error
         except BaseException:
-            self.undo(undo)
+            self.undo(ops.inverse(plan.begun))
             raise
-        return undo
+        return ops.inverse(operations)
 
-    def _use_spare(self, spare: Spare, operation: ops.MakeVeth, master: int) -> None:
+    def use_spare(self, spare: Spare, operation: ops.MakeVeth, master: int) -> None:
         """Put a spare pair's node end into its bridge, and rename it; both ends are up already.
 
         Renaming takes longer than all the rest (sysfs, notifications), and nothing depends on the name: where the
@@ -155,7 +138,7 @@ class NodeExecutor:
             except netlink.NetlinkError as again:
                 raise Failure(operation, again) from again
 
-    def _delete(self, name: str) -> None:
+    def delete(self, name: str) -> None:
         """Delete a link, by its index where that is known: a spare may not have its name yet."""
         number = self._indices.pop(name, None)
         self.link.delete_if_there(name, number or 0)
@@ -183,11 +166,60 @@ class NodeExecutor:
     def undo(self, operations: list[Any]) -> None:
         """Take back what was done; that something is gone already is no error."""
         for operation in operations:
-            with contextlib.suppress(OSError):
-                self._delete(operation.name)
+            plan = _Plan(self, None, None)
+            with contextlib.suppress(OSError, Failure):
+                _PERFORM[type(operation)](plan, operation)
+                plan.flush()
 
 
-def _write_sysctl(operation: ops.WriteSysctl) -> None:
+def _make_bridge(plan: _Plan, operation: ops.MakeBridge) -> None:
+    plan.add(
+        operation,
+        netlink.new_bridge(operation.name, mac=operation.mac, mtu=operation.mtu),
+        netlink.set_link(0, find=operation.name, no_link_local=True),
+        netlink.set_link(0, find=operation.name, up=True),
+        makes=operation.name,
+    )
+
+
+def _make_veth(plan: _Plan, operation: ops.MakeVeth) -> None:
+    master = plan.index(operation.bridge)
+    if plan.spare is not None:
+        plan.flush()
+        spare, plan.spare = plan.spare, None
+        plan.node.use_spare(spare, operation, master)
+        return
+    plan.add(
+        operation,
+        netlink.new_veth(
+            operation.name, operation.peer, peer_pid=plan.peer_pid, peer_mac=operation.peer_mac, mtu=operation.mtu,
+            master=master,
+        ),
+        netlink.set_link(0, find=operation.name, no_link_local=True),
+        netlink.set_link(0, find=operation.name, alias=operation.alias, up=True),
+    )  # fmt: skip
+
+
+def _delete_link(plan: _Plan, operation: ops.DeleteLink) -> None:
+    plan.flush()
+    plan.node.delete(operation.name)
+
+
+def _link_up(plan: _Plan, operation: ops.LinkUp) -> None:
+    plan.add(operation, netlink.set_link(plan.index(operation.name), up=True))
+
+
+def _add_address(plan: _Plan, operation: ops.AddAddress) -> None:
+    plan.add(operation, netlink.new_address(plan.index(operation.interface), operation.address))
+
+
+def _add_route(plan: _Plan, operation: ops.AddRoute) -> None:
+    index = plan.index(operation.interface)
+    plan.add(operation, netlink.new_route(index, operation.destination, operation.gateway or None))
+
+
+def _write_sysctl(plan: _Plan, operation: ops.WriteSysctl) -> None:
+    plan.flush()
     try:
         descriptor = os.open(f"/proc/sys/{operation.path}", os.O_WRONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -196,3 +228,25 @@ def _write_sysctl(operation: ops.WriteSysctl) -> None:
         os.write(descriptor, operation.value.encode())
     finally:
         os.close(descriptor)
+
+
+def _listen(plan: _Plan, operation: ops.Listen) -> None:
+    plan.flush()
+    plan.node.listen(operation.address)
+
+
+def _stop_listening(plan: _Plan, operation: ops.StopListening) -> None:
+    plan.node.stop_listening(operation.address)
+
+
+_PERFORM: dict[type[Any], Callable[[_Plan, Any], None]] = {
+    ops.MakeBridge: _make_bridge,
+    ops.MakeVeth: _make_veth,
+    ops.DeleteLink: _delete_link,
+    ops.LinkUp: _link_up,
+    ops.AddAddress: _add_address,
+    ops.AddRoute: _add_route,
+    ops.WriteSysctl: _write_sysctl,
+    ops.Listen: _listen,
+    ops.StopListening: _stop_listening,
+}

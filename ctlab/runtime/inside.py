@@ -17,7 +17,7 @@ from . import system_copy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
 _IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
@@ -309,50 +309,89 @@ _PERFORM: dict[type[Any], Any] = {
 
 
 def perform(root: Root, operations: list[Any]) -> None:
-    """Perform root file system operations in order; an `OSError` names the one that failed."""
+    """Make a root, in order; an `OSError` names the operation that failed. UnknownOperation before anything is done."""
+    ops.check(operations, ops.MAKING_ROOT, "the making of a root")
     for operation in operations:
-        try:
-            _PERFORM[type(operation)](root, operation)
-        except OSError as error:
-            raise OSError(error.errno, ops.failure(operation, error.errno or 0)) from error
+        _perform(root, operation)
+
+
+def sort(operations: list[Any]) -> tuple[list[Any], list[Any], ops.Execute]:
+    """The orders of a container that has its root: its network's, its root's, and the program.
+
+    UnknownOperation for what none of these is.
+    """
+    *rest, execute = operations
+    network = [operation for operation in rest if type(operation) in ops.IN_NETWORK]
+    others = [operation for operation in rest if type(operation) not in ops.IN_NETWORK]
+    ops.check(others, ops.IN_ROOT, "a container")
+    ops.check([execute], (ops.Execute,), "the end of a container's orders")
+    return network, others, execute
+
+
+def obey(root: Root, operations: list[Any], mounts: Iterator[int]) -> None:
+    """The root's part of its orders. `mounts`: the detached mounts of what is bound, in order."""
+    for operation in operations:
+        if type(operation) is ops.Bind:
+            _bind(root, operation, next(mounts))
+        else:
+            _perform(root, operation)
+
+
+def _perform(root: Root, operation: Any) -> None:
+    try:
+        _PERFORM[type(operation)](root, operation)
+    except OSError as error:
+        raise OSError(error.errno, ops.failure(operation, error.errno or 0)) from error
+
+
+def _bind(root: Root, operation: ops.Bind, mount: int) -> None:
+    try:
+        root.bind(operation, mount)
+    except OSError as error:
+        name, answer = errno.errorcode.get(error.errno or 0, "?"), error.strerror or ""
+        said = answer if name in answer else f"{name} ({answer})"
+        raise OSError(error.errno, f"mount {operation.source} on {operation.target}: {said}") from None
 
 
 def configure_network(
     socket_in_namespace: netlink.Netlink, operations: list[Any], hardware: dict[str, tuple[str, int]] | None = None
 ) -> None:
-    """Addresses and routes of a container, as one batch.
+    """Addresses and routes of a container, as one batch. UnknownOperation before anything is done.
 
     `hardware` maps an interface that was made in advance to the (MAC, MTU) it is to have now.
     """
+    ops.check(operations, ops.IN_NETWORK, "a container's network")
     messages: list[bytes] = []
     indices: dict[str, int] = {}
 
     def index(name: str) -> int:
         if name not in indices:
-            indices[name] = socket_in_namespace.index(name)
+            indices[name] = 1 if name == "lo" else socket_in_namespace.index(name)
         return indices[name]
 
     for name, (mac, mtu) in (hardware or {}).items():
         messages.append(netlink.set_link(index(name), mac=mac or None, mtu=mtu or None))
     done: list[Any] = []
     for operation in operations:
-        done.append(operation)
-        if isinstance(operation, ops.LinkUp):
-            number = 1 if operation.name == "lo" else index(operation.name)
-            if operation.name != "lo":
-                # A message of its own: the kernel applies "up" before the address mode of the same message.
-                messages.append(netlink.set_link(number, no_link_local=True))
-                done.append(operation)
-            messages.append(netlink.set_link(number, up=True))
-        elif isinstance(operation, ops.AddAddress):
-            messages.append(netlink.new_address(index(operation.interface), operation.address))
-        elif isinstance(operation, ops.AddRoute):
-            messages.append(
-                netlink.new_route(index(operation.interface), operation.destination, operation.gateway or None)
-            )
+        made = _MESSAGES[type(operation)](index(operation[0]), operation)
+        messages += made
+        done += [operation] * len(made)
     try:
         socket_in_namespace.run(messages)
     except netlink.NetlinkError as error:
         position = error.position - len(hardware or {})
         what = done[position] if 0 <= position < len(done) else "interface hardware address"
         raise OSError(error.errno, ops.failure(what, error.errno or 0)) from error
+
+
+def _link_up(index: int, operation: ops.LinkUp) -> list[bytes]:
+    up = netlink.set_link(index, up=True)
+    # A message of its own: the kernel applies "up" before the address mode of the same message.
+    return [up] if operation.name == "lo" else [netlink.set_link(index, no_link_local=True), up]
+
+
+_MESSAGES: dict[type[Any], Any] = {
+    ops.LinkUp: _link_up,
+    ops.AddAddress: lambda index, operation: [netlink.new_address(index, operation.address)],
+    ops.AddRoute: lambda index, operation: [netlink.new_route(index, operation.destination, operation.gateway or None)],
+}

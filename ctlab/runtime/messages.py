@@ -212,10 +212,9 @@ class Configure(NamedTuple):
 
 
 class Perform(NamedTuple):
-    """Node operations, and addresses on which the resolver answers no more: `Ok`."""
+    """Node operations: `Ok`."""
 
     operations: list[Any]
-    deaf: list[str]
 
 
 # -- requests: look, copy -----------------------------------------------------------------------

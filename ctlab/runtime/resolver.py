@@ -179,9 +179,9 @@ class Resolver:
             except OSError as error:  # a container on `host` has taken it
                 number = error.errno or 0
             protocol.send(self._control, {"listening": message["listen"], "errno": number})
-        elif "deaf" in message:
+        elif "stop" in message:
             for descriptor, server in list(self._sockets.items()):
-                if server.getsockname()[0] == message["deaf"]:
+                if server.getsockname()[0] == message["stop"]:
                     self._poll.unregister(descriptor)
                     self._sockets.pop(descriptor).close()
         else:

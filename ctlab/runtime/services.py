@@ -123,11 +123,11 @@ class Services:
                 text = f"the lab's resolver, started anew, can't answer on {told['listening']} any more: {why}"
                 self._supervisor.tell(messages.Note(text))
 
-    def deaf(self, address: str) -> None:
+    def stop_listening(self, address: str) -> None:
         """Answer no more there."""
         self._addresses.pop(address, None)
         if self._resolver.control is not None:
-            self._resolver.send({"deaf": address})
+            self._resolver.send({"stop": address})
 
     # -- sampler --------------------------------------------------------------------------------
     def sample(self, record: Record) -> None:

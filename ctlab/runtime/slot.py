@@ -8,7 +8,6 @@ The status socket is close-on-exec: its end of file is how the supervisor learns
 from __future__ import annotations
 
 import _socket
-import errno
 import marshal
 import os
 import time
@@ -123,9 +122,8 @@ def _live(birth: Birth) -> None:
     if order is None:
         os._exit(0)  # a spare that nobody needs any more
     marks = [("inside: orders", time.monotonic_ns())]
-    operations = ops.decode(order["operations"])
+    network, places, execute = inside.sort(ops.decode(order["operations"]))
     hardware = {name: (mac, mtu) for name, mac, mtu in order["hardware"]}
-    network = [o for o in operations if isinstance(o, ops.LinkUp | ops.AddAddress | ops.AddRoute)]
     for each in network:
         if isinstance(each, ops.LinkUp):
             _believe_no_router(each.name, settings)
@@ -136,18 +134,7 @@ def _live(birth: Birth) -> None:
     link.close()
     marks.append(("inside: network", time.monotonic_ns()))
     given = iter(mounts_given)
-    for operation in operations:
-        if isinstance(operation, ops.Bind):
-            try:
-                root.bind(operation, next(given))
-            except OSError as error:
-                name, answer = errno.errorcode.get(error.errno or 0, "?"), error.strerror or ""
-                said = answer if name in answer else f"{name} ({answer})"
-                raise OSError(error.errno, f"mount {operation.source} on {operation.target}: {said}") from None
-        elif isinstance(operation, ops.Hostname | ops.WriteFile | ops.Folder):
-            inside.perform(root, [operation])
-    execute = operations[-1]
-    assert isinstance(execute, ops.Execute)
+    inside.obey(root, places, given)
     marks.append(("inside: files", time.monotonic_ns()))
     body = (order["body"], next(given)) if order["body"] else ("", -1)
     _become(birth, root, execute, marks, body, order["processes"])
@@ -165,7 +152,7 @@ def _rehearse(root: inside.Root) -> None:
     )
     hostname, address, file, execute = ops.decode(marshal.loads(marshal.dumps(sample)))
     assert isinstance(address, ops.AddAddress) and isinstance(execute, ops.Execute)
-    inside.perform(root, [hostname, file])
+    inside.obey(root, [hostname, file], iter(()))
     netlink.set_link(2, mac="02:42:00:00:00:00", mtu=1500)
     netlink.set_link(2, up=True)
     netlink.new_address(2, address.address)

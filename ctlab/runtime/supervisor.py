@@ -302,7 +302,8 @@ class Supervisor(Descriptors):
         self.services = services.Services(self)
         control, pid, pidfd = self._first_nursery
         self.services.nursery.adopt(socket.socket(fileno=control.detach()), pid, pidfd)
-        self.node = executor.NodeExecutor(self.node_link, self.services.listen, self._rename)
+        served = self.services
+        self.node = executor.NodeExecutor(self.node_link, served.listen, served.stop_listening, self._rename)
         self.pool = pool.Pool(self)
         calls = socket.socket(fileno=self.start.calls)
         self.connect(calls)
@@ -368,8 +369,6 @@ def _configure(supervisor: Supervisor, call: Call) -> None:
 def _perform(supervisor: Supervisor, call: Call) -> None:
     """Node operations: networks made and removed."""
     supervisor.node.perform(ops.decode(call.message.operations))
-    for address in call.message.deaf:
-        supervisor.services.deaf(address)
     call.reply(messages.Ok())
 
 

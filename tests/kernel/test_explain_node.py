@@ -160,7 +160,7 @@ def performed(node: int, container: int, world: list[tuple[NetworkSpec, Endpoint
             home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     syscalls.setns(home, syscalls.CLONE_NEWNET)
     listened: list[str] = []
-    executor = NodeExecutor(links[node], listened.append, lambda *_: None)
+    executor = NodeExecutor(links[node], listened.append, listened.remove, lambda *_: None)
     executor.perform(network.node())
     configure_network(links[container], [ops.LinkUp("lo")])
     for spec, endpoint in world:

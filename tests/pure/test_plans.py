@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from ctlab.kernel.capabilities import DEFAULT
 from ctlab.plan import limits as limits_plan
-from ctlab.plan import network, ops, rootfs
+from ctlab.plan import network, ops, render_network, render_root, rootfs
 from ctlab.plan.limits import Limits
 from ctlab.plan.render import (
     Commands,
@@ -30,8 +30,11 @@ from ctlab.plan.render import (
     endpoint_commands,
     network_commands,
     node_commands,
-    operation_commands,
 )
+from ctlab.plan.render_network import inside_operation, node_operation
+from ctlab.plan.render_process import enter_and_execute
+from ctlab.plan.render_root import root_operation
+from ctlab.runtime import executor, inside
 from ctlab.spec import EndpointSpec, NetworkSpec
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "plans"
@@ -198,6 +201,13 @@ def test_commands_are_shown_as_they_are() -> None:
     assert Commands("x") == "x" and isinstance(Commands("x"), str)
 
 
+def operation_commands(operation: Any) -> list[str]:
+    """The commands of one operation, wherever it is performed."""
+    if type(operation) is ops.Execute:
+        return [line for line in enter_and_execute(operation, own_tools=True) if line]
+    return node_operation(operation) if type(operation) in ops.IN_NODE else root_operation(operation)
+
+
 words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=12)
 
 
@@ -243,22 +253,79 @@ def test_a_file_is_written_as_it_was_given(content: str) -> None:
         assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_each_operation_has_commands_or_a_comment() -> None:
-    everything = [
-        *network.node(), *network.create(NetworkSpec("b", "bridge", ("10.0.0.0/24",), ("10.0.0.1/24",))),
+def test_each_operation_is_registered_and_has_commands_or_a_comment() -> None:
+    net = NetworkSpec("b", "bridge", ("10.0.0.0/24",), ("10.0.0.1/24",))
+    everything: list[Any] = [
+        *network.node(), *network.create(net), *network.remove(net),
         *network.attach(1, "web", GREEN)[0], *network.attach(1, "web", BLUE)[1], *network.detach(1, BLUE),
-        *rootfs.prepare("system", MERGED), *rootfs.prepare("scratch", {}), *rootfs.prepare("/images/x", {}),
-        ops.Bind("/a", "/b", True), ops.Hostname("x"), execute("true"), ops.Limit("cpu", "cpu.max", "max 100000"),
+        *rootfs.prepare("system", MERGED)[1:], *rootfs.prepare("scratch", {})[1:],
+        *rootfs.prepare("/images/x", {})[1:], ops.Bind("/a", "/b", True), ops.Hostname("x"), execute("true"),
     ]  # fmt: skip
-    assert {type(one).__name__ for one in everything} == set(ops._KINDS)
+    assert {type(one) for one in everything} | {ops.Unshare} == set(ops.INVERSES)
     for operation in everything:
         lines = operation_commands(operation)
         assert lines and all(lines), operation
         subprocess.run(["sh", "-n"], input="\n".join(lines), text=True, check=True, capture_output=True)
 
 
+class Elsewhere(NamedTuple):
+    """An operation that nobody knows."""
+
+    place: str
+
+
+ELSEWHERE: Any = Elsewhere("there")
+
+
+def script(root: list[Any], orders: list[Any], namespaces: list[str] = rootfs.NAMESPACES) -> list[str]:
+    """A container whose root and whose orders have something besides."""
+    prepare = [ops.Unshare(namespaces), *rootfs.scratch(), *root]
+    return container_commands("web", prepare, [], [*orders, execute("true")], [], {})
+
+
+REFUSALS: dict[str, Callable[[], object]] = {
+    "node performs": lambda: executor.NodeExecutor(None, None, None, None).perform([ELSEWHERE]),  # type: ignore[arg-type]
+    "root performs": lambda: inside.perform(inside.Root("/nowhere"), [ELSEWHERE]),
+    "network performs": lambda: inside.configure_network(None, [ELSEWHERE]),  # type: ignore[arg-type]
+    "orders": lambda: inside.sort([ELSEWHERE, execute("true")]),
+    "no program": lambda: inside.sort([ops.Hostname("x"), ELSEWHERE]),
+    "a bridge in a container": lambda: inside.sort([ops.MakeBridge("b", "", 1500), execute("true")]),
+    "undo": lambda: ops.inverse([ELSEWHERE]),
+    "arrives": lambda: ops.decode([["Elsewhere", "there"]]),
+    "node renders": lambda: node_operation(ELSEWHERE),
+    "network renders": lambda: inside_operation(ELSEWHERE),
+    "root renders": lambda: root_operation(ELSEWHERE),
+    "container renders": lambda: script([], [ELSEWHERE]),
+    "root of a container renders": lambda: script([ELSEWHERE], []),
+    "no network renders": lambda: script([], [ops.LinkUp("eth0")], ["mount"]),
+}
+
+
+@pytest.mark.parametrize("who", REFUSALS)
+def test_an_unknown_operation_is_refused(who: str) -> None:
+    with pytest.raises(ops.UnknownOperation):
+        REFUSALS[who]()
+
+
+def test_who_performs_and_who_renders_know_the_same() -> None:
+    assert set(executor._PERFORM) == set(render_network._NODE) == set(ops.IN_NODE)
+    assert set(inside._MESSAGES) == set(render_network._INSIDE) == set(ops.IN_NETWORK)
+    assert set(inside._PERFORM) | {ops.Bind} == set(render_root._COMMANDS) == {*ops.MAKING_ROOT, *ops.IN_ROOT}
+    placed = {*ops.IN_NODE, *ops.IN_NETWORK, *ops.MAKING_ROOT, *ops.IN_ROOT}
+    assert placed | {ops.Unshare, ops.Execute} == set(ops.INVERSES)
+
+
+def test_what_takes_a_plan_back_comes_newest_first() -> None:
+    net = NetworkSpec("b", "bridge", ("10.0.0.0/24",), ("10.0.0.1/24", "fd00::1/64"))
+    assert network.remove(net) == [
+        ops.StopListening("fd00::1"), ops.StopListening("10.0.0.1"), ops.DeleteLink("br-b"),
+    ]  # fmt: skip
+    assert ops.inverse(network.remove(net)) == [ops.Listen("10.0.0.1"), ops.Listen("fd00::1")]
+    assert ops.inverse(rootfs.prepare("system", MERGED)) == []
+
+
 def test_a_container_without_its_program_is_refused() -> None:
-    with pytest.raises(TypeError, match="Execute"):
+    with pytest.raises(TypeError, match=r"the end of a container.s orders takes no operation Hostname"):
         container_commands("web", rootfs.prepare("scratch", {}), [], [ops.Hostname("web")], [], {})
 
 
