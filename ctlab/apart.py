@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 
 from .errors import KernelError
 from .runtime import own_limits
+from .runtime.waiting import TURN_SECONDS
 
 T = TypeVar("T")
 _GIVING_UP_SECONDS = 2.0  # how long who was interrupted waits for the work to be given up
@@ -108,7 +109,8 @@ def apart(what: str, work: Callable[[Waiter], T]) -> T:
             start_new_thread(doing.do, ())
         except RuntimeError as error:  # a limit of processes (ulimit -u, pids.max)
             raise KernelError(f"{what}: {error}: raise the limit of processes (ulimit -u)") from None
-        doing.ends.acquire()
+        while not doing.ends.acquire(timeout=TURN_SECONDS):
+            pass
     except BaseException:
         doing.give_up()
         if doing.begun and not doing.over:

@@ -20,7 +20,7 @@ from .latch import Latch
 from .names import parse_signal
 from .runtime import answers, messages, packets
 from .runtime.connection import Connection
-from .runtime.waiting import readable
+from .runtime.waiting import readable, ready
 
 if TYPE_CHECKING:
     from .container import Container
@@ -111,7 +111,7 @@ class Execution:
                 wait_seconds = interrupts.timeout_seconds()
                 if reply is not None:
                     wait_seconds = _LEFT_RUNNING_SECONDS
-                events = poll.poll(None if wait_seconds is None else wait_seconds * 1000 + 1)
+                events = ready(poll, wait_seconds)
                 if reply is not None and not events:
                     break
                 for descriptor, _ in events:

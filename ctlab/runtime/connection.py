@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import select
 import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 from ..errors import KINDS, CtlabError, KernelError, one_line
 from . import answers, messages, own_limits, packets, passing, protocol
 from .packets import Surprise
+from .waiting import ready
 
 if TYPE_CHECKING:
     from .client import Client
@@ -46,6 +48,8 @@ class Connection:
         self.socket = sock
         self.answered = True
         self._client = client
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
     def send(self, request: Request, descriptors: Sequence[int] = ()) -> None:
@@ -72,6 +76,7 @@ class Connection:
         LabGone at the end of file and for what can't be the answer, KernelError where its descriptors had no room here.
         """
         client = self._client
+        ready(self._poll, None)
         try:
             body, descriptors, process = packets.receive(self.socket)
             if not body:

@@ -260,7 +260,6 @@ def test_limits(small: tuple[Any, Any]) -> None:
         agree(lab)
 
 
-@pytest.mark.long  # on a busy machine a second interrupt may not be enough, and why isn't known
 def test_a_supervisor_that_is_stuck_holds_no_interrupt_up_for_ever(small: tuple[Any, Any], monkeypatch: Any) -> None:
     """The wait for it ends; what was begun is undone, or done, once it goes on."""
     from ctlab.whole import Deferred

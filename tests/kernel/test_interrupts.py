@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
 import threading
 import time
 from typing import Any
 
 import pytest
-from kernel_help import patient, run_owner, wait_until
+from kernel_help import no_hang, patient, run_owner, wait_until
 
+from ctlab.apart import apart
 from ctlab.executing import _settings
 from ctlab.execution import Execution
 from ctlab.interrupts import Interrupts
@@ -133,6 +135,23 @@ def test_after_sigkill_the_next_interrupt_is_the_cells_own() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_that_another_thread_takes_ends_a_wait(lab: Any) -> None:
+    """As the kernel gives it to one, on a busy machine: Python only marks it, and the main thread's call goes on."""
+    web = lab.run(["sleep", "600"], name="web")
+    process = web.exec(["sleep", "600"], detach=True)
+    for wait in (
+        web.wait, lambda: web.wait(600), process.wait, lambda: process.wait(600), web.follow,
+        lambda: lab._call(messages.Wait(web.id, web._start), messages.Exit),
+        lambda: apart("a copy", lambda waiter: waiter.until(lab._client._events.fileno(), select.POLLPRI)),
+    ):  # fmt: skip
+        taken = threading.Timer(0.3, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT))
+        taken.start()
+        with no_hang(10), pytest.raises(KeyboardInterrupt):
+            wait()
+        taken.join()
+    assert web.state == "running"
 
 
 OWN_ALARM = """
