@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from . import network, sampled_names
-from .errors import CtlabError, StateError, TimedOut
+from .errors import CtlabError, NotFound, StateError, TimedOut
 from .names import key, parse_signal
 from .runtime import messages
 from .runtime.waiting import readable
@@ -40,7 +40,7 @@ def stop(container: Container, timeout: float | None) -> None:
                 "namespace never sees a signal that it doesn't catch: killed at once"
             )
         lab._call(messages.Signal(container.id, 9, only_if_seen=False, start=start), messages.Seen)
-    except StateError:  # it has ended meanwhile
+    except (StateError, NotFound):  # it has ended meanwhile; of one that went with it (rm) the supervisor forgets the name
         if lab.gone:
             raise
     wait(container, None, start)
@@ -51,7 +51,11 @@ def kill(container: Container, signal: str | int) -> None:
     number = parse_signal(signal)
     start = container._start
     order = messages.Signal(container.id, number, only_if_seen=False, start=start)
-    if not container.lab._call(order, messages.Seen).message.seen:
+    try:
+        seen = container.lab._call(order, messages.Seen).message.seen
+    except NotFound:  # it went when it ended (rm), which is heard on another thread
+        raise StateError(f"container {container.name} isn't running") from None
+    if not seen:
         container.lab.say(
             f"{container.name}: its first process doesn't catch {signal}; as PID 1 of its namespace it never sees it"
         )
@@ -88,7 +92,7 @@ def wait(container: Container, timeout: float | None, start: int | None = None) 
             if timeout is not None and not readable(timeout, connection.socket.fileno()):
                 raise TimedOut(f"container {container.name} still runs after {timeout:g} s")
             reply = connection.receive(messages.Exit)
-    except StateError:  # maybe removed when it ended, just now: what tells of the end is heard on another thread
+    except (StateError, NotFound) as error:  # maybe removed at its end: what tells of that is heard on another thread
         until = time.monotonic() + (_HEARD_SECONDS if container.spec.rm else 0)
         while not (container._returncode is not None or container._gone or container.lab.gone):
             if time.monotonic() >= until:
@@ -96,6 +100,8 @@ def wait(container: Container, timeout: float | None, start: int | None = None) 
             time.sleep(0.001)
         if container._returncode is not None:
             return container._returncode
+        if isinstance(error, NotFound):  # it names an id
+            raise StateError(f"container {container.name}: {container._gone or 'it was removed'}") from None
         raise
     told = reply.message
     if told.returncode is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from container_help import CATCHES_TERM, said
 from kernel_help import need_freezer, need_ids, patient, wait_until
 
 from ctlab.errors import BadInput, NotFound, StateError
+from ctlab.runtime import messages
 
 pytestmark = pytest.mark.kernel
 
@@ -242,6 +244,47 @@ def test_rm_loses_no_status(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         container = lab.run(["sh", "-c", f"exit {number}"], rm=True)
         time.sleep(0.1)
         assert container.wait(patient(5)) == number
+
+
+def test_rm_loses_no_status_where_many_end_at_once(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The supervisor remembers the last hundred that it has removed; nothing of their ends is heard here so far."""
+    from ctlab import hearing
+
+    exited, hear = hearing._exited, threading.Event()
+
+    def late(lab: Any, event: dict[str, Any]) -> None:
+        hear.wait(patient(20))
+        exited(lab, event)
+
+    monkeypatch.setattr(hearing, "_exited", late)
+    made = lab.run(["sh", "-c", "exit 3"], count=112, rm=True)
+    forgotten: list[Any] = []
+
+    def all_gone() -> bool:
+        forgotten.clear()
+        for container in made:
+            try:
+                lab._call(messages.Top(container.id), messages.Table)
+            except NotFound:
+                forgotten.append(container)
+            except StateError as error:
+                if "it was removed" not in str(error):
+                    return False
+            else:
+                return False
+        return True
+
+    try:
+        assert wait_until(all_gone)
+        first, second, *_ = forgotten
+        assert first.state == second.state == "running"
+        with pytest.raises(StateError, match=f"container {first.name} isn't running"):
+            first.kill()
+        threading.Timer(0.3, hear.set).start()
+        assert second.stop(patient(5)).returncode == 3
+        assert [container.wait(patient(5)) for container in made] == [3] * len(made)
+    finally:
+        hear.set()
 
 
 def test_a_long_command_line_is_cut_off(lab: Any) -> None:
