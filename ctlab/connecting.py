@@ -80,6 +80,7 @@ def _alike(old: NetworkSpec, new: NetworkSpec) -> bool:
 
 
 def connect(lab: Lab, net: Network, container: Container, ip: Any, ip6: Any, mac: Any) -> Container:
+    sampled_names.make_room(lab)
     with whole(lab):
         net._there()
         container._alive()

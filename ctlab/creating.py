@@ -77,6 +77,7 @@ def create(lab: Lab, names: list[str], argv: list[str], keywords: dict[str, Any]
         _rehearse(lab, specs, replaced, addresses)
     if engines.vm_facts(lab) is None and (said := filters.reopened(specs[0], release)):
         lab.say(f"{names[0]}{' …' if len(names) > 1 else ''}: {said}")
+    sampled_names.make_room(lab)
     with whole(lab) as deferred:
         return _make(lab, specs, replaced, addresses, body, image, deferred)
 

@@ -46,12 +46,16 @@ class Removed:
 
 
 def removed(lab: Lab, containers: Iterable[int], endpoints: Iterable[int]) -> None:
-    """These keys will have no new rows; the names of those that have none any more are forgotten from time to time."""
+    """These keys will have no new rows. Asks nobody: it is said where a change is taken back, too."""
     for kind, numbers in zip(lab._removed, (containers, endpoints), strict=True):
         kind.add(numbers)
+
+
+def make_room(lab: Lab) -> None:
+    """Before names are added: those that have no row any more are forgotten from time to time."""
     if all(len(kind) < SWEEP_AFTER for kind in lab._removed):
         return
-    with contextlib.suppress(CtlabError):  # the lab may be gone: nothing will be added
+    with lab._lock, contextlib.suppress(CtlabError):  # the lab may be gone: nothing will be added
         for kind, ring in zip(lab._removed, measuring.attached(lab), strict=True):
             try:
                 kind.sweep(ring)
