@@ -136,8 +136,8 @@ def lab_card(lab: Lab) -> str:
     from . import engines
 
     if lab.gone:
-        why = {} if lab._stopped else {"why": lab._client.why_gone}
-        return card(f"lab {lab.name}", {"state": "stopped" if lab._stopped else "died", **why})
+        why = {"why": lab._client.why_gone} if lab.died else {}
+        return card(f"lab {lab.name}", {"state": "died" if lab.died else "stopped", **why})
     facts, vm = lab._client.facts, engines.vm_facts(lab)
     limits = f"none ({facts['cgroup_reason']})"
     if facts["controllers"]:

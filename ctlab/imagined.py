@@ -52,7 +52,9 @@ class PaperLab(Lab):
         self._endpoint_names = {}
         self._top = lab._top if lab is not None else rootfs_top()
         facts = lab._client.facts if lab is not None else _facts(vm)
-        self._client: Any = SimpleNamespace(facts=facts, gone=False, id=lab._client.id if lab is not None else "")
+        self._client: Any = SimpleNamespace(
+            facts=facts, gone=False, died=False, id=lab._client.id if lab is not None else ""
+        )
 
     def say(self, line: str) -> None:
         """Nothing happens, so nothing is said."""

@@ -186,13 +186,13 @@ class Lab:
     @property
     def died(self) -> bool:
         """Whether it has ended without having been stopped."""
-        return self._client.gone and not self._stopped
+        return self._client.died and not self._stopped
 
     @property
     def why_gone(self) -> str:
         """How it has ended, for whoever still looks at it: ``stopped``, or ``died`` and why, in one line. "" before."""
         if not self.died:
-            return "stopped" if self._stopped else ""
+            return "stopped" if self.gone else ""
         why = self._client.why_gone.partition("\n")[0]
         return f"died: {why}" if why else "died"
 
@@ -434,22 +434,37 @@ class Lab:
     @interruptible(lambda lab: f"the stop of lab {lab.name!r}, which ends all the same")
     def stop(self) -> None:
         """End it: every container, network and process; returns when nothing is left. Twice is no error."""
-        if not self._lock.acquire(timeout=_CHANGE_SECONDS):
-            self._client.stop()  # another thread's change doesn't come to its end: now it does, with LabGone
-            self._lock.acquire()
+        held: list[bool] = []
         try:
+            self._take_lock(held)
             if self._stopped:
+                self._client.stop()  # another thread may just be at it
                 return
-            self.close_views()
+            if True in held:
+                self.close_views()
             self._stopped = True
             self._client.stop()
-            for container in list(self._containers.values()):
-                if container._state not in ("exited", "removed"):
-                    container._state, container._pid = "lost", None
+            if True not in held:  # what another thread was at comes to its end now, with LabGone
+                self._take_lock(held)
+                self.close_views()
+        except BaseException:
+            self._stopped = True
+            self._client.stop()
+            raise
         finally:
-            self._lock.release()
-        labs.discard(self)
-        self._changed()
+            try:
+                for container in list(self._containers.values()):
+                    if container._state not in ("exited", "removed"):
+                        container._state, container._pid = "lost", None
+                labs.discard(self)
+            finally:
+                if True in held:
+                    self._lock.release()
+            self._changed()
+
+    def _take_lock(self, held: list[bool]) -> None:
+        """Add whether it could be taken in time: taken and said in one call, behind which an interrupt may come."""
+        held.extend(map(self._lock.acquire, [True], [_CHANGE_SECONDS]))
 
     def __enter__(self) -> Lab:
         labs.enter(self)
@@ -461,7 +476,7 @@ class Lab:
 
     def __repr__(self) -> str:
         if self.gone:
-            return f"<Lab {self.name}: {'stopped' if self._stopped else 'died'}>"
+            return f"<Lab {self.name}: {'died' if self.died else 'stopped'}>"
         counts = ((len(self._containers), "container"), (len(self._networks), "network"))
         shown = ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts)
         return f"<Lab {self.name}: {shown}, {self.engine}>"

@@ -107,7 +107,7 @@ def prune(context: Context) -> Any:
 
 def _state(lab: Any, current: Any) -> str:
     if lab.gone:
-        return "stopped" if lab._stopped else "died"
+        return "died" if lab.died else "stopped"
     return "current" if lab is current else "running"
 
 

@@ -21,6 +21,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -36,6 +37,7 @@ _HANDLED = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 _START_SECONDS = 30.0
 _VM_START_SECONDS = 1200.0  # its keeper gives up earlier, with a reason; the first start may fetch a kernel
 _STOP_SECONDS = 15.0
+_STOPPING_SECONDS = 0.01  # between two looks whether somebody else has stopped it
 _WHY_SECONDS = 5.0  # until what is known of a lab's death is known here; a VM's keeper waits 4 for its last words
 _HIGH = 20  # descriptors of a keeper are below it
 _SIGN_SECONDS = 1.0  # between the ends of two sockets of one process that dies
@@ -64,8 +66,8 @@ class Client:
         self._control: socket.socket
         self._events: socket.socket
         self._listeners: list[Callable[[Event], None]] = []
-        self._gone = threading.Event()
-        self._ended = threading.Event()  # gone, and nothing of it is left
+        self._gone = False  # no Event: an interrupt inside its `set` would leave it unset
+        self._ended = False  # gone, and nothing of it is left
         self._stopping = False
         self._died = False
         self.why_gone = ""  # what is known of its death, once it is `_explained`
@@ -107,8 +109,8 @@ class Client:
             threading.Thread(target=self._end_keeper, daemon=True).start()
             raise
         finally:
-            self._gone.set()
-            self._ended.set()
+            self._gone = True
+            self._ended = True
 
     def _start_keeper(self, interval_seconds: float, errors: BinaryIO, undo: contextlib.ExitStack) -> None:
         """Spawn it and wait until it is ready; `undo` ends what was begun, whatever interrupts us."""
@@ -185,30 +187,40 @@ class Client:
     @property
     def gone(self) -> bool:
         """Whether the lab has ended."""
-        return self._gone.is_set()
+        return self._gone
+
+    @property
+    def died(self) -> bool:
+        """Whether it has ended without having been stopped."""
+        return self._died
 
     def stop(self) -> None:
         """End the lab; returns when nothing of it is left. In a fork of the owner it does nothing."""
         if os.getpid() != self._owner:
             return
-        with self._lock:
-            first, self._stopping = not self._stopping, True
-        if not first:
-            self._ended.wait(3 * _STOP_SECONDS)
-            return
+        first = False
         try:
-            self.close_connections()
-            with contextlib.suppress(OSError):
-                protocol.send(self._control, {"do": "stop"})
-            self._end_keeper()
+            with self._lock:
+                first, self._stopping = not self._stopping, True
+            if first:
+                self.close_connections()
+                with contextlib.suppress(OSError):
+                    protocol.send(self._control, {"do": "stop"})
+                self._end_keeper()
+            else:
+                until = time.monotonic() + 3 * _STOP_SECONDS
+                while not self._ended and time.monotonic() < until:
+                    time.sleep(_STOPPING_SECONDS)
         except BaseException:  # interrupted: the keeper goes by the end of its socket, and somebody has to wait for it
-            self._control.close()
-            threading.Thread(target=self._end_keeper, daemon=True).start()
+            if first:
+                self._control.close()
+                threading.Thread(target=self._end_keeper, daemon=True).start()
             raise
         finally:
-            self._control.close()
-            self._gone.set()
-            self._ended.set()
+            if first:
+                self._gone = self._ended = True
+                self._control.close()
+                self.close_connections()
 
     def allow(self, paths: Sequence[str]) -> None:
         """Tell the keeper which of this machine's paths the inside may ask it to mount; nothing else is given away."""
@@ -229,7 +241,7 @@ class Client:
         """A connection for this thread, until `give_back`."""
         if os.getpid() != self._owner:
             raise LabGone(f"lab {self.name!r} belongs to process {self._owner}, of which this is a fork")
-        if self._gone.is_set() or self._stopping:
+        if self._gone or self._stopping:
             raise self._gone_error()
         try:
             return self._idle.get_nowait()
@@ -282,7 +294,7 @@ class Client:
         with self._lock:
             if not self._stopping:
                 self._died = True
-                self._gone.set()
+                self._gone = True
 
     def _explain(self) -> None:
         """Find out why it died. The first to see it does: who hears events may be waiting for a lock that we hold."""
@@ -373,7 +385,7 @@ class Client:
                 self._died = True
                 self.why_gone = f"its inside sent {what}, so it was ended"
                 self._explained = True
-                self._gone.set()
+                self._gone = True
         if first:
             with contextlib.suppress(OSError):  # the event thread does the rest
                 self._events.shutdown(socket.SHUT_RDWR)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -198,7 +200,7 @@ lab.stop()
 
 
 STUCK = """
-import os, signal, threading, time
+import os, signal, sys, threading, time
 import ctlab
 
 lab = ctlab.Lab("stuck")
@@ -208,19 +210,79 @@ os.kill(supervisor, signal.SIGSTOP)
 told = []
 
 def change():
-    try:
-        lab.network("blue")
-    except ctlab.CtlabError as error:
-        told.append(type(error).__name__)
+    with lab._lock:  # also while it hears of the end
+        try:
+            lab.network("blue")
+        except ctlab.CtlabError as error:
+            told.append((type(error).__name__, str(error), lab.died, lab.why_gone, repr(lab)))
 
 changing = threading.Thread(target=change)
 changing.start()
 time.sleep(0.3)
-lab.stop()
+if "interrupt" in sys.argv:
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    lab.stop()
+except KeyboardInterrupt as error:
+    print(error)
 changing.join(10)
-print(told, lab.gone, os.path.exists(f"/proc/{supervisor}"))
+print(told, lab.gone, os.path.exists(f"/proc/{supervisor}"), ctlab.labs.running(), web.state)
 """
 
 
-def test_a_stop_ends_a_lab_that_does_not_answer_another_threads_change() -> None:
-    assert run_owner(STUCK, timeout=20) == "['LabGone'] True False\n"
+@pytest.mark.parametrize("words", [(), ("interrupt",)])
+def test_a_stop_ends_a_lab_that_does_not_answer_another_threads_change(words: tuple[str, ...]) -> None:
+    """Also a stop that is interrupted while it waits for that change. Nobody sees a lab that has died."""
+    told = [("LabGone", "lab 'stuck' was stopped", False, "stopped", "<Lab stuck: stopped>")]
+    line = "the stop of lab 'stuck', which ends all the same\n" if words else ""
+    assert run_owner(STUCK, *words, timeout=20) == f"{line}{told} True False [] lost\n"
+
+
+HELD = """
+import os, threading
+import ctlab
+
+lab = ctlab.Lab("held")
+supervisor = lab._client.facts["supervisor"]
+held, over = threading.Event(), threading.Event()
+
+def hold():
+    with lab._lock:
+        held.set()
+        over.wait()
+
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+lab.stop()
+print(lab.gone, lab.why_gone, os.path.exists(f"/proc/{supervisor}"), ctlab.labs.running())
+"""
+
+
+def test_a_stop_waits_for_no_lock_that_is_never_given_back() -> None:
+    assert run_owner(HELD, timeout=30) == "True stopped False []\n"
+
+
+def test_a_stop_that_is_interrupted_anywhere_ends_the_lab_and_leaves_no_lock_taken(usable: None) -> None:
+    """The interrupt is raised where Python does it, behind a call that is done: each of them in turn."""
+    done = raised = 0
+    while not done:
+        lab, calls = ctlab.Lab("cut"), itertools.count()
+
+        def cut(frame: Any, event: str, function: Any, calls: Any = calls, turn: int = raised) -> None:
+            if event == "c_return" and frame.f_code.co_name in ("stop", "_take_lock") and next(calls) == turn:
+                raise KeyboardInterrupt
+
+        sys.setprofile(cut)
+        try:
+            lab.stop()
+            done = 1
+        except KeyboardInterrupt:
+            raised += 1
+        finally:
+            sys.setprofile(None)
+        free: list[bool] = []
+        threading.Thread(target=lambda free=free, lab=lab: free.append(lab._lock.acquire(timeout=5))).start()
+        assert wait_until(lambda free=free: free != []) and free == [True], raised
+        assert lab.gone and lab._client.gone and not lab.died and lab not in ctlab.labs.running(), raised
+        assert wait_until(lambda lab=lab: not os.path.exists(f"/proc/{lab._client.facts['supervisor']}")), raised
+    assert raised > 3
