@@ -41,6 +41,12 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+# What a native run of all tests as an ordinary user may leave untested though it is there, with why.
+ROOTS: Mapping[str, str] = {
+    "packet-socket": "the machine's interfaces are root's to capture on",
+}
+
+
 def of_lab(facts: Mapping[str, Any]) -> list[str]:
     """What every lab uses (`facts`: those of its client)."""
     used = [step.name for step in STEPS if step.essential]
@@ -59,6 +65,7 @@ class Recorder:
     def __init__(self, path: str) -> None:
         self.path = Path(path).absolute()
         self.tests: dict[str, dict[str, Any]] = {}
+        self.untested: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """One phase of one test; a failed or skipped one decides."""
@@ -73,8 +80,8 @@ class Recorder:
                 entry["reason"] = text.removeprefix("Skipped: ")
         entry["uses"] = sorted({str(value) for name, value in report.user_properties if name == "uses"})
 
-    def pytest_sessionfinish(self) -> None:
-        """Ask the doctor, and write."""
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Ask the doctor, and write. A native run of all tests fails where it has not tested what the machine has."""
         from ctlab.doctor import doctor
 
         probes = {item.name: {"ok": item.ok, "detail": item.detail} for item in doctor()}
@@ -84,6 +91,32 @@ class Recorder:
         }  # fmt: skip
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(report))
+        if exitstatus == pytest.ExitCode.OK and report["leg"] == "native" and _of_all_tests(session.config):
+            self.untested = untested(report)
+            if self.untested:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Name what was there and was not tested."""
+        if self.untested:
+            terminalreporter.section("on this machine, and tested by no test that passed", red=True)
+            for name in self.untested:
+                terminalreporter.write_line(name)
+
+
+def _of_all_tests(config: pytest.Config) -> bool:
+    """Whether the run was of everything, and not of files or a choice among the tests."""
+    chosen = ("keyword", "markexpr", "deselect", "ignore", "ignore_glob", "lf", "last_failed", "stepwise")
+    whole = config.args_source == pytest.Config.ArgsSource.TESTPATHS
+    return whole and not any(config.getoption(name, None) for name in chosen)
+
+
+def untested(report: Mapping[str, Any]) -> list[str]:
+    """What a probe of this report found and no test of it that passed has used; `ROOTS` is excused."""
+    passed = {name for test in report["tests"].values() if test["outcome"] == "passed" for name in test["uses"]}
+    excused = ROOTS if report["user"] != "root" else {}
+    there = [name for name, probe in report["probes"].items() if probe["ok"] and name in CAPABILITIES]
+    return [name for name in there if name not in passed and name not in excused]
 
 
 # -- merging ----------------------------------------------------------------------------------------------------------

@@ -68,6 +68,14 @@ def test_a_probe_alone_is_no_test() -> None:
     assert leg_report.missing([native, guest, again]) == []
 
 
+def test_what_is_there_and_untested_is_named() -> None:
+    said = report("native", {"a": ("passed", ["veth"], ""), "b": ("skipped", ["netem"], "no netem")},
+                  veth=True, netem=True, ifb=False, ip=True, **{"packet-socket": True})  # fmt: skip
+    assert leg_report.untested(said) == ["netem", "packet-socket"]
+    assert leg_report.untested(said | {"user": "user"}) == ["netem"]
+    assert set(leg_report.ROOTS) <= set(leg_report.CAPABILITIES)
+
+
 def test_a_capability_that_is_not_listed_is_an_error() -> None:
     with pytest.raises(ValueError, match="uses 'nettem'"):
         leg_report.cells([report("vm", {"a": ("passed", ["nettem"], "")})])
@@ -104,6 +112,34 @@ def test_the_recorder_writes_what_ran(tmp_path: Path) -> None:
         "test_three": ("failed", "", []),
     }  # fmt: skip
     assert said["probes"]["clone3"]["ok"] is True
+
+
+RUN_ALL = """
+import ctlab.doctor, leg_report, pytest, sys
+from types import SimpleNamespace
+ctlab.doctor.doctor = lambda: [SimpleNamespace(name=name, ok=True, detail="") for name in ("veth", "netem")]
+sys.exit(pytest.main(sys.argv[2:], plugins=[leg_report.Recorder(sys.argv[1])]))
+"""
+
+
+@pytest.mark.parametrize(("words", "status"), [
+    ((), 1), (("test_veth.py",), 0), (("-k", "veth"), 0), (("--numprocesses=2",), 1),
+], ids=["all", "a file", "a choice", "several processes"])  # fmt: skip
+def test_a_native_run_of_all_fails_for_what_it_has_not_tested(
+    words: tuple[str, ...], status: int, tmp_path: Path
+) -> None:
+    (tmp_path / "test_veth.py").write_text(
+        'def test_veth(request): request.node.user_properties.append(("uses", "veth"))'
+    )
+    (tmp_path / "pytest.ini").write_text("[pytest]\ntestpaths = .\n")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(leg.ROOT), str(leg.ROOT / "tests")])}
+    environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST_")}
+    environment["CTLAB_TEST_LEG"] = "native"
+    command = [sys.executable, "-c", RUN_ALL, "report.json", "-p", "no:cacheprovider", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert ("tested by no test that passed" in done.stdout and "netem\n" in done.stdout) == bool(status)
+    assert "veth\n" not in done.stdout
 
 
 # -- with a machine ---------------------------------------------------------------------------------------------------
