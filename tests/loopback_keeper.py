@@ -102,7 +102,7 @@ def bootstrap(fault: str = "") -> str:
 
 def main() -> None:
     """Run as the keeper."""
-    keeper.Machine = Loopback  # type: ignore[attr-defined,assignment] # this is what the file is for
+    keeper.Machine = Loopback  # type: ignore[assignment,misc] # this is what the file is for
     preparing.ready = lambda loop, over: ()  # type: ignore[assignment,return-value] # a stand-in boots nothing
     keeper.main()
 

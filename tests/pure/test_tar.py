@@ -225,14 +225,14 @@ def by_name(kind: str, data: bytes) -> bytes:
 def test_compressed_streams(kind: str) -> None:
     data = random.Random(3).randbytes(300_000) + bytes(2_000_000)
     for packed in (by_name(kind, data), by_name(kind, data[:1000]) + by_name(kind, data[1000:])):
-        source = compressed.plain(io.BufferedReader(io.BytesIO(packed)))  # type: ignore[arg-type]
+        source = compressed.plain(io.BufferedReader(io.BytesIO(packed)))
         found = b""
         while piece := source.read(70_001):
             assert len(piece) == 70_001 or len(found) + len(piece) == len(data)
             found += piece
         assert found == data
     if kind != "plain":
-        source = compressed.plain(io.BufferedReader(io.BytesIO(by_name(kind, data)[:-20])))  # type: ignore[arg-type]
+        source = compressed.plain(io.BufferedReader(io.BytesIO(by_name(kind, data)[:-20])))
         with pytest.raises(tar.ArchiveError, match=r"ends in the middle|damaged"):
             while source.read(1 << 20):
                 pass
@@ -245,7 +245,7 @@ def test_a_file_of_many_compressed_members(kind: str) -> None:
     member = by_name(kind, content)
     between = (b"", bytes(4), bytes(1 << 17))  # some pad what they write
     packed = b"".join(member + (between[number % 3] if number > 397 else b"") for number in range(400))
-    file = io.BufferedReader(io.BytesIO(packed))  # type: ignore[arg-type]
+    file = io.BufferedReader(io.BytesIO(packed))
     source = compressed.plain(file)
     for number in range(400):
         assert source.read(len(content)) == content
@@ -256,7 +256,7 @@ def test_a_file_of_many_compressed_members(kind: str) -> None:
 
 def test_a_bomb_takes_no_memory() -> None:
     packed = gzip.compress(gzip.compress(bytes(200 << 20), 1), 1)
-    source = compressed.plain(io.BufferedReader(io.BytesIO(gzip.decompress(packed))))  # type: ignore[arg-type]
+    source = compressed.plain(io.BufferedReader(io.BytesIO(gzip.decompress(packed))))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(60):
         assert source.read(1 << 20) == bytes(1 << 20)

@@ -96,7 +96,7 @@ def _executables() -> set[str]:
             continue
         for name in ("exe", "cwd", "root", "fd", "map_files"):
             with contextlib.suppress(OSError):
-                (os.listdir if name in ("fd", "map_files") else os.stat)(f"/proc/{pid}/{name}")  # type: ignore[operator]
+                (os.listdir if name in ("fd", "map_files") else os.stat)(f"/proc/{pid}/{name}")
                 found.add(f"looks into the {who}: {name}")
         for name in ("mem", "environ", "maps", "syscall", "stack"):
             with contextlib.suppress(OSError), open(f"/proc/{pid}/{name}", "rb") as file:
