@@ -167,7 +167,7 @@ def _delegate(name: str, uid: int, gid: int) -> list[Path]:
     """
     made = []
     if (CGROUP / "cgroup.controllers").exists():
-        return [_delegate_v2(name, uid, gid)]
+        return [delegate_v2(name, uid, gid)]
     for controller in (*CONTROLLERS, "unified"):
         parent = CGROUP / controller
         if not (parent / "cgroup.procs").exists() or parent.is_symlink():
@@ -184,7 +184,7 @@ def _delegate(name: str, uid: int, gid: int) -> list[Path]:
     return made
 
 
-def _delegate_v2(name: str, uid: int, gid: int) -> Path:
+def delegate_v2(name: str, uid: int, gid: int) -> Path:
     """A folder with all controllers of the root; what runs goes into `session` below it, so that it can have children.
 
     A process in the folder itself would keep its controllers from its children.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from kernel_help import long_form, open_descriptors, run_owner
+from kernel_help import open_descriptors, run_owner
 
 import ctlab
 
@@ -245,10 +245,9 @@ with ctlab.Lab("large") as lab:
 )
 
 
+@(pytest.mark.long if os.geteuid() else pytest.mark.kernel)
 def test_a_thousand_containers_under_a_hard_limit_of_4096(usable: None) -> None:
     """Takes 12 s and 1 GB; as an ordinary user in the long form."""
-    if os.geteuid() != 0 and not long_form():
-        pytest.skip("root's to count: a user's thousand are in the long form")
     run_owner(THOUSAND, "4096", timeout=90)
 
 

@@ -31,4 +31,19 @@ def test_what_runs(long: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         assert all(files == wanted for files in runs.values())
     else:
         assert set().union(*runs.values()) == wanted - set(user_legs.LONG)
-    assert set(user_legs.MAY_SKIP) == set(user_legs.KINDS) == set(user_legs.FOR_ONE)
+    assert set(user_legs.KINDS) == set(user_legs.FOR_ONE) == set(user_legs.LEAST_PASSED)
+
+
+def test_what_may_be_skipped_depends_on_the_machines_cgroups() -> None:
+    """A test of version 1 is no loss on a machine of version 2 alone, and one elsewhere."""
+    of_v1 = {"no cgroup v1 on this machine", "version 2 ends the whole container (memory.oom.group)"}
+
+    def allowed(kind: str, version: str, reason: str) -> bool:
+        return any(part in reason for part in user_legs.may_skip(kind, version))
+
+    for reason in of_v1:
+        assert allowed("range-and-folders", "v2", reason) and not allowed("range-and-folders", "v1", reason)
+    assert not allowed("range-and-folders", "v2", "no cgroup v2 controllers on this machine")
+    assert allowed("range-and-folders", "v1", "no cgroup v2 controllers on this machine")
+    for kind in user_legs.KINDS:
+        assert not allowed(kind, "none", "no strace here") and allowed(kind, "none", "no java here")
