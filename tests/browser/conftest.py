@@ -13,11 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright")
-pytest.importorskip("jupyterlab", reason="browser tests need JupyterLab")
-
-from jupyter_browser import CHROMIUM, CHROMIUM_FLAGS, ROOT, Notebook, Server  # noqa: E402 - it imports what may be missing
+from jupyter_browser import CHROMIUM, CHROMIUM_FLAGS, ROOT, Notebook, Server
 
 OpenNotebook = Callable[..., Notebook]
 FAILED = pytest.StashKey[bool]()
@@ -34,7 +30,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.fixture(scope="session", autouse=True)
 def built() -> None:
-    """The widgets' scripts have to be there."""
+    """What the tests need has to be there: JupyterLab, what drives a browser, the widgets' scripts."""
+    pytest.importorskip("playwright.sync_api", reason="browser tests need playwright")
+    pytest.importorskip("jupyterlab", reason="browser tests need JupyterLab")
     for name in ("topology", "chart"):
         if not (ROOT / f"ctlab/static/{name}.js").is_file():
             pytest.skip(f"ctlab/static/{name}.js isn't built (pip install -e . builds it)")
@@ -54,7 +52,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     program = os.environ.get("CTLAB_CHROMIUM", CHROMIUM)
     if not Path(program).is_file():
         pytest.skip(f"no Chromium at {program} (apt-get install chromium, or set CTLAB_CHROMIUM)")
-    with playwright.sync_playwright() as running:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as running:
         # What Chromium keeps in a runtime folder is no left-over of a lab.
         environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path_factory.mktemp("chromium"))}
         chromium = running.chromium.launch(executable_path=program, args=list(CHROMIUM_FLAGS), env=environment)

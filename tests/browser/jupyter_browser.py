@@ -15,11 +15,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import nbformat
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, Response
+if TYPE_CHECKING:  # without them the tests are skipped by their conftest.py, which imports this
+    from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, Response
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 60
@@ -127,6 +127,8 @@ class Notebook:
         self, server: Server, browser: Browser, name: str, cells: Sequence[str] | Path, dark: bool = False
     ) -> None:
         """`cells`: the sources of code cells, or a notebook's file, of which a copy is opened."""
+        import nbformat
+
         self.server = server
         self.path = server.notebooks / f"{name}.ipynb"
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -198,6 +200,8 @@ class Notebook:
 
     def save(self) -> Any:
         """Save as a person would; returns the file, read back."""
+        import nbformat
+
         self.page.evaluate("async () => { await jupyterapp.shell.currentWidget.context.save(); }")
         return nbformat.read(self.path, as_version=4)
 

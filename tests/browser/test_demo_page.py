@@ -6,12 +6,12 @@ import runpy
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 from map_worlds import routed
 
 from ctlab.notebook.map_svg import map_svg
 
+nbformat = pytest.importorskip("nbformat", reason="browser tests need JupyterLab")
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parents[2]
 LOOK = """() => {

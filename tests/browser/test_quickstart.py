@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 
+nbformat = pytest.importorskip("nbformat", reason="browser tests need JupyterLab")
 pytestmark = [
     pytest.mark.kernel, pytest.mark.browser, pytest.mark.usefixtures("usable"),
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from kernel_help import need_controller, patient, run_owner, wait_until
 
-from ctlab.errors import BadInput, KernelError, LimitRefused
+from ctlab.errors import BadInput, CtlabError, KernelError, LimitRefused
 
 pytestmark = pytest.mark.kernel
 EAT = "b = bytearray(%d << 20); print('ate', flush=True); import time; time.sleep(60)"
@@ -50,7 +50,7 @@ def test_a_program_exec_ed_counts_and_its_death_does_not_hang_anything(lab: Any)
     for _ in range(3):
         try:
             done = container.exec(["python3", "-c", EAT % 200])
-        except Exception as error:
+        except CtlabError as error:
             assert "killed" in str(error) or wait_until(lambda: container.state == "exited"), error
         else:
             assert done.returncode == 137

@@ -73,7 +73,7 @@ print(read(serial))
 
 
 def _of_keys(said: str, *, shared: bool) -> None:
-    if "no keys" in said:
+    if said == "no keys\n":
         pytest.skip("this kernel has no keys (CONFIG_KEYS), or a filter forbids them here")
     session, of_user, of_process, own, second, after = said.splitlines()
     most = int(Path("/proc/sys/kernel/keys/maxkeys").read_text())

@@ -44,7 +44,7 @@ assert read(serial) == "hidden" and session() == ring
 
 
 def _check(said: str) -> None:
-    if "no keys" in said:
+    if said == "no keys\n":
         pytest.skip("this kernel has no keys (CONFIG_KEYS), or a filter forbids them here")
     lines = said.splitlines()
     assert len(lines) == 6
@@ -104,7 +104,7 @@ except ctlab.CtlabError as error:
 def test_where_no_keyring_can_be_had_no_lab_starts() -> None:
     with ordinary_user(ids=False, cgroups=False) as user:
         done = user.python(FULL)
-        if "no keys" in done.stdout:
+        if done.stdout == "no keys\n":
             pytest.skip("this kernel has no keys (CONFIG_KEYS), or a filter forbids them here")
         assert "the lab can't start: keyctl: join an empty session keyring: EDQUOT" in done.stdout, done.stdout
         assert "/proc/key-users" in done.stdout and len(done.stdout.splitlines()) == 1

@@ -105,9 +105,9 @@ def test_what_has_ended_answers_nobody_whatever_its_connections_wait_for(lab: An
     """A connection with something to send keeps the dead's namespace, and in it the address, for minutes."""
     lab.network("blue")
     sender = lab.run(["python3", "-c", SENDER], name="sender", networks=["blue"])
-    wait_until(lambda: "listens" in sender.logs())
+    assert wait_until(lambda: "listens" in sender.logs())
     taker = lab.run(["python3", "-c", TAKER], name="taker", networks=["blue"])
-    wait_until(lambda: "full" in sender.logs())
+    assert wait_until(lambda: "full" in sender.logs())
     address = sender.address("blue")
     ping = ["ping", "-c1", "-W1", str(address)]
     taker.exec(ping).check()
@@ -115,10 +115,10 @@ def test_what_has_ended_answers_nobody_whatever_its_connections_wait_for(lab: An
         end()
         assert taker.exec(ping).returncode == 1, "it answers after its end"
         # The one link that carries its name is gone, too, though nothing has taken what it sent.
-        wait_until(lambda: not [link for link in lab.nodes["host"].links() if link["alias"] == "sender:blue"])
+        assert wait_until(lambda: not [link for link in lab.nodes["host"].links() if link["alias"] == "sender:blue"])
         if end == sender.kill:
             sender.start()
-            wait_until(lambda: "listens" in sender.logs())
+            assert wait_until(lambda: "listens" in sender.logs())
             taker.exec(ping).check()
 
 

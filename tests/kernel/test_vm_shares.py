@@ -161,6 +161,7 @@ def test_where_no_namespace_can_be_had_it_is_said_why() -> None:
 def test_what_is_covered_is_no_part_of_a_system(tmp_path: Path) -> None:
     assert "/usr" not in shares.covers(["/usr", "/", "/etc", "relative", "", "/nowhere/at/all"])
     found = shares.covers([str(tmp_path), "/opt"])
+    assert any(str(tmp_path) == one or str(tmp_path).startswith(f"{one}/") for one in found)
     assert not any(a != b and a.startswith(f"{b}/") for a in found for b in found)
     (tmp_path / "home").mkdir()
     (tmp_path / "link").symlink_to("home")

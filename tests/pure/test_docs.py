@@ -49,7 +49,9 @@ def test_paths_in_the_text_lead_somewhere(page: str) -> None:
 
 
 def test_settings_and_names_of_the_package_are_those_that_the_page_has() -> None:
-    for name in re.findall(r"CtlabMagics\.(\w+)", SURFACE):
+    settings, names = re.findall(r"CtlabMagics\.(\w+)", SURFACE), re.findall(r"ctlab\.(\w+)\(", SURFACE)
+    assert settings and names
+    for name in settings:
         assert magics.CtlabMagics.class_own_traits(config=True)[name]
-    for name in re.findall(r"ctlab\.(\w+)\(", SURFACE):
+    for name in names:
         assert callable(getattr(ctlab, name))

@@ -17,7 +17,7 @@ import pytest
 from hostile_supervisor import Supervisor, hostile_lab
 from kernel_help import no_hang, open_descriptors, wait_until
 
-from ctlab.errors import LabGone
+from ctlab.errors import LabGone, StateError
 from ctlab.lab import Lab
 from ctlab.runtime import keeper, messages, packets, protocol
 
@@ -151,7 +151,7 @@ def test_a_failure_is_one_line_that_steers_no_terminal(both: Both) -> None:
     supervisor.lies[messages.Costs] = lambda _: (
         json.dumps(["Failure", "StateError", text, 0]).encode(), ()
     )  # fmt: skip
-    with pytest.raises(Exception, match="a ]0;title  line  of x") as error:
+    with pytest.raises(StateError, match="a ]0;title  line  of x") as error:
         lab.status()
     assert str(error.value).replace("…", "").isprintable() and len(str(error.value)) < 2100
     assert not lab.gone

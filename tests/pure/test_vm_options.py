@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shlex
 from pathlib import Path
 
@@ -134,6 +135,9 @@ def test_the_consoles_tail_is_text_without_empty_lines(tmp_path: Path) -> None:
 def test_who_reads_for_the_guest_is_never_root() -> None:
     if os.getuid() != 0:
         assert reader.reader() is None
+        return
+    if Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]:
+        assert reader.reader() == (pwd.getpwnam("nobody").pw_uid, pwd.getpwnam("nobody").pw_gid)
         return
     try:
         found = reader.reader()

@@ -283,7 +283,7 @@ def test_a_panic_of_the_guests_kernel_is_one_error_that_says_so(
 
 
 @pytest.mark.long
-def test_the_least_memory_runs_a_lab_which_outlives_a_program_that_wants_it_all() -> None:
+def test_the_least_memory_runs_a_lab_and_a_program_that_wants_it_all_ends_alone_or_the_vm_says_why() -> None:
     with ctlab.Lab(f"small-{os.getpid()}", engine="vm", vm_memory=options.MINIMUM_MEMORY_BYTES) as lab:
         lab.network("blue")
         one, two = lab.run(name="one", networks=["blue"]), lab.run(name="two", networks=["blue"])

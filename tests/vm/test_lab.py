@@ -31,7 +31,6 @@ from terminal_help import CTRL_C, Person
 import ctlab
 from ctlab.errors import BadInput, LabGone, Unsupported
 from ctlab.notebook.shell_line import shell_line
-from ctlab.vm import programs
 
 VM_KEYS = {"acceleration", "machine", "kernel_release", "memory_bytes", "cpus", "boot_seconds", "shares"}
 
@@ -169,6 +168,13 @@ def test_what_only_root_may_read_is_not_shared(vm_lab: Any, shared: Path) -> Non
     assert made and {line.split(":")[1] for line in made} <= {"*", "!"}, made
 
 
+def takes_a_filter(qemu: str) -> bool:
+    """Whether this QEMU knows the option, by its own word: one that is built without seccomp refuses it."""
+    words = [qemu, "-sandbox", "on", "-machine", "none,help"]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=patient(30), check=False)
+    return done.returncode == 0
+
+
 def test_what_a_guest_could_break_into_is_confined(vm_lab: Any) -> None:
     """QEMU and virtiofsd: a filter of system calls on every thread, no new privileges, and nobody where we are root."""
     keeper = vm_lab._client.facts["keeper"]
@@ -180,7 +186,7 @@ def test_what_a_guest_could_break_into_is_confined(vm_lab: Any) -> None:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
                 threads.append(task.read_text())
         assert len(threads) > 1
-        if not (name.startswith("qemu") and not programs.can_filter_calls(os.readlink(f"/proc/{pid}/exe"))):
+        if not name.startswith("qemu") or takes_a_filter(os.readlink(f"/proc/{pid}/exe")):
             assert all("\nSeccomp:\t2\n" in status for status in threads), (name, threads)
         assert all("\nNoNewPrivs:\t1\n" in status for status in threads)
         assert all("\nCapEff:\t0000000000000000\n" in status for status in threads)

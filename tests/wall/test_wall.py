@@ -9,7 +9,7 @@ import pytest
 import wall_table
 from kernel_help import uses
 from wall_exceptions import EXCEPTIONS, OF_A_VM, OF_THE_SYSTEM
-from wall_reports import IN_GUEST, LEGS, Reports, call_names, in_a_vm
+from wall_reports import LEGS, Reports, call_names, in_a_vm
 
 pytestmark = pytest.mark.kernel
 WAYS = ("run", "exec", "bridge")
@@ -33,7 +33,6 @@ def test_ctlab_reaches_no_more_than_podman(reports: Reports, leg: str) -> None:
     uses("beside podman")
 
 
-@pytest.mark.skipif(IN_GUEST, reason="the known differences are those of this machine's kernel")
 def test_every_known_difference_is_there(reports: Reports) -> None:
     """An exception that isn't needed is taken out, and what was shut doesn't come back unseen."""
     found = {fact for _, facts in pairs(reports, tuple(LEGS)) for fact in facts}

@@ -26,8 +26,7 @@ from wall_legs import HERE, PODMAN_PRIVATE, SECONDS, SECRET, Order
 from benchmarks.peers import private, worker
 from ctlab.seccomp import numbers
 
-IN_GUEST = os.environ.get("CTLAB_TEST_LEG") == "vm"  # another kernel, perhaps emulated: one leg says enough
-LEGS = {"ids": True} if IN_GUEST else {"root": None, "ids": True, "one-id": False}
+LEGS = {"root": None, "ids": True, "one-id": False}
 LAST_CALL = 470
 # Calls that end, double or suspend who makes them, or make the whole machine write its disks: no filter denies them.
 _SKIPPED = ("exit", "exit_group", "fork", "vfork", "clone", "rt_sigreturn", "pause", "sync", "restart_syscall")
