@@ -166,8 +166,9 @@ class User:
                 uid = int(status.partition("\nUid:")[2].split()[0])
                 if int(pid) != but and any(low <= uid < low + count for low, count in ranges):
                     found.append(f"process {pid} {status.partition('Name:')[2].split()[0]}")
-        for path in self.cgroups:
-            found += [f"cgroup {below}" for below in path.iterdir() if below.is_dir() and below.name != "session"]
+        for path in self.cgroups:  # of version 2 a lab's may lie beside `session` or in it
+            own = (path, path / "session")
+            found += [f"cgroup {below}" for below, _, _ in os.walk(path) if Path(below) not in own]
         found += [f"file {path}" for path in (self.runtime / "ctlab").rglob("*")]
         return found
 
