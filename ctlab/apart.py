@@ -135,17 +135,6 @@ def ready(*modules: str) -> None:
             _import(name)
 
 
-def widgets(module: str, what: str) -> tuple[Any, str]:
-    """(A module with a widget, "") or (None, why there can be no live map or chart)."""
-    try:
-        ready(module)
-        return importlib.import_module(module), ""
-    except FileNotFoundError:
-        return None, f"no live {what}: its script isn't built (pip install . builds it)"
-    except ImportError as error:
-        return None, f"no live {what}: {error}"
-
-
 def _is_whole(name: str) -> bool:
     module: Any = sys.modules.get(name)
     return module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False)

@@ -10,6 +10,7 @@ from . import units
 from .errors import ProgramFailed, one_line
 from .interrupts import interruptible
 from .keywords import checked
+from .spec import SCRIPT
 
 if TYPE_CHECKING:
     from .execution import Execution
@@ -40,10 +41,6 @@ def ended(returncode: int | None, oom_killed: bool) -> tuple[str, bool]:
         return "OOM", True
     signal = signal_of(returncode or 0)
     return signal or str(returncode), bool(returncode) and (signal is None or signal in _FAULTS)
-
-
-SCRIPT_DESCRIPTOR = 9  # from it a shell reads what was given as a script
-SCRIPT = ("/bin/sh", f"/dev/fd/{SCRIPT_DESCRIPTOR}")
 
 
 @checked

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .completed import SCRIPT, SCRIPT_DESCRIPTOR, Completed, Process
+from .completed import Completed, Process
 from .errors import BadInput, CtlabError, KernelError, NotFound, ProgramNotFound, StateError
 from .execution import Execution, Sink
 from .kernel.capabilities import DEFAULT
@@ -17,7 +17,7 @@ from .plan import limits as limits_plan
 from .request import environment, several, user_word
 from .runtime import own_limits
 from .runtime.program import DEFAULT_PATH
-from .spec import ContainerSpec
+from .spec import SCRIPT, SCRIPT_DESCRIPTOR, ContainerSpec
 
 if TYPE_CHECKING:
     from .container import Container

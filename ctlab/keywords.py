@@ -11,22 +11,26 @@ from .errors import BadInput
 from .names import nearest
 
 T = TypeVar("T")
-_DOCKER_ONLY = {
+_OF_RUN = {  # Docker's, said of what starts a container
     "privileged": "containers of a lab are never privileged",
     "restart": "restart policies aren't in this version; run the cell again",
     "publish": "published ports come with the networks issue; from a cell use web.exec([...]) or another container",
     "detach": "Lab.run always is detached; lab.run(...).wait() waits",
-    "remove": "it is called rm",
-    "volumes": "they are called mounts",
-    "environment": "it is called env",
-    "command": "it is the first argument",
 }
+_CALLED = {"remove": "rm", "volumes": "mounts", "environment": "env"}  # Docker's, and ours, where it is known
 
 
 def unknown_keyword(word: str, known: Iterable[str]) -> BadInput:
-    """The error for a keyword that isn't there: Docker's are named as such, others with the nearest one."""
-    if word in _DOCKER_ONLY:
-        return BadInput(f"{word}= isn't in ctlab: {_DOCKER_ONLY[word]}")
+    """The error for a keyword that isn't there: Docker's are named as such, others with the nearest one.
+
+    `known`: those that there are; what only goes for a start of a container is said where a `rm` is among them.
+    """
+    known = list(known)
+    if _CALLED.get(word) in known:
+        ours = _CALLED[word]
+        return BadInput(f"{word}= isn't in ctlab: {'they are' if word.endswith('s') else 'it is'} called {ours}")
+    if word in _OF_RUN and "rm" in known:
+        return BadInput(f"{word}= isn't in ctlab: {_OF_RUN[word]}")
     near = nearest(word, known)
     return BadInput(
         f"no keyword {word}=" + (f"; did you mean {near}=?" if near else f"; there are {', '.join(sorted(known))}")

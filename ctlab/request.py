@@ -9,14 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from . import security_options, units
-from .completed import SCRIPT
 from .errors import BadInput, NotFound, Unsupported
 from .kernel.capabilities import DEFAULT, GRANTABLE, NUMBER
 from .names import check_name, did_you_mean, parse_signal
 from .plan.limits import PIDS_DEFAULT, Limits
 from .plan.ops import is_kernels
 from .reading import read_text
-from .spec import ContainerSpec, MountSpec
+from .spec import SCRIPT, ContainerSpec, MountSpec
 from .spelling import in_a_magic, option
 
 KEYWORDS = frozenset(

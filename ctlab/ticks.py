@@ -18,13 +18,16 @@ def _advance(*_: object) -> None:
     _count += 1
 
 
+def _running_shell() -> Any:
+    """The running IPython shell, or None; IPython isn't imported to find out that there is none."""
+    interactive = sys.modules.get("IPython.core.interactiveshell")
+    return None if interactive is None else interactive.InteractiveShell._instance
+
+
 def hook() -> None:
     """Count the cells of the running IPython shell, if there is one; again for a new shell."""
     global _shell
-    interactive = sys.modules.get("IPython.core.interactiveshell")
-    if interactive is None:
-        return
-    shell = interactive.InteractiveShell._instance
+    shell = _running_shell()
     if shell is None or shell is _shell:
         return
     if _shell is not None:
@@ -51,9 +54,10 @@ def now() -> int | None:
 
 
 def cell() -> str:
-    """``Out[5]``: how the present cell is called in messages; empty outside IPython."""
+    """``Out[5]``: how the present cell is called in messages, also while none are counted; empty outside IPython."""
     # The shell's own count is of the cell to come in some versions of IPython; the display hook knows the difference.
-    return f"Out[{_shell.displayhook.prompt_count}]" if _shell is not None else ""
+    shell = _running_shell()
+    return f"Out[{shell.displayhook.prompt_count}]" if shell is not None else ""
 
 
 def cell_id() -> str | None:

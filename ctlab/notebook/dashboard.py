@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ctlab import apart, units
+from ctlab import units
 from ctlab.errors import BadInput, StateError
 from ctlab.interrupts import interruptible
 from ctlab.notebook import shown
@@ -147,7 +147,7 @@ class Dashboard:
 
     def _make_widget(self) -> None:
         """The widget with its first picture: a view that is made of it is never empty, whoever can't be heard."""
-        widgets, failure = apart.widgets("ctlab.notebook.dashboard_widget", "chart")
+        widgets, failure = shown.widgets("ctlab.notebook.dashboard_widget", "chart")
         if widgets is None:
             self._failure = failure
         else:

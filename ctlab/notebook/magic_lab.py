@@ -36,21 +36,29 @@ def start(context: Context) -> Any:
 def stop(context: Context) -> Any:
     """`%lab stop [NAME…]`: the stopped ones."""
     if context.option("all"):
-        found = labs.running()
+        found, dead = labs.running(), labs.dead()
+        for lab in dead:
+            _discard(lab)
         for lab in found:
             lab.stop()
-        if not found:
+        if not found and not dead:
             print("no lab runs here")
         return _table(found) if found else None
     names = context.subjects or ([context.option("lab")] if context.option("lab") else [])
     found = [_to_stop(context, name) for name in dict.fromkeys(names)] or [context.lab]
     for lab in found:
         if lab.died:
-            labs.discard(lab)
-            print(f"lab '{lab.name}' {lab.why_gone}; it is listed no more")
+            _discard(lab)
         else:
             lab.stop()
     return found[0] if len(found) == 1 else _table(found)
+
+
+def _discard(lab: Any) -> None:
+    """List one that has died no more, and say so."""
+    labs.told(lab)
+    labs.discard(lab)
+    print(f"lab '{lab.name}' {lab.why_gone}; it is listed no more")
 
 
 def _to_stop(context: Context, name: str) -> Any:

@@ -53,14 +53,16 @@ def logs(context: Context) -> Any:
     sink = CellSink(context.magics.output_bytes)
     try:
         container.follow(sink, **chosen)
+        goes_on = _goes_on(container)
     except KeyboardInterrupt:
         sink.flush()
         print("(no longer followed; it goes on)" if container.state in _LISTED else "(no longer followed)")
     else:
-        if _goes_on(container):
+        if goes_on:
             sink.flush()
             print(f"({name} goes on, but nothing in it writes to its output any more; what exec writes, exec shows)")
-    sink.finish(f"%container logs {container.name}")
+    finally:
+        sink.finish(f"%container logs {container.name}")
     return None
 
 

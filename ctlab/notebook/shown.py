@@ -7,8 +7,11 @@ lost in a notebook that was saved while live. A view hides the picture while it 
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
+
+from ctlab.apart import ready
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -61,3 +64,14 @@ def end_live(bundle: Mapping[str, Any], name: str) -> None:
     """Leave the picture alone."""
     replace(_NOTHING, f"{name}-view")
     replace(bundle, name)
+
+
+def widgets(module: str, what: str) -> tuple[Any, str]:
+    """(A module with a widget, "") or (None, why there can be no live map or chart)."""
+    try:
+        ready(module)
+        return importlib.import_module(module), ""
+    except FileNotFoundError:
+        return None, f"no live {what}: its script isn't built (pip install . builds it)"
+    except ImportError as error:
+        return None, f"no live {what}: {error}"

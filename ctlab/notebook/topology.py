@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ctlab import apart, units
+from ctlab import cards
 from ctlab.errors import CtlabError
 from ctlab.keywords import checked
 from ctlab.notebook import shown, theme
@@ -124,7 +124,7 @@ class Topology:
         """The live map, made when first asked for; None where there can't be one, or once frozen."""
         with self._lock:
             if self._widget is None and not self._frozen and not self._problem and _has_kernel():
-                widgets, self._problem = apart.widgets("ctlab.notebook.topology_widget", "map")
+                widgets, self._problem = shown.widgets("ctlab.notebook.topology_widget", "map")
                 if widgets is not None:
                     self._widget = widgets.TopologyWidget(still=self._display_id, **self._state())
                     self._widget.observe(self._on_selected, "selected")
@@ -239,7 +239,7 @@ class Topology:
 
     def _html(self) -> str:
         with self._lock:
-            as_of = "" if hasattr(self._source, "recorded_at") else _as_of()
+            as_of = "" if hasattr(self._source, "recorded_at") else cards.as_of()
             caption = " · ".join(filter(None, (self._title(), self.world.summary(), as_of, self._problem)))
             return map_svg(self._elements, hues=self._hues, caption=caption, geometry=self._geometry())
 
@@ -322,13 +322,6 @@ def _shell() -> Any:
 def _has_kernel() -> bool:
     """Whether there may be a browser at the other end: a terminal's IPython has no kernel."""
     return getattr(_shell(), "kernel", None) is not None
-
-
-def _as_of() -> str:
-    """As `cards.as_of`, also where no cells are counted."""
-    shell = _shell()
-    cell = f"Out[{shell.displayhook.prompt_count}] " if shell is not None else ""
-    return f"as of {cell}{units.format_moment()}"
 
 
 __all__ = ["Element", "Source", "Topology"]

@@ -160,6 +160,23 @@ def test_a_dead_lab_is_listed_until_the_matter_is_ended(shell: Any, capsys: pyte
     assert listed() == [("other", "running"), ("y", "current")]
 
 
+def test_all_labs_stopped_are_also_those_that_have_died(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [f"lab '{name}' died: its supervisor ended (SIGKILL); it is listed no more\n" for name in "xy"]
+    dead_lab("x"), dead_lab("y")
+    assert said(shell.fails("%lab use y"), "y")
+    capsys.readouterr()
+    assert shell.run("%lab stop --all") is None
+    assert capsys.readouterr().out == "".join(lines)
+    assert len(shell.run("%lab ls")) == 0 and labs.died() == []
+    dead_lab("x")
+    shell.run("%lab start other")
+    capsys.readouterr()
+    assert shell.run("%lab stop --all").keys() == ["other"] and lines[0] in capsys.readouterr().out
+    assert len(shell.run("%lab ls")) == 0
+    capsys.readouterr()
+    assert shell.run("%lab stop --all") is None and capsys.readouterr().out == "no lab runs here\n"
+
+
 def test_within_its_with_a_dead_lab_is_told_of(usable: None) -> None:
     with ctlab.Lab("outer") as outer, ctlab.Lab("inner") as inner:
         os.kill(inner._client.facts["supervisor"], signal.SIGKILL)

@@ -245,6 +245,24 @@ def test_following_logs(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.endswith(goes_on)
 
 
+def test_following_logs_interrupted_behind_their_end(
+    shell: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a moment is given to an end that may come: what was written is shown and counted all the same."""
+    from ctlab.notebook import magic_look
+
+    def interrupted(_: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(magic_look, "_goes_on", interrupted)
+    shell.run("%container run -d --name web -- sh -c 'printf %090000d 1; printf end; exec sleep 600 >&- 2>&-'")
+    shell.run("%config CtlabMagics.output_bytes = 1000")
+    capsys.readouterr()
+    assert shell.run("%container logs -f web") is None
+    out = capsys.readouterr().out
+    assert "(no longer followed; it goes on)\n" in out and "more isn't shown here; %container logs web]" in out
+
+
 def test_pause_and_unpause(shell: Any) -> None:
     web = shell.run("%container run -d --name web -- sleep 60")
     need_freezer(shell.lab)

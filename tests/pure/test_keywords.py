@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import pytest
 
@@ -37,6 +38,23 @@ def test_the_nearest_is_named_and_where_there_is_none_that_is_said() -> None:
         container.stop(timout=3)  # type: ignore[call-arg]
     with pytest.raises(BadInput, match=r"^remove takes no keywords: force=$"):
         container.remove(force=True)  # type: ignore[call-arg]
+
+
+def test_dockers_words_are_answered_where_the_answer_holds() -> None:
+    container, lab = object.__new__(Container), object.__new__(ctlab.Lab)
+    for word, said in (
+        ("remove", "it is called rm"), ("volumes", "they are called mounts"), ("environment", "it is called env"),
+        ("detach", "Lab.run always is detached; lab.run(...).wait() waits"), ("publish", "published ports come "),
+        ("privileged", "containers of a lab are never privileged"),
+    ):  # fmt: skip
+        with pytest.raises(BadInput, match=f"^{word}= isn't in ctlab: {re.escape(said)}"):
+            lab.run(["true"], **{word: 1})
+        with pytest.raises(BadInput, match=f"^no keyword {word}=; "):
+            container.stop(**{word: 1})
+    with pytest.raises(BadInput, match=r"^environment= isn't in ctlab: it is called env$"):
+        container.exec("true", environment={})  # type: ignore[call-arg]
+    with pytest.raises(BadInput, match=r"^no keyword volumes=; "):
+        container.exec("true", volumes=[])  # type: ignore[call-arg]
 
 
 def test_few_take_any() -> None:

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from kernel_help import ROOT, children_of, patient, wait_until
 
-from ctlab.kernel import launcher_code, syscalls
+from ctlab import spec
+from ctlab.kernel import launcher, launcher_code, syscalls
 from ctlab.kernel.launcher import FAILED_STATUS, read_report
 
 SCRIPT = ROOT / "scripts/assemble-launcher.py"
@@ -29,6 +30,10 @@ def _need(program: str, package: str) -> str:
     if found is None:
         pytest.skip(f"no {program} (Debian: {package})")
     return found
+
+
+def test_a_shell_reads_its_script_from_what_the_launcher_leaves_open() -> None:
+    assert launcher.SCRIPT == spec.SCRIPT_DESCRIPTOR
 
 
 def test_the_bytes_are_what_the_source_gives() -> None:

@@ -407,6 +407,7 @@ def test_a_saved_notebook_holds_the_picture(tmp_path: Path) -> None:
         picture, live = (dict(output.data) for output in notebook.cells[0].outputs)
         assert "application/vnd.jupyter.widget-view+json" in live and "ctlab-still" in picture["text/html"]
         assert "w0" in picture["text/html"]
+        assert "as of Out[1] 20" in picture["text/html"]  # no lab has counted the cells
         client.execute_cell(notebook.cells[1], 1)
         stored = notebook.cells[0].outputs[0].data
         assert "w1" in stored["text/html"]
