@@ -6,6 +6,7 @@ import json
 from typing import Any, NamedTuple
 
 import pytest
+from kernel_help import wait_until
 
 from ctlab import starting
 from ctlab.errors import CtlabError, KernelError
@@ -74,7 +75,7 @@ def test_an_unknown_order_of_a_container_is_refused_with_nothing_left(
             lab.run(name="odd")
     monkeypatch.undo()
     assert [one.name for one in lab.containers] == ["eye", "web"]
-    assert node(eye) == before
+    assert wait_until(lambda: node(eye) == before), node(eye)  # links go with their namespace, in the background
     assert lab.run(name="odd").exec(["hostname"]).check().stdout == "odd\n"
 
 
