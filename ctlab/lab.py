@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import threading
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import connecting, creating, engines, filters, labs, opening, sampled_names, ticks, units
 from .container import Container, unknown
-from .errors import BadInput, LabGone, NotFound
+from .errors import BadInput, LabGone, NotFound, describe_bug, one_line
 from .handles import Handles
 from .hearing import hear
 from .interrupts import interruptible
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
 
 SLOTS = 6
 NOTES_KEPT = 1000
+BUG = "a bug of ctlab's"  # how a note of one begins
 
 
 # For ctlab's own parts (the map, magics, charts); a person who types `lab.` and Tab has no use for them.
@@ -120,6 +120,7 @@ class Lab:
         try:
             self._client = engines.start(name, seconds, chosen, self.say, storage_bytes, born)
             self._top = rootfs_top()
+            self._client.found_bug, self._client.say = self._found_bug, self.say
             self._client.listen(lambda event: hear(self, event))
             operations = [*network_plan.node()]
             self._call(messages.Perform(ops.encode(operations)), messages.Ok)
@@ -316,6 +317,15 @@ class Lab:
         self.notes.append(line)
         del self.notes[:-NOTES_KEPT]
 
+    def _found_bug(self, what: str, error: Exception) -> None:
+        """A note, once, of what a bug has lost on a thread of ours, where nobody waits who could be told."""
+        self._note_failure(f"{BUG}: {what}", error)
+
+    def _note_failure(self, what: str, error: Exception) -> None:
+        line = one_line(f"{what}: {describe_bug(error)}")
+        if line not in self.notes:
+            self._note(line)
+
     def _doubt(self, line: str) -> None:
         """A note on the counters, which is also said with the next frame."""
         if line not in self._doubts and len(self._doubts) < NOTES_KEPT:
@@ -330,8 +340,10 @@ class Lab:
     def _changed(self) -> None:
         self.changes += 1
         for listener in list(self._listeners):
-            with contextlib.suppress(Exception):
+            try:
                 listener()
+            except Exception as error:  # what has changed has changed all the same
+                self._found_bug("a change wasn't shown", error)
 
     # -- looking --------------------------------------------------------------------------------------
     @interruptible(lambda lab, *_, **__: f"a look at the counters of lab {lab.name!r}, which go on")
@@ -427,8 +439,10 @@ class Lab:
     def close_views(self) -> None:
         """Make every live output static: it shows the lab as it is now."""
         while self.views:
-            with contextlib.suppress(Exception):  # a front end that is gone must not keep the lab
+            try:
                 self.views.pop().close()
+            except Exception as error:  # a front end that is gone, say, must not keep the lab
+                self._note_failure("an output stays as it was", error)
 
     # -- its end --------------------------------------------------------------------------------------
     @interruptible(lambda lab: f"the stop of lab {lab.name!r}, which ends all the same")

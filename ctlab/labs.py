@@ -5,11 +5,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from .errors import LabGone, NotFound
+from .errors import LabGone, NotFound, describe_bug
 from .names import did_you_mean, is_pattern, key
 
 if TYPE_CHECKING:
@@ -159,5 +160,8 @@ def _stop_all() -> None:
     if os.getpid() != _owner:
         return  # a forked worker of the notebook is not the owner
     for lab in running():
-        with contextlib.suppress(Exception):
+        try:
             lab.stop()
+        except Exception as error:  # the others are stopped all the same
+            with contextlib.suppress(OSError, ValueError):  # there may be nothing to write to any more
+                print(f"lab '{lab.name}' wasn't stopped as it should be: {describe_bug(error)}", file=sys.stderr)

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from . import labs, ticks, units
-from .errors import BadInput, CtlabError, KernelError, NameInUse, Unsupported
+from .errors import BadInput, CtlabError, KernelError, NameInUse, Unsupported, describe
 from .names import check_name, key
 from .plan.limits import PIDS_DEFAULT
 from .request import check_exists
@@ -81,9 +81,12 @@ def prune(lab: Lab) -> None:
     """Remove what dead keepers left behind, and say so."""
     from .runtime import prune
 
-    with contextlib.suppress(OSError):
-        for line in prune.prune():
-            lab.say(line)
+    try:
+        lines = prune.prune()
+    except OSError as error:
+        lines = [f"what earlier labs may have left can't be looked through: {describe(error)}"]
+    for line in lines:
+        lab.say(line)
 
 
 def check_platform() -> None:

@@ -10,6 +10,7 @@ stdin, stdout and stderr beside it; or what every failure is (`protocol.failure`
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -58,7 +59,8 @@ class Door:
 
     def _heard(self, event: Event) -> None:
         if isinstance(event, messages.Gone):
-            self._listener.shutdown(socket.SHUT_RDWR)  # the thread, which waits in accept, closes it
+            with contextlib.suppress(OSError):  # closed already
+                self._listener.shutdown(socket.SHUT_RDWR)  # the thread, which waits in accept, closes it
 
     def _serve(self) -> None:
         with self._listener:

@@ -21,7 +21,17 @@ import faults_summary
 import hypothesis
 import leg_report
 import pytest
-from kernel_help import children, floor_ms, long_form, measure_slowness, patient, running, uses, wait_until
+from kernel_help import (
+    children,
+    floor_ms,
+    long_form,
+    measure_slowness,
+    patient,
+    running,
+    take_bugs,
+    uses,
+    wait_until,
+)
 
 measure_slowness()
 TEST_SECONDS = patient(1800 if long_form() else 60)
@@ -217,8 +227,10 @@ def lab(module_lab: _Kept) -> Iterator[Any]:
     """The module's lab, empty; emptied after the test, and what the containers had must be gone inside as well."""
     lab = module_lab.get()
     yield lab
+    bugs = take_bugs(lab)
     if lab.gone:
         module_lab.get()
+        assert bugs == []
         return
     for container in list(lab.containers):
         if not container._gone:
@@ -226,6 +238,7 @@ def lab(module_lab: _Kept) -> Iterator[Any]:
     for network in list(lab.networks):
         network.remove()
     assert wait_until(lambda: _inside(lab) == []), f"left inside the lab: {_inside(lab)}"
+    assert bugs + take_bugs(lab) == []
 
 
 def _inside(lab: Any) -> list[str]:
@@ -249,6 +262,7 @@ def fresh_lab(usable: None) -> Iterator[Any]:
     uses(*leg_report.of_lab(lab._client.facts))
     yield lab
     lab.stop()
+    assert take_bugs(lab) == []
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -197,4 +197,13 @@ def held_beside_slots(lab: Any) -> Counter[str]:
     return Counter({what: count for what, count in found.items() if not what.partition(" ")[2].startswith(of_slots)})
 
 
+def take_bugs(lab: Any) -> list[str]:
+    """What the lab has noted of bugs of ours, and no longer has."""
+    from ctlab.lab import BUG
+
+    found = [note for note in lab.notes if note.startswith(BUG)]
+    lab.notes[:] = [note for note in lab.notes if not note.startswith(BUG)]
+    return found
+
+
 # -- what was skipped -------------------------------------------------------------------------------------------------

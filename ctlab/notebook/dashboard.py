@@ -266,8 +266,10 @@ class Dashboard:
             if ask and mine and self._stored is not None:
                 try:
                     self._read()
-                except Exception:  # the lab may be gone already: then the last picture is what there is
+                except StateError:  # the lab is gone already: the last picture is what there is
                     pass
+                except Exception as error:
+                    self._failure = f"reading failed: {error}"
             if self._stored is not None:
                 shown.end_live(self._repr_mimebundle_(), self._display_id)
             if mine and self._widget is not None:

@@ -6,7 +6,6 @@ which the lab changed, and before it is stopped, what a saved notebook would hol
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import threading
 import time
@@ -167,10 +166,12 @@ def after_cell(*_: object) -> None:
 def refresh(lab: Lab) -> None:
     """Bring everything that shows a lab up to date."""
     for view in list(lab.views):
-        with contextlib.suppress(Exception):  # an output that can't be brought up to date mustn't spoil the cell
+        try:
             if hasattr(view, "refresh"):
                 view.refresh()
             view.refresh_stored()
+        except Exception as error:  # an output that can't be brought up to date mustn't spoil the cell
+            lab._note_failure("an output stays as it was", error)
 
 
 def make_static() -> None:

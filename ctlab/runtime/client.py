@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ..errors import KINDS, CtlabError, KernelError, LabGone, StateError, one_line
+from ..errors import KINDS, CtlabError, KernelError, LabGone, StateError, describe, one_line
 from ..kernel import process_end
 from . import messages, own_limits, packets, passing, protocol, prune
 from .connection import Connection, Event, Reply, Request, T
@@ -66,6 +66,8 @@ class Client:
         self._control: socket.socket
         self._events: socket.socket
         self._listeners: list[Callable[[Event], None]] = []
+        self.found_bug: Callable[[str, Exception], None] = lambda what, error: None  # who notes what a listener raised
+        self.say: Callable[[str], None] = lambda line: None  # who tells the person what is left of the lab
         self._gone = False  # no Event: an interrupt inside its `set` would leave it unset
         self._ended = False  # gone, and nothing of it is left
         self._stopping = False
@@ -181,8 +183,19 @@ class Client:
             if self._keeper_pidfd >= 0:
                 os.close(self._keeper_pidfd)
             self._keeper_pidfd = -1
-        with contextlib.suppress(OSError, CtlabError):
-            prune.clear(self.id)  # there is something only if it was killed
+        self._clear()
+
+    def _clear(self) -> None:
+        """Remove what is left outside, of which there is something only if the keeper was killed."""
+        try:
+            why = "" if prune.clear(self.id) else "it is still busy"
+        except OSError as error:
+            why = describe(error)
+        except CtlabError as error:
+            why = str(error)
+        if why:
+            self.say(f"lab {self.name} ({self.id}): what it has left outside isn't removed: {why}; the next start of a "
+                     "lab tries again, or: python -m ctlab prune")  # fmt: skip
 
     @property
     def gone(self) -> bool:
@@ -357,8 +370,10 @@ class Client:
 
     def _tell(self, event: Event) -> None:
         for listener in list(self._listeners):
-            with contextlib.suppress(Exception):
+            try:
                 listener(event)
+            except Exception as error:  # the events that follow are heard all the same
+                self.found_bug(f"{type(event).__name__} wasn't heard", error)
 
     def _next_event(self) -> Event | None:
         """None once there are no more."""

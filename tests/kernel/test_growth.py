@@ -1,16 +1,18 @@
-"""What the owner keeps of containers that are gone: nothing but the names that rows of counters still need."""
+"""What the owner keeps: of containers that are gone nothing but the names that rows of counters still need; notes."""
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import Any
 
 import pytest
-from kernel_help import patient, tries
+from kernel_help import patient, take_bugs, tries, wait_until
 
 from ctlab import measuring, sampled_names
 from ctlab.errors import LabGone
 from ctlab.lab import NOTES_KEPT
+from ctlab.notebook import display
 from ctlab.runtime import messages
 
 pytestmark = pytest.mark.kernel
@@ -84,3 +86,41 @@ def test_a_live_map_replaces_the_earlier_one(lab: Any) -> None:
     assert not second.frozen and lab.views == [second, third]
     lab.close_views()
     assert lab.views == [] and third.frozen
+
+
+def test_a_bug_on_a_thread_of_ours_is_noted_once_and_loses_nothing_else(lab: Any) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("its\nown")
+
+    forget = lab.on_change(fails)
+    lab._client.listen(fails)
+    try:
+        for _ in range(3):
+            assert lab.run(["true"], rm=True).wait(patient(5)) == 0
+        assert wait_until(lambda: not lab.containers)
+    finally:
+        forget()
+        lab._client._listeners.remove(fails)
+    wanted = [
+        rf"a bug of ctlab's: {what}: RuntimeError: its own \(test_growth\.py:\d+\)"
+        for what in ("Exited wasn't heard", "Started wasn't heard", "a change wasn't shown")
+    ]
+    found = sorted(take_bugs(lab))
+    assert len(found) == 3 and all(map(re.fullmatch, wanted, found)), found
+
+
+def test_an_output_that_fails_keeps_nobody_and_is_noted(lab: Any) -> None:
+    class View:
+        def refresh_stored(self) -> None:
+            raise RuntimeError("refreshed")
+
+        def close(self) -> None:
+            raise RuntimeError("closed")
+
+    lab.views.append(View())
+    display.refresh(lab)
+    display.refresh(lab)
+    lab.close_views()
+    assert [note.partition(" (")[0] for note in lab.notes[-2:]] == [
+        f"an output stays as it was: RuntimeError: {how}" for how in ("refreshed", "closed")
+    ]

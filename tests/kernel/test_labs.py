@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import children, open_descriptors, patient, wait_until
+from kernel_help import children, open_descriptors, patient, run_owner, wait_until
 
 import ctlab
 from ctlab.errors import BadInput, CtlabError, LabGone, NameInUse, NotFound, Unsupported
+from ctlab.runtime import prune
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("usable")]
 ROOT = Path(ctlab.__file__).parents[1]
@@ -340,3 +342,35 @@ def test_twenty_starts_and_stops_leak_no_descriptor() -> None:
             lab.run(["true"]).wait(patient(5))
     assert wait_until(lambda: open_descriptors() <= before)
     assert wait_until(lambda: not any("ctlab-events" in t.name for t in threading.enumerate()))
+
+
+def test_what_a_lab_has_left_outside_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> Any:
+        raise PermissionError(errno.EACCES, "")
+
+    again = "; the next start of a lab tries again, or: python -m ctlab prune"
+    for clear, why in ((lambda _: False, "it is still busy"), (refused, "EACCES (Permission denied)")):
+        monkeypatch.setattr(prune, "clear", clear)
+        lab = ctlab.Lab("left")
+        lab.stop()
+        assert lab.notes == [f"lab left ({lab._client.id}): what it has left outside isn't removed: {why}{again}"]
+    monkeypatch.undo()
+    monkeypatch.setattr(prune, "prune", refused)
+    with ctlab.Lab("next") as lab:
+        assert lab.notes == ["what earlier labs may have left can't be looked through: EACCES (Permission denied)"]
+
+
+def test_a_lab_that_fails_to_stop_at_the_end_is_named_and_the_others_stop() -> None:
+    said = run_owner("""
+import ctlab
+
+first, second = ctlab.Lab("first"), ctlab.Lab("second")
+stop = first.stop
+
+def fails():
+    stop()
+    raise RuntimeError("its own")
+
+first.stop = fails
+""")
+    assert said == "lab 'first' wasn't stopped as it should be: RuntimeError: its own (<string>:9)\n"
