@@ -87,17 +87,15 @@ class ProcessTable:
         self._room = Room(1 << 20) if room is None else room
         self._processes: dict[int, _Process] = {}
         self._groups: dict[int, _Group] = {}
-        self._hidden: dict[int, int] = {}  # first processes that don't tell their namespace -> their group
         self.errors = 0
 
     def watch(self, pid: int, namespace: int | None = None) -> int:
-        """Begin to count the container whose first process is `pid`; returns its group. Raises OSError.
+        """Begin to count the container whose first process is `pid`; returns its group.
 
-        `namespace`: the inode of its PID namespace, where the process isn't dumpable and so hides it.
+        `namespace`: the inode of its PID namespace, from who has looked already: the process may have ended since, and
+        that is no failure. Without it, OSError for a process that has ended.
         """
         group = os.stat(f"{pid}/ns/pid", dir_fd=self._proc).st_ino if namespace is None else namespace
-        if namespace is not None:
-            self._hidden[pid] = namespace
         self._groups.setdefault(group, _Group())
         for known in [number for number, process in self._processes.items() if process.group == 0]:
             self._drop(known)  # decided before the container was known: look again
@@ -106,8 +104,6 @@ class ProcessTable:
     def forget(self, group: int) -> None:
         """Stop counting a group."""
         self._groups.pop(group, None)
-        for pid in [number for number, hidden in self._hidden.items() if hidden == group]:
-            del self._hidden[pid]
         for pid in [number for number, process in self._processes.items() if process.group == group]:
             self._drop(pid)
 
@@ -131,8 +127,8 @@ class ProcessTable:
         try:
             try:
                 group = os.stat(f"{pid}/ns/pid", dir_fd=self._proc).st_ino
-            except PermissionError:
-                group = self._hidden.get(pid, 0)
+            except PermissionError:  # its program may not be read, and lies outside: it is its parent's
+                group = 0
             process = _Process(group if group in self._groups else 0)
             process.stat = self._open(pid, "stat")
         except OSError as error:

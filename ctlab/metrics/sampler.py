@@ -12,7 +12,7 @@ Messages are JSON objects with descriptors beside them (SCM_RIGHTS):
                                                                                                        of the lab's
 ``{"do": "add", "key": 1, "group": "c7"}`` (a folder in those)                                          –
 ``{"do": "add", "key": 1, "pid": 7}`` (the pid as that /proc shows it; and ``"namespace": inode``       a /proc; may be
-of the PID namespace, if that process hides it)                                                         left out later
+of the PID namespace: the process may have ended meanwhile)                                             left out later
 ``{"do": "node", "name": "host"}``                                                                      netlink socket
 ``{"do": "endpoints", "key": 1, "links": [[endpoint key, interface index], ...], "node": "host"}``      –
 ``{"do": "remove", "key": 1}``, ``{"do": "interval", "seconds": 0.5}``, ``pause``, ``resume``, ``stop``   –

@@ -71,9 +71,9 @@ class ProcSource:
     code = SOURCE_CODES["proc"]
 
     def __init__(self, table: proc_stats.ProcessTable, pid: int, namespace: int | None = None) -> None:
-        """`table` is shared and stays the caller's, who refreshes it once a tick. Raises OSError if `pid` is gone.
+        """`table` is shared and stays the caller's, who refreshes it once a tick.
 
-        `namespace` as in `ProcessTable.watch`.
+        `namespace`, and an OSError, as in `ProcessTable.watch`.
         """
         self._table = table
         self._group = table.watch(pid, namespace)

@@ -169,6 +169,13 @@ def test_a_container_counted_by_proc(running: Running, pid_namespace: tuple[int,
     assert last["source"] == SOURCE_CODES["proc"] and last["pids"] == 2 and last["cpu_seconds_total"] > 0.5
     assert math.isnan(last["memory_bytes"]) and last["memory_rss_bytes"] > 0
     assert running.tell({"do": "remove", "key": 9}) == {}
+    # One that ends before it is added is no failure to who knows its namespace, and has no row.
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    gone = {"do": "add", "key": 10, "pid": ended.pid}
+    assert "No such file" in running.tell(gone)["error"]
+    assert running.tell(gone | {"namespace": 1}) == {}
+    assert running.tell({"do": "remove", "key": 10}) == {}
 
 
 # Runs in a network namespace of its own: makes veth pairs, hands a netlink socket to the sampler and sends.
