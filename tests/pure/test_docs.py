@@ -9,6 +9,7 @@ import pytest
 
 import ctlab
 from ctlab.notebook import magics
+from ctlab.runtime import system_copy, system_read
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(ctlab.__file__).parent
@@ -55,3 +56,18 @@ def test_settings_and_names_of_the_package_are_those_that_the_page_has() -> None
         assert magics.CtlabMagics.class_own_traits(config=True)[name]
     for name in names:
         assert callable(getattr(ctlab, name))
+
+
+def test_every_page_is_in_the_readmes_list() -> None:
+    listed = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What is here")[2]
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if f"](docs/{page.name})" not in listed] == []
+
+
+def test_the_pages_say_of_the_image_system_what_the_code_says() -> None:
+    bounds = (ROOT / "docs" / "bounds.md").read_text(encoding="utf-8")
+    pages, most = f"{system_read.MOST_PAGES:,} pages of memory", f"{system_read.MOST_BYTES >> 20} MiB"
+    for page in (bounds, SURFACE):
+        assert pages in page and most in page
+    copy = int(re.findall(r"nr_blocks=(\d+)", system_copy._SIZE)[0])
+    said = f"{copy:,} pages of its own, once a lab: at most {copy >> 8} MiB where a page has 4 KiB, {copy >> 4:,} MiB "
+    assert said in bounds
