@@ -67,7 +67,7 @@ LEFT_OUT: Mapping[str, str] = {
 LEAST_PASSED: Mapping[str, tuple[int, int]] = {
     "range-and-folders": (230, 700),
     "range": (310, 700),
-    "one-id": (210, 700),
+    "one-id": (200, 700),
 }
 # What may be skipped for each kind of user; anything else that is skipped fails the leg. What
 # scripts/system-packages.sh installs for the tests is not lacking.
