@@ -40,7 +40,7 @@ _REPORT_MS = 2000  # from the birth to the program, or to the report that there 
 
 _FLAGS, _WITH_SCRIPT, _WITH_TERMINAL, _AS_INIT = 0x40, 1, 2, 4
 INIT_ENDS_BY = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)  # where it has no program
-INIT_PASSES_ON = tuple(range(1, 65))
+INIT_PASSES_ON = tuple(number for number in range(1, 65) if number != signal.SIGCHLD)  # that one is its own
 _INIT = "ctlab-init"  # what the init is called; its first letter is in the machine code, too
 _STACK_BYTES = 32 << 10  # of the child until it executes the launcher; a signal's frame would fit, but all are blocked
 _PROT_READ, _PROT_WRITE, _PROT_EXEC, _MAP_PRIVATE, _MAP_ANONYMOUS = 1, 2, 4, 2, 0x20
@@ -168,8 +168,10 @@ class Launcher:
 
         `child`: the program, to which signals are passed on and with which it ends; 0: there is none, so it idles.
         It may run already, and can trace this process from the end of its exec on: by then the report is closed.
-        `late`: a filter of system calls, which is loaded last.
+        `late`: a filter of system calls, which is loaded last. All signals are blocked from here on: what comes before
+        the init has blocked them itself would be dropped, since it is PID 1, by which they are not handled.
         """
+        signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
         for descriptor in (REPORT, SCRIPT):
             with suppress(OSError):
                 os.set_inheritable(descriptor, False)

@@ -77,6 +77,30 @@ def test_an_init_holds_its_streams_only_from_its_first_instruction_on(stays: lau
         os.waitpid(pid, 0)
 
 
+def test_an_init_has_all_signals_blocked_before_it_is_executed(
+    stays: launcher.Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As PID 1 it would lose what comes before it has blocked them itself, and its container counts as running then."""
+    ours, far = os.pipe()
+
+    def execute(*_: object) -> OSError:
+        os.write(far, bytes(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))))
+        os._exit(0)
+
+    monkeypatch.setattr(stays, "_execute", execute)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            stays.be_init(0, {}, b"")
+        finally:
+            os._exit(1)
+    os.close(far)
+    os.waitpid(pid, 0)
+    # But for what can't be blocked and what the library keeps for itself.
+    assert set(os.read(ours, 100)) == set(range(1, 65)) - {signal.SIGKILL, signal.SIGSTOP, 32, 33}
+    os.close(ours)
+
+
 def test_a_runner_is_in_no_process_group_but_its_own_and_leaves_nothing_open(lab: Any) -> None:
     """A second wall: what a runner's child could signal or use is the runner's."""
     container = lab.run(["sleep", "60"])

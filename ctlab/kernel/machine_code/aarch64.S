@@ -202,8 +202,8 @@ wait:
         b       wait
 15:
         /* it idles: HUP, INT and TERM end it */
-        mov     w1, 0x8006              /* bit n: signal n */
-        lsr     w1, w1, w0
+        mov     x1, 0x8006              /* bit n: signal n; of 64, as there are signals up to that */
+        lsr     x1, x1, x0
         tbz     w1, 0, wait
         add     w0, w0, 128
 leave:

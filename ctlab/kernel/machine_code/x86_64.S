@@ -241,8 +241,8 @@ wait:
 15:
         /* It idles: HUP, INT and TERM end it */
         lea     edi, [rax + 128]
-        mov     edx, 0x8006             /* bit n: signal n */
-        bt      edx, eax
+        mov     edx, 0x8006             /* bit n: signal n; of 64, as there are signals up to that */
+        bt      rdx, rax
         jnc     wait
 leave:
         mov     eax, 231
