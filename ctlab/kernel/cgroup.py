@@ -20,10 +20,14 @@ from ..errors import KernelError
 from . import cgroup_v1 as v1
 from . import cgroup_v2 as v2
 from .cgroup_folder import DIRECTORY, LEAF, UNIFIED, is_id, make_folder, remove_folder
+from .cgroup_tree import Tree
+from .lean import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+_MOST_BELOW = 4096  # folders of a container's own making that are looked at in one go
 
 
 class LabFolders:
@@ -184,10 +188,10 @@ class ContainerCgroup:
         else:
             raise OSError(errno.EOPNOTSUPP, "no cgroup with a freezer", self.id)
 
-    def thaw_below(self) -> None:
-        """Where its version 1 freezer is its own: thaw what was frozen in there by itself, and wouldn't die."""
+    def end_below(self) -> None:
+        """Where its version 1 freezer is its own: SIGKILL to all in there, thawed, whatever it has made there."""
         if "freezer" in self.controllers:
-            v1.thaw_below(self.controllers["freezer"], self.id)
+            v1.end_below(self.controllers["freezer"], self.id, _MOST_BELOW)
 
     def frozen(self) -> bool:
         """Whether all of it is frozen."""
@@ -254,20 +258,30 @@ class ContainerCgroup:
     def remove(self, timeout: float = 2.0) -> bool:
         """Remove the folders, EBUSY tried again until `timeout` (seconds; 0 = one attempt each).
 
-        False: a process is still inside; call again later. It neither kills nor thaws.
+        What was made in them goes, too. False: a process is still inside; call again later. It neither kills nor thaws.
         """
         self.close()
         until = time.monotonic() + timeout
         gone = True
         for name, fd in list(self._groups.items()):
-            if remove_folder(self.id, fd, until):
+            if self._remove(fd, until):
                 del self._groups[name]
                 self.controllers = {n: f for n, f in self.controllers.items() if not os.path.sameopenfile(f, fd)}
             else:
                 gone = False
         if self.in_unified:
-            self.in_unified = not remove_folder(self.id, self._unified(), until)
+            self.in_unified = not self._remove(self._unified(), until)
         return gone and not self.in_unified
+
+    def _remove(self, directory: int, until: float) -> bool:
+        with suppress(FileNotFoundError):
+            if os.stat(self.id, dir_fd=directory).st_nlink > 2:  # a container has made some itself
+                tree = Tree(directory, self.id, most=_MOST_BELOW)
+                for base, path in tree.folders[:-1]:
+                    with suppress(OSError):
+                        os.rmdir(path, dir_fd=base)
+                tree.close()
+        return remove_folder(self.id, directory, until)
 
     def _unified(self) -> int:
         if self.lab.unified is None:

@@ -18,13 +18,13 @@ from . import cgroup_mounts, syscalls
 from . import cgroup_v1 as v1
 from . import cgroup_v2 as v2
 from .cgroup_folder import DIRECTORY, LEAF, UNIFIED, is_id, make_folder, remove_folder
+from .cgroup_tree import Tree
 
 if TYPE_CHECKING:
     from .cgroup_discover import Delegation
 
 _AT_FDCWD = -100
 _LAB_FOLDER = re.compile(r"ctlab-[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-_LONG_PATH = 2000  # bytes; another name of 255 fits behind it
 
 # What the kernel documents as delegatable (/sys/kernel/cgroup/delegate), for each version; the limit files of the
 # lab's own folder stay with whoever made it, so a lab can't widen what it was given.
@@ -158,14 +158,18 @@ def prune(paths: Iterable[str], timeout: float = 3.0, belongs: Callable[[int], b
     """
     until = time.monotonic() + timeout
     left: list[str] = []
-    trees: list[tuple[int, str, _Tree]] = []  # the folder above, its path, the lab's folder with all below it
+    trees: list[tuple[int, str, Tree]] = []  # the folder above, its path, the lab's folder with all below it
     points = _devices()
+
+    def is_labs(status: os.stat_result) -> bool:
+        return status.st_dev in points and (belongs is None or belongs(status.st_uid))
+
     try:
         for path in dict.fromkeys(paths):
             above, name = os.path.split(path)
             if not _LAB_FOLDER.fullmatch(name) or (parent := _open_cgroup(above, points)) < 0:
                 continue
-            trees.append((parent, above, _Tree(parent, name, points, belongs)))
+            trees.append((parent, above, Tree(parent, name, is_labs)))
         # All hierarchies are thawed and killed before any is removed: a process is in every one of them.
         ends = [(folder, base) for _, _, tree in trees for base, folder in tree.folders]
         while sum(_end(folder, base) for folder, base in ends) and time.monotonic() < until:
@@ -229,46 +233,6 @@ def _open_cgroup(path: str, devices: frozenset[int]) -> int:
         return directory
     os.close(directory)
     return -1
-
-
-class _Tree:
-    """A lab's folder and what is below it, however deep: a path has at most 4,096 bytes, so some have another base.
-
-    `folders`: (a descriptor, the path below it), the deepest first; none if it isn't a lab's. No cgroup holds links.
-    """
-
-    def __init__(self, parent: int, name: str, devices: frozenset[int], belongs: Callable[[int], bool] | None) -> None:
-        self.name = name
-        self.folders: list[tuple[int, str]] = []
-        self._bases: list[int] = []
-        waiting = [(parent, name)]
-        while waiting:
-            base, path = waiting.pop()
-            try:
-                directory = os.open(path, DIRECTORY | os.O_NOFOLLOW, dir_fd=base)
-            except OSError:
-                continue  # whoever else removes it was quicker
-            status = os.fstat(directory)
-            if not self.folders and (
-                status.st_dev not in devices or (belongs is not None and not belongs(status.st_uid))
-            ):
-                os.close(directory)
-                return
-            self.folders.append((base, path))
-            with os.scandir(directory) as entries:
-                below = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-            if below and len(path) > _LONG_PATH:
-                self._bases.append(directory)
-                waiting += [(directory, each) for each in below]
-            else:
-                os.close(directory)
-                waiting += [(base, f"{path}/{each}") for each in below]
-        self.folders.reverse()
-
-    def close(self) -> None:
-        """Close what it has opened."""
-        while self._bases:
-            os.close(self._bases.pop())
 
 
 def _end(folder: str, parent: int) -> int:

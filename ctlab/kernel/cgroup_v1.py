@@ -11,8 +11,9 @@ import errno
 import os
 import time
 
+from .cgroup_tree import Tree
 from .cgroup_v2 import counters, processes, read_at, write_at
-from .lean import signal
+from .lean import signal, suppress
 
 # One folder per container in each of these. cpuset is made only when asked for: it refuses every process
 # until its cpus and mems are filled, and costs a rebuild of the scheduling domains.
@@ -78,13 +79,21 @@ def set_frozen(directory: int, folder: str, frozen: bool, timeout: float = 2.0) 
     raise TimeoutError(errno.ETIMEDOUT, f"{'freeze' if frozen else 'thaw'}: not done after {timeout:g} s", folder)
 
 
-def thaw_below(directory: int, folder: str) -> None:
-    """Thaw a freezer folder and all that was made in it: from inside, too, where it was mounted there."""
-    for _, _, _, opened in os.fwalk(folder, dir_fd=directory, onerror=None):
-        try:
-            write_at(opened, "freezer.state", "THAWED")
-        except FileNotFoundError:  # it has just been removed
-            continue
+def end_below(directory: int, folder: str, most: int) -> None:
+    """SIGKILL to all in a freezer folder and in what was made in it (from inside, where it was mounted), and thaw it.
+
+    Who is frozen dies only thawed, and who freezes again and again must not be quicker. `most`: so many folders.
+    """
+    tree = Tree(directory, folder, most=most)
+    try:
+        for base, path in tree.folders:
+            with suppress(OSError):
+                signal_all(base, path)
+        for base, path in tree.folders:
+            with suppress(OSError):  # it has just been removed
+                write_at(base, f"{path}/freezer.state", "THAWED")
+    finally:
+        tree.close()
 
 
 def signal_all(directory: int, folder: str, number: int = signal.SIGKILL) -> int:

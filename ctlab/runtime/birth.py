@@ -76,7 +76,7 @@ class Order:
         self.born: list[int] = []  # pids that came of it, for who has to wait for them if it fails
         self.again = private is not None
         self.private = serial if private is None else private
-        self.network_of = network_of  # pidfd or namespace descriptor of the network namespace to join
+        self.network_of = network_of  # pidfd of a process in the network namespace to join
         self.keep = keep  # capabilities of the bounding set
         self.filter = filter_  # of system calls; None: the lab's
         self.awaited = awaited  # a start waits for it already

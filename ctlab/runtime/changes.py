@@ -114,12 +114,26 @@ def detach(supervisor: Supervisor, call: Call) -> None:
     message = call.message
     record = supervisor.record(message.id)
     if record.slot is not None:
-        supervisor.node.perform(ops.decode(message.node_operations))
-        if message.inside:  # the default route moves to what is left
-            with contextlib.suppress(OSError), contextlib.closing(_inside_network(supervisor, record)) as link:
-                inside.configure_network(link, ops.decode(message.inside))
+        try:
+            supervisor.node.perform(ops.decode(message.node_operations))
+            if message.inside:
+                _move_default_route(supervisor, record, ops.decode(message.inside))
+        except (OSError, executor.Failure):
+            if not ends.ending(record):  # else as with one that has ended
+                raise
     _rewire(supervisor, record, message)
     call.reply(messages.Ok())
+
+
+def _move_default_route(supervisor: Supervisor, record: Record, operations: list[Any]) -> None:
+    """To what is left; the container may have taken that away itself."""
+    try:
+        with contextlib.closing(_inside_network(supervisor, record)) as link:
+            inside.configure_network(link, operations)
+    except OSError as error:
+        if not ends.ending(record):
+            why = error.strerror or str(error)
+            supervisor.tell(messages.Note(f"{record.name} has no default route any more: {why}"))
 
 
 def _rewire(supervisor: Supervisor, record: Record, message: messages.Attach | messages.Detach) -> None:

@@ -23,7 +23,8 @@ _LEFTOVER_SECONDS = 0.3  # the kernel takes a namespace down in some ten millise
 _FREED_SECONDS = 0.5  # the kernel gives a namespace back by and by
 _REMOVED_KEPT = 100
 _EXITING = 4  # PF_EXITING, of the flags in /proc/PID/stat
-_ROOM_TRIES, _ROOM_STEP_SECONDS = 200, 0.01  # a removal waits so long for a full storage to have room again
+_STORAGE_TRIES, _STORAGE_STEP_SECONDS = 200, 0.01  # a removal waits so long for a full storage to have room again
+_STILL_FULL_SECONDS = 5.0
 
 
 def ended(supervisor: Supervisor, record: Record, hear: Callable[[Supervisor, Record], None]) -> None:
@@ -52,7 +53,7 @@ def ended(supervisor: Supervisor, record: Record, hear: Callable[[Supervisor, Re
     record.returncode = returncode(status)
     record.state = "exited"
     if record.filter is not None and record.init_sees is not None and record.returncode in _INITS_ENDS:
-        text = "which its init does where its filter of system calls refuses wait4 or rt_sigtimedwait"
+        text = "as its program did, or its init, where its filter of system calls refuses wait4 or rt_sigtimedwait"
         supervisor.tell(messages.Note(f"{record.name}: ended with {record.returncode}, {text}"))
     if slot.cgroup is not None:
         with contextlib.suppress(OSError):
@@ -102,16 +103,16 @@ def kill_slot(supervisor: Supervisor, record: Record) -> None:
         return
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(slot.pidfd, signal.SIGKILL)
-    thaw_own(record)
-    orphans.wait_for(supervisor, slot)
+    end_below(record)
+    orphans.wait_for(supervisor, slot, lambda: end_below(record))
     forget_slot(supervisor, record)
 
 
-def thaw_own(record: Record) -> None:
-    """What a container under a filter of its own has frozen itself would outlive its SIGKILL."""
+def end_below(record: Record) -> None:
+    """What a container under a filter of its own has frozen itself would outlive its SIGKILL; who freezes goes, too."""
     if record.filter is not None and record.slot is not None and record.slot.cgroup is not None:
         with contextlib.suppress(OSError):
-            record.slot.cgroup.thaw_below()
+            record.slot.cgroup.end_below()
 
 
 def forget_slot(supervisor: Supervisor, record: Record) -> None:
@@ -210,7 +211,7 @@ def send_signal(supervisor: Supervisor, call: Call) -> None:
         memory_killed(record)  # what was killed earlier isn't why it ends now
         signal.pidfd_send_signal(record.pidfd, number)
         if number == signal.SIGKILL:
-            thaw_own(record)
+            end_below(record)
     call.reply(messages.Seen(seen))
 
 
@@ -277,17 +278,20 @@ def remove(supervisor: Supervisor, call: Call) -> None:
         for waiter in record.waiters:
             waiter.reply(exit_message(record))
         record.waiters = []
-    full = bool(storage.hint())
+    full = bool(storage.hint()) and supervisor.now() >= supervisor.full_until
     forget(supervisor, record)
-    _answer(supervisor, call, _ROOM_TRIES if full else 0)
+    _answer_with_room(supervisor, call, _STORAGE_TRIES if full else 0)
 
 
-def _answer(supervisor: Supervisor, call: Call, tries: int) -> None:
+def _answer_with_room(supervisor: Supervisor, call: Call, tries: int) -> None:
     """Say that it is removed; of a full storage once there is room again, for which it may have been removed."""
-    if tries and storage.hint():
-        supervisor.after(_ROOM_STEP_SECONDS, lambda: _answer(supervisor, call, tries - 1))
-    else:
-        call.reply(messages.Ok())
+    full = tries and storage.hint()
+    if full and tries > 1:
+        supervisor.after(_STORAGE_STEP_SECONDS, lambda: _answer_with_room(supervisor, call, tries - 1))
+        return
+    if full:  # it wasn't what fills it; the next ones need not wait as long again
+        supervisor.full_until = supervisor.now() + _STILL_FULL_SECONDS
+    call.reply(messages.Ok())
 
 
 def forget(supervisor: Supervisor, record: Record) -> None:

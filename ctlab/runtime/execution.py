@@ -170,7 +170,8 @@ def _runner_ended(supervisor: Supervisor, runner: Runner) -> None:
     if runner.record is not None and runner.record.runners.get(runner.identity) is runner:
         del runner.record.runners[runner.identity]
     call, runner.call = runner.call, None
-    if call is not None and runner.record is not None:  # it was killed, maybe for memory; its program may live on
+    if call is not None:  # it was killed, maybe for memory; its program may live on
+        assert runner.record is not None  # only idle ones are let go
         orphans.watch(supervisor)
         supervisor.executions.pop(call.message.execution, None)
         if runner.started:

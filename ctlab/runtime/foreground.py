@@ -37,8 +37,11 @@ def interrupt(supervisor: Supervisor, call: Call) -> None:
             if record.state == "paused" and slot.cgroup is not None:
                 slot.cgroup.thaw()
             signal.pidfd_send_signal(slot.pidfd, signal.SIGKILL)  # and the kernel kills the others
-            ends.thaw_own(record)
+            ends.end_below(record)
         elif ends.catches(record, number) or _ignores(record.pid, number):
+            if record.interrupted is not None:  # it handles interrupts by now, and isn't to be ended for an earlier one
+                record.interrupted.give_up()
+                record.interrupted = None
             os.killpg(record.pid, number)
             signal.pidfd_send_signal(slot.pidfd, signal.SIGCONT)  # an earlier one may have stopped it here
         else:

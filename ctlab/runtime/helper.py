@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MOST_STARTS = 3  # anew, within:
 _WITHIN_SECONDS = 60.0
 _PATIENCE_MS = 3000
-_DEAD = (errno.EPIPE, errno.ECONNRESET)
+DEAD = (errno.EPIPE, errno.ECONNRESET)
 
 
 class Helper:
@@ -111,7 +111,7 @@ class Helper:
             try:
                 self._send(self.control, protocol.encode(message), descriptors)
             except OSError as error:
-                if self._renewing or error.errno not in _DEAD:
+                if self._renewing or error.errno not in DEAD:
                     raise
                 self.died()
         self.needed()
@@ -168,10 +168,12 @@ class Helper:
         try:
             self._renew()
         except OSError as error:
-            if error.errno not in _DEAD:
+            if error.errno not in DEAD:
                 raise
+            with contextlib.suppress(ProcessLookupError):  # or it is silent; its end is heard of by itself
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         finally:
-            self._renewing = False  # it has died again: its end is heard of by itself
+            self._renewing = False
 
     def _stay_off(self, how: str, what: str) -> None:
         self.why = f"the lab's {self.name} {what}, and {self._without}: start another lab"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -56,8 +57,11 @@ def watch(supervisor: Supervisor) -> None:
     look()
 
 
-def wait_for(supervisor: Supervisor, slot: Slot) -> None:
-    """Wait for the end of a first process that has been killed, and reap what it waits for."""
+def wait_for(supervisor: Supervisor, slot: Slot, again: Callable[[], None]) -> None:
+    """Wait for the end of a first process that has been killed, and reap what it waits for.
+
+    `again`: what is done while it doesn't end, beside that.
+    """
     poll = select.poll()
     poll.register(slot.pidfd, select.POLLIN)
     for pidfd in supervisor.inside.values():
@@ -71,3 +75,4 @@ def wait_for(supervisor: Supervisor, slot: Slot) -> None:
                     supervisor.serve(descriptor)
             if not ready:
                 reap(supervisor)
+                again()

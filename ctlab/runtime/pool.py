@@ -30,6 +30,7 @@ _AHEAD = 8  # slots being made for starts that wait for them
 _QUIET_SECONDS = 0.01  # after a start, before the pool is filled again
 _PATIENCE_SECONDS = 0.3  # with a nursery that has been asked for a slot
 _COPY_SECONDS = 5.0  # with a nursery that makes the copy of the system
+_READ_SECONDS = 25.0  # for who reads what it is made of, which has 20 itself
 _BUSY_SECONDS = 0.1  # before a nursery that couldn't be asked is asked again
 _FULL_SECONDS = 5.0  # after a slot that could not be made
 _SHRINK_SECONDS = 20.0  # after a burst, before the pool is as small as before
@@ -266,7 +267,9 @@ class Pool:
         """Wait for that copy. Raises Refused where there will be none."""
         while self._supervisor.context.system is not None:
             if self._supervisor.services.nursery.control is None:
-                self._supervisor.context.system.wait()
+                if not self._supervisor.context.system.wait(_READ_SECONDS):
+                    text = "the image system can't be had yet: who reads this machine's /etc doesn't answer"
+                    raise Refused("KernelError", text)
                 self._copied(system_copy.Copy(self._supervisor.context.system).attach())
             elif self._heard.poll(_COPY_SECONDS * 1000):
                 self._nursery_says()

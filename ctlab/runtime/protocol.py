@@ -117,6 +117,14 @@ def receive(
         raise
 
 
+def received(connection: socket.socket) -> Message | None:
+    """The next message; None at the end of file, and of what can't be received."""
+    try:
+        return receive(connection)[0]
+    except OSError:
+        return None
+
+
 def failure(error: BaseException) -> Message:
     """How an exception travels: kind, one line, errno."""
     number = getattr(error, "errno", None) or getattr(error, "number", 0) or 0

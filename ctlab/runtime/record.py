@@ -59,6 +59,7 @@ class Record:
         self.remove_at_exit = False
         self.starter: Call | None = None
         self.go_sent = False
+        self.configured = False  # whether all that comes before its program is done
         self.node_undo: list[Any] = []
         self.links: list[list[Any]] = []
         self.marks: list[tuple[str, int]] = []  # where the time of the last start went (name, monotonic ns)

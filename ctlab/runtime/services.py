@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..kernel import netlink
@@ -11,7 +13,7 @@ from ..metrics import columns as metric_columns
 from ..metrics import sampler
 from ..metrics.ring import Ring
 from . import messages, nursery, protocol, resolver
-from .helper import Helper
+from .helper import DEAD, Helper
 from .outputs import Outputs
 from .record import Record
 
@@ -117,7 +119,7 @@ class Services:
         for _ in self._addresses:
             told = self._resolver.answer()
             if told is None:
-                return  # it has died again, which is heard of by itself
+                raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))  # it has died again, or is silent
             if told["errno"]:
                 why = os.strerror(told["errno"])
                 text = f"the lab's resolver, started anew, can't answer on {told['listening']} any more: {why}"
@@ -136,7 +138,7 @@ class Services:
         if slot is None or self._sampler.control is None:
             return
         record.sampled = True
-        with contextlib.suppress(OSError):
+        with _unless_silent():
             if slot.cgroup is not None:
                 self._sampler.send({"do": "add", "key": record.key, "group": slot.cgroup.id})
             else:
@@ -157,7 +159,7 @@ class Services:
         for key, veth in record.links:
             with contextlib.suppress(OSError):
                 links.append([key, self._supervisor.node.index(veth)])
-        with contextlib.suppress(OSError):
+        with _unless_silent():
             self._sampler.send({"do": "endpoints", "key": record.key, "links": links, "node": "host"})
 
     def sample_last(self, record: Record, slot: Slot) -> None:
@@ -166,7 +168,7 @@ class Services:
         if self._sampler.control is None:
             return
         ran = record.returncode is not None and slot.cgroup is not None
-        with contextlib.suppress(OSError):
+        with _unless_silent():
             if not sampled and ran and slot.cgroup is not None:
                 self._sampler.send({"do": "add", "key": record.key, "group": slot.cgroup.id})
             if sampled or ran:
@@ -207,3 +209,13 @@ class Services:
             self._supervisor.tell(messages.SamplerError(message["error"]))
         elif "note" in message:
             self._supervisor.tell(messages.Note(message["note"]))
+
+
+@contextlib.contextmanager
+def _unless_silent() -> Iterator[None]:
+    """What can't be read is not sampled; but that a new sampler takes nothing either has to be heard."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DEAD:
+            raise

@@ -106,7 +106,7 @@ def _live(birth: Birth) -> None:
     if birth.filter.early:
         seccomp.install(birth.filter.early)
     elif birth.filter.late:
-        seccomp.check()  # while it can be told: an init of ours closes all it has before it loads one
+        seccomp.check()  # early, before the node's side is made
     if not birth.awaited:
         _rehearse(root)
     order, mounts_given = orders.receive(birth.status)

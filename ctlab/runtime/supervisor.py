@@ -1,9 +1,10 @@
-"""The supervisor: PID 1 of a lab's PID namespace. One thread, one loop, never blocks, standard library only.
+"""The supervisor: PID 1 of a lab's PID namespace. One thread, one loop, standard library only.
 
 It is cloned (not exec'ed) by the keeper's seed, and imports everything that it needs while it still has its owner's
 ids: as the lab's root the interpreter's own files may be out of reach. Calls come over SEQPACKET sockets and are
 served by the verbs of `starts`, `ends`, `changes`, `execution`, `inspection` and `archive`; what happens by itself
-goes out as events.
+goes out as events. Where it waits in the middle of one (a helper's answer, a freeze, the copy of the system) that has a
+limit in seconds; only for what it has killed it waits as long as the kernel takes.
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ class Supervisor(Descriptors):
         self.records: dict[str, Record] = {}
         self.removed: dict[str, str] = {}  # of the last ones that were removed: id -> name, for who calls meanwhile
         self.tree = tree.Tree(start.host_top, start.storage_bytes, start.storage_inodes)
+        self.full_until = 0.0  # by then no removal waits for room in the storage: one has, in vain
         self.freed_until = 0.0  # by then all is given back of what has ended
         self._renames: dict[int, tuple[str, str]] = {}  # links in use that may not have their names yet
         self._later: list[Callable[[], None]] = []
@@ -202,10 +204,11 @@ class Supervisor(Descriptors):
         try:
             (verb or VERBS.get(type(call.message)) or _OWN[type(call.message)])(self, call)
         except Exception as error:  # a bug of ours must not end the lab
-            self._fail(call, error)
+            self.fail(call, error)
             call.close_descriptors()
 
-    def _fail(self, call: Call, error: Exception) -> None:
+    def fail(self, call: Call, error: Exception) -> None:
+        """Answer a call with what went wrong in serving it."""
         if isinstance(error, Refused):
             call.fail(error.kind, str(error), error.errno)
         elif not isinstance(error, executor.Failure | OSError):
@@ -259,9 +262,10 @@ class Supervisor(Descriptors):
             answer, descriptors, _ = protocol.receive(self.keeper)
             if answer is None or "error" in answer:
                 raise OSError((answer or {}).get("errno", 0), (answer or {}).get("message", "the keeper is gone"))
-            if idmap and not answer["idmapped"]:
-                text = f"{path}: its file system has no id-mapped mounts, so inside its files belong to nobody"
-                self.tell(messages.Note(text))
+            if answer["refused"]:
+                name = errno.errorcode.get(answer["refused"], "?")
+                why = "its file system has no id-mapped mounts" if name == "EINVAL" else "it can't be mounted id-mapped"
+                self.tell(messages.Note(f"{path}: {why} ({name}), so inside its files belong to nobody"))
             return descriptors[0]
         return self.tree.detached(path)
 

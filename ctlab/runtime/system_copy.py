@@ -57,11 +57,11 @@ class Source:
         os.close(self._archive)
         os.close(self._done)
 
-    def wait(self) -> None:
-        """Wait until all is read, and the lab's ids are mapped."""
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until all is read, and the lab's ids are mapped; so long at most. Whether it is so."""
         poll = select.poll()
         poll.register(self._done, 0)  # its end of file
-        poll.poll()
+        return bool(poll.poll(None if seconds is None else seconds * 1000))
 
     def make(self) -> tuple[int, list[str]]:
         """Make the copy, in a process that ends then: (a detached mount, notes on what it lacks). Raises OSError."""

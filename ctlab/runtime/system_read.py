@@ -77,7 +77,13 @@ class Reader:
                 _read(self.archive, self.hold, self._starts - 1)
             finally:
                 os._exit(1)
-        self.pidfd = os.pidfd_open(self.pid)
+        try:
+            self.pidfd = os.pidfd_open(self.pid)
+        except OSError:  # no room for a descriptor: one whose end can't be heard would hold everybody up
+            pid, self.pid = self.pid, 0
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
 
     def mapped(self) -> None:
         """The lab's ids are: from now on who waits may go on as soon as all is read."""

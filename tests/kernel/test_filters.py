@@ -9,13 +9,15 @@ import functools
 import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import need_root, patient, run_owner, uses, wait_until
+from kernel_help import children_of, need_root, patient, run_owner, titles, uses, wait_until
 from seccomp_help import PODMAN
 
 from ctlab.errors import BadInput, KernelError, Unsupported
@@ -356,3 +358,31 @@ def test_where_no_filter_can_be_had_a_start_is_refused_and_the_doctor_says_the_s
     assert doctor.startswith("False True a lab can start here, ") and "missing: seccomp" in doctor
     assert "; containers start only with --security-opt seccomp=unconfined; " in doctor
     assert remedy.endswith("without it: containers start only with --security-opt seccomp=unconfined")
+
+
+def test_a_first_process_that_is_slow_is_waited_for(lab: Any) -> None:
+    """Under a filter of its own a report that never comes isn't waited for; what comes before it is."""
+    lab.run(security_opt="seccomp=unconfined", network="none")
+    for number in range(40):
+        there = set(titles(lab))
+        with ThreadPoolExecutor() as pool:
+            started = pool.submit(lab.run, name=f"slow{number}", security_opt="seccomp=unconfined", network="none")
+            stopped: list[int] = []
+            while not stopped and not started.done():
+                for pid in set(children_of(lab._client.facts["supervisor"])) - there:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGSTOP)
+                        stopped.append(pid)
+            # It is that one, and has its orders, if its start takes longer and the supervisor serves others meanwhile.
+            caught = stopped and not wait([pool.submit(lab.status)], patient(0.2)).not_done
+            caught = caught and not wait([started], patient(0.5)).done
+            told = caught and wait([started], 2.5).done  # later than a report is waited for
+            for pid in stopped:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+            assert not told, told
+            container = started.result(patient(10))
+            if caught:
+                assert container.exec(["echo", "fine"]).stdout == "fine\n"
+                return
+    pytest.fail("never stopped in time")

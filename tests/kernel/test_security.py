@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import ROOT, need_ids, need_root, patient
+from kernel_help import ROOT, need_ids, need_root, patient, wait_until
 
 from ctlab.errors import Unsupported
 from ctlab.kernel.capabilities import DEFAULT, mask
@@ -362,3 +362,47 @@ def test_what_freezes_itself_ends_with_its_container_and_its_lab(fresh_lab: Any,
     else:
         lab.stop()
     assert time.monotonic() - begun < patient(3)
+
+
+AGAIN = """
+mkdir /tmp/f && mount -t cgroup -o freezer none /tmp/f && mkdir /tmp/f/sub && echo 1 > /tmp/f/sub/tasks || exit 9
+while :; do echo FROZEN > /tmp/f/sub/freezer.state; done > /dev/null 2>&1 < /dev/null &
+until grep -q FROZEN /tmp/f/sub/freezer.state; do :; done
+echo frozen
+"""
+DEEP = """
+mkdir /tmp/f && mount -t cgroup -o freezer none /tmp/f || exit 9
+cd /tmp/f && for number in 1 2 3 4 5 6 7 8; do mkdir -p a b && cd a || exit 8; done
+echo made
+"""
+
+
+def in_its_freezer(lab: Any, script: str) -> tuple[Any, str]:
+    """A container without a filter, in which that script has a version 1 freezer of its own; what it has said."""
+    if lab._client.facts["cgroup"] != "v1":
+        pytest.skip("no cgroup version 1 here for this user")
+    container = lab.run(security_opt="seccomp=unconfined")
+    done = container.exec(["unshare", "-UrCm", "sh", "-c", script])
+    if done.returncode == 9 or "ermission denied" in done.stderr:
+        pytest.skip("needs a user's own cgroup folders: root's are another user's in a container")
+    return container, done.stdout
+
+
+@pytest.mark.parametrize("way", ["remove", "kill"])
+def test_who_freezes_the_first_process_again_and_again_holds_nobody_up(fresh_lab: Any, way: str) -> None:
+    container, said = in_its_freezer(fresh_lab, AGAIN)
+    assert said == "frozen\n"
+    begun = time.monotonic()
+    getattr(container, way)()
+    assert time.monotonic() - begun < patient(3)
+    assert fresh_lab.run().exec(["echo", "fine"]).stdout == "fine\n"
+
+
+def test_the_cgroup_folders_that_a_container_has_made_go_with_it(fresh_lab: Any) -> None:
+    (path,) = [path for path in fresh_lab._client.facts["cgroup_paths"] if "/freezer/" in path] or [""]
+    before = set(os.listdir(path)) if path else set()
+    container, said = in_its_freezer(fresh_lab, DEEP)
+    assert said == "made\n"
+    assert [name for name in set(os.listdir(path)) - before if os.path.isdir(f"{path}/{name}/a/a/b")]
+    container.remove()
+    assert wait_until(lambda: not [name for name in os.listdir(path) if os.path.isdir(f"{path}/{name}/a")])
