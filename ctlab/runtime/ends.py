@@ -53,7 +53,8 @@ def ended(supervisor: Supervisor, record: Record, hear: Callable[[Supervisor, Re
     record.returncode = returncode(status)
     record.state = "exited"
     if record.filter is not None and record.init_sees is not None and record.returncode in _INITS_ENDS:
-        text = "as its program did, or its init, where its filter of system calls refuses wait4 or rt_sigtimedwait"
+        who = "which" if record.init_sees is launcher.INIT_ENDS_BY else "as its program did, or as"
+        text = f"{who} its init does where its filter of system calls refuses wait4 or rt_sigtimedwait"
         supervisor.tell(messages.Note(f"{record.name}: ended with {record.returncode}, {text}"))
     if slot.cgroup is not None:
         with contextlib.suppress(OSError):
