@@ -157,6 +157,7 @@ def _import(name: str) -> None:
     except RuntimeError:  # no thread can be had: here, then
         importlib.import_module(name)
         return
-    ends.acquire()
+    while not ends.acquire(timeout=TURN_SECONDS):
+        pass
     if failed:
         raise failed[0]

@@ -20,7 +20,7 @@ from .latch import Latch
 from .names import parse_signal
 from .runtime import answers, messages, packets
 from .runtime.connection import Connection
-from .runtime.waiting import readable, ready
+from .runtime.waiting import ready
 
 if TYPE_CHECKING:
     from .container import Container
@@ -30,7 +30,6 @@ KEPT_BYTES = 64 << 20  # what `Completed` holds at most of each stream
 _numbers = itertools.count(1)
 _CHUNK = 65536
 _LEFT_RUNNING_SECONDS = 0.2  # after its end: something that it left running may hold its streams for ever
-_TOLD_SECONDS = 1.0  # what an interrupt waits for to be taken
 
 
 class Execution:
@@ -222,15 +221,8 @@ class Execution:
         self._container.lab._call(messages.SignalExecution(self.number, parse_signal(signal), group=False), messages.Ok)
 
     def _interrupt(self, signal: str) -> None:
-        interrupt(self._container, messages.SignalExecution(self.number, parse_signal(signal), group=True))
-
-
-def interrupt(container: Container, order: messages.SignalExecution | messages.Interrupt) -> None:
-    """Order an interrupt; a supervisor that doesn't answer holds up neither the next one nor who interrupts again."""
-    with container.lab._client.borrow() as connection:
-        connection.send(order)
-        if readable(_TOLD_SECONDS, connection.socket.fileno()):
-            connection.receive(messages.Ok)
+        order = messages.SignalExecution(self.number, parse_signal(signal), group=True)
+        self._container.lab._client.order(order)
 
 
 class Kept:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from . import output, units
 from .completed import Completed
 from .errors import CtlabError
-from .execution import Kept, Sink, interrupt
+from .execution import Kept, Sink
 from .interrupts import Interrupted, Interrupts
 from .names import parse_signal
 from .runtime import messages
@@ -54,7 +54,7 @@ def stream_until_end(container: Container, sink: Sink) -> Completed:
     start = container._start
 
     def send(name: str) -> None:
-        interrupt(container, messages.Interrupt(container.id, parse_signal(name), start))
+        container.lab._client.order(messages.Interrupt(container.id, parse_signal(name), start))
 
     try:
         return _stream_until_end(container, sink, send, start)

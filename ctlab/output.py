@@ -112,11 +112,13 @@ class Follower:
 
     def close(self) -> None:
         """Stop following."""
-        with contextlib.suppress(CtlabError):  # the container or the lab may be gone, and the follower with it
-            self._container.lab._call(messages.Unfollow(self._container.id, self._number), messages.Ok)
-        self._news.close()
-        os.close(self._event)
-        self._ring.close()
+        try:
+            with contextlib.suppress(CtlabError):  # the container or the lab may be gone, and the follower with it
+                self._container.lab._client.order(messages.Unfollow(self._container.id, self._number))
+        finally:
+            self._news.close()
+            os.close(self._event)
+            self._ring.close()
 
     def __enter__(self) -> Follower:
         return self

@@ -37,6 +37,7 @@ _HANDLED = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 _START_SECONDS = 30.0
 _VM_START_SECONDS = 1200.0  # its keeper gives up earlier, with a reason; the first start may fetch a kernel
 _STOP_SECONDS = 15.0
+_TOLD_SECONDS = 1.0  # what an order waits for to be taken
 _STOPPING_SECONDS = 0.01  # between two looks whether somebody else has stopped it
 _WHY_SECONDS = 5.0  # until what is known of a lab's death is known here; a VM's keeper waits 4 for its last words
 _HIGH = 20  # descriptors of a keeper are below it
@@ -351,6 +352,16 @@ class Client:
             except BaseException:
                 connection.send_only(undo)
                 raise
+
+    def order(self, request: Request) -> None:
+        """One request whose answer is Ok, and is waited for a moment only: who is interrupted anyway wants to go on.
+
+        A supervisor that doesn't answer has the order all the same.
+        """
+        with self.borrow() as connection:
+            connection.send(request)
+            if readable(_TOLD_SECONDS, connection.socket.fileno()):
+                connection.receive(messages.Ok)
 
     # -- events -----------------------------------------------------------------------------------
     def listen(self, listener: Callable[[Event], None]) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from kernel_help import no_hang, patient, wait_until
 
-from ctlab.execution import interrupt
 from ctlab.interrupts import Interrupted, Interrupts
 from ctlab.runtime import messages
 
@@ -165,11 +164,11 @@ def test_who_goes_on_after_an_interrupt_takes_one_descriptor_of_the_lab(lab: Any
     assert wait_until(lambda: said() == (61, 0), 20)
     before = descriptors()
     for count in (60, 120):
-        interrupt(job, messages.Interrupt(job.id, signal.SIGINT, 0))
+        job.lab._client.order(messages.Interrupt(job.id, signal.SIGINT, 0))
         assert wait_until(lambda count=count: said() == (61, count), 10), said()  # type: ignore[misc]
         assert wait_until(lambda: descriptors() <= before + 3), (before, descriptors())
         assert job.state == "running"
-    interrupt(job, messages.Interrupt(job.id, signal.SIGINT, 0))
+    job.lab._client.order(messages.Interrupt(job.id, signal.SIGINT, 0))
     assert job.wait(patient(10)) == 137
 
 

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 import pytest
-from kernel_help import no_hang, patient, run_owner, wait_until
+from kernel_help import no_hang, open_descriptors, patient, run_owner, wait_until
 
 from ctlab.apart import apart
 from ctlab.executing import _settings
@@ -79,6 +79,24 @@ def test_an_exec_of_a_stuck_supervisor_can_be_interrupted(lab: Any, monkeypatch:
         assert not woken.finished.is_set()
     finally:
         woken.cancel()
+        os.kill(supervisor, signal.SIGCONT)
+    assert web.exec(["echo", "still here"]).stdout == "still here\n"
+
+
+def test_a_following_under_a_stuck_supervisor_ends_with_one_interrupt(lab: Any) -> None:
+    """That nothing more is followed is an order, for whose answer nobody waits long; no descriptor stays."""
+    web = lab.run(["sh", "-c", "echo ready; exec sleep 600"], name="web")
+    supervisor, before = lab._client.facts["supervisor"], open_descriptors()
+
+    def stuck(stream: int, text: str) -> None:
+        os.kill(supervisor, signal.SIGSTOP)
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    try:
+        with no_hang(10), pytest.raises(KeyboardInterrupt, match="the following of web, which is running"):
+            web.follow(stuck)
+        assert open_descriptors() <= before
+    finally:
         os.kill(supervisor, signal.SIGCONT)
     assert web.exec(["echo", "still here"]).stdout == "still here\n"
 
