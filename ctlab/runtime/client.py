@@ -268,7 +268,7 @@ class Client:
             text = f"no connection for the call: {own_limits.words(error)}"
             raise KernelError(text, error.errno or 0) from None
         try:
-            with theirs, self._lock:
+            with theirs:  # without our lock: it may wait until there is room, and a stop must not wait for that
                 passing.send(self._events, protocol.encode({"connection": True}), [theirs.fileno()])
         except BaseException as error:
             ours.close()

@@ -262,6 +262,36 @@ def test_a_stop_waits_for_no_lock_that_is_never_given_back() -> None:
     assert run_owner(HELD, timeout=30) == "True stopped False []\n"
 
 
+CROWD = """
+import os, signal, threading
+import ctlab
+
+lab = ctlab.Lab("crowd")
+os.kill(lab._client.facts["supervisor"], signal.SIGSTOP)
+told = []
+
+def ask():
+    try:
+        lab.status()
+    except ctlab.LabGone as error:
+        told.append(str(error))
+
+asking = [threading.Thread(target=ask, daemon=True) for _ in range(400)]
+for thread in asking:
+    thread.start()
+asking[-1].join(1)
+lab.stop()
+for thread in asking:
+    thread.join(10)
+print(set(told), len(told))
+"""
+
+
+def test_a_stop_waits_for_no_caller_who_finds_no_room_for_his_call() -> None:
+    """The supervisor takes nothing more, and what goes to it is full: the stop is the keeper's affair."""
+    assert run_owner(CROWD, timeout=30) == "{\"lab 'crowd' was stopped\"} 400\n"
+
+
 def test_a_stop_that_is_interrupted_anywhere_ends_the_lab_and_leaves_no_lock_taken(usable: None) -> None:
     """The interrupt is raised where Python does it, behind a call that is done: each of them in turn."""
     done = raised = 0
