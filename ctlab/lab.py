@@ -460,7 +460,8 @@ class Lab:
             self._client.stop()
             if True not in held:  # what another thread was at comes to its end now, with LabGone
                 self._take_lock(held)
-                self.close_views()
+                if True in held:  # else they would wait for it
+                    self.close_views()
         except BaseException:
             self._stopped = True
             self._client.stop()

@@ -243,7 +243,7 @@ import os, threading
 import ctlab
 
 lab = ctlab.Lab("held")
-supervisor = lab._client.facts["supervisor"]
+supervisor, map_ = lab._client.facts["supervisor"], lab.topology()
 held, over = threading.Event(), threading.Event()
 
 def hold():
