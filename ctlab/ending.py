@@ -40,10 +40,7 @@ def stop(container: Container, timeout: float | None) -> None:
                 "namespace never sees a signal that it doesn't catch: killed at once"
             )
         lab._call(messages.Signal(container.id, 9, only_if_seen=False, start=start), messages.Seen)
-    except (
-        StateError,
-        NotFound,
-    ):  # it has ended meanwhile; of one that went with it (rm) the supervisor forgets the name
+    except (StateError, NotFound):  # it has ended meanwhile; NotFound: it went with that (rm), some time ago
         if lab.gone:
             raise
     wait(container, None, start)

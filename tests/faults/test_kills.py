@@ -13,7 +13,7 @@ from kernel_help import long_form
 pytestmark = pytest.mark.faults
 
 SEED = int(os.environ.get("CTLAB_FAULTS_SEED", "1"))
-TIMES = float(os.environ.get("CTLAB_FAULTS_TIMES", "10" if long_form() else "0.2"))  # 10: about 2,000 kills
+TIMES = float(os.environ.get("CTLAB_FAULTS_TIMES", "2" if long_form() else "0.2"))  # 2: about 470 kills
 AT_LEAST = 200 if long_form() else 40  # of these three, as all users together
 COUNTS = {
     "root": {"owner": 32, "keeper": 24, "supervisor": 20, "collector": 4, "sampler": 4, "resolver": 4, "nursery": 4},
