@@ -117,7 +117,7 @@ def disconnect(lab: Lab, net: Network, container: Container) -> Container:
         before = dict(container._endpoints)
         endpoint = container._endpoints.pop(number)
         endpoint_key = container._endpoint_keys.pop(number)
-        message = detach_message(container, endpoint, lab)
+        message = detach_message(container, endpoint)
         network.release(net, endpoint)
         try:
             lab._call(message, messages.Ok)

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 from .completed import Completed, Process
 from .errors import BadInput, CtlabError, KernelError, NotFound, ProgramNotFound, StateError
 from .execution import Execution, Sink
-from .kernel.capabilities import DEFAULT
 from .plan import limits as limits_plan
+from .plan.start import default_environment
 from .request import environment, several, user_word
 from .runtime import own_limits
-from .runtime.program import DEFAULT_PATH
-from .spec import SCRIPT, SCRIPT_DESCRIPTOR, ContainerSpec
+from .spec import SCRIPT, SCRIPT_DESCRIPTOR
 
 if TYPE_CHECKING:
     from .container import Container
@@ -80,12 +79,12 @@ def _settings(
     """What the program gets, where nothing else is asked for: what the container's own has."""
     spec = container.spec
     own = dict(environment(env, several(env_file)))
-    pairs = dict(default_environment(spec, tty=tty)) | dict(spec.env) | own
+    pairs = default_environment(spec, tty=tty) | dict(spec.env) | own
     return {
         "environment": [f"{name}={value}" for name, value in pairs.items()],
         "workdir": str(workdir or spec.workdir),
         "user": user_word(user) or spec.user,
-        "capabilities": list(DEFAULT if spec.capabilities is None else spec.capabilities),
+        "capabilities": list(spec.capabilities),
         "processes": processes(container),
     }
 
@@ -101,12 +100,6 @@ def settings_in_terminal(container: Container) -> dict[str, Any]:
     """The same for a person's terminal, which understands more than a cell does; nothing is taken from it."""
     settings = _settings(container, env=None if "TERM" in dict(container.spec.env) else {"TERM": "xterm"})
     return settings | {"script_descriptor": None}
-
-
-def default_environment(spec: ContainerSpec, *, tty: bool = False) -> tuple[tuple[str, str], ...]:
-    """What every program in a container gets: nothing of the notebook's own environment."""
-    terminal = "dumb" if spec.tty or tty else "xterm"
-    return (("PATH", DEFAULT_PATH), ("TERM", terminal), ("HOSTNAME", spec.hostname), ("HOME", ""))
 
 
 def body_descriptor(body: str | bytes) -> int:

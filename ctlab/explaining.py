@@ -11,7 +11,7 @@ from .plan import ops, rootfs
 from .plan.render_words import comment
 from .runtime.resources import OOM_STEP
 from .security_options import DEFAULT, UNCONFINED
-from .starting import inside_operations, node_operations
+from .starting import operations
 
 if TYPE_CHECKING:
     from .container import Container
@@ -41,12 +41,13 @@ def explain_container(lab: Lab, container: Container) -> list[str]:
     limits = limits_plan.asked(spec.limits)
     writes = limits_plan.plan(limits, version) if version != "none" else []
     paths = {write.controller: _cgroup_path(lab, write.controller, version, container.name) for write in writes}
+    in_node, inside = operations(container)
     inside = [
         ops.Bind(engines.guest_path(lab, one.source), one.target, one.read_only) if isinstance(one, ops.Bind) else one
-        for one in inside_operations(container)
+        for one in inside
     ]
     commands = container_commands(
-        container.name, prepare, node_operations(container), inside, writes, paths,
+        container.name, prepare, in_node, inside, writes, paths,
         network_of=_shared_with(lab, spec.network_mode),
     )  # fmt: skip
     return [*in_vm(lab), *_besides(lab, spec), *commands]

@@ -71,7 +71,7 @@ def _whole(spec: ContainerSpec, kernel_release: str) -> bytes:
 
 
 def _what_decides(spec: ContainerSpec) -> tuple[str, str, frozenset[str]]:
-    return spec.seccomp, spec.seccomp_source, frozenset(DEFAULT if spec.capabilities is None else spec.capabilities)
+    return spec.seccomp, spec.seccomp_source, frozenset(spec.capabilities)
 
 
 @functools.lru_cache

@@ -23,6 +23,7 @@ from .lab import Lab, rootfs_top
 from .names import key
 from .network import Network, plan_network
 from .plan import network as network_plan
+from .plan import start as plan
 from .plan.limits import check as check_limits
 from .request import KEYWORDS, check_body, container_spec
 from .words_of_command import split_command
@@ -124,17 +125,14 @@ def _check_connect(net: Network, container: Container) -> None:
 def explain_disconnect(net: Network, container: Container) -> Commands:
     """The commands that would take a container's interface away."""
     from .plan.render import detach_commands
-    from .starting import detach_message
 
     paper = PaperLab(container.lab)
     copied = _copy(paper, container)
-    number = next((n for n, endpoint in copied._endpoints.items() if endpoint.network == net.name), None)
-    if number is None:
+    gone = next((endpoint for endpoint in copied.endpoints if endpoint.network == net.name), None)
+    if gone is None:
         raise StateError(f"container {container.name} isn't on network '{net.name}'")
-    message = detach_message(copied, copied._endpoints.pop(number), paper)
-    from .plan import ops
-
-    in_node, inside = ops.decode(message.node_operations), ops.decode(message.inside)
+    in_node = network_plan.detach(copied._instance, gone)
+    inside = plan.detached(copied.endpoints, gone)[1]
     return _commands([*in_vm(paper), *detach_commands(copied.name, in_node, inside)])
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from . import engines, executing, filters
 from .errors import CtlabError
-from .kernel.capabilities import DEFAULT
 from .runtime import messages
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def inspect_container(container: Container) -> dict[str, Any]:
         "network_mode": spec.network_mode,
         "endpoints": [dataclasses.asdict(e) | {"addresses": list(e.addresses)} for e in container.endpoints],
         "mounts": [dataclasses.asdict(m) for m in spec.mounts],
-        "capabilities": list(DEFAULT if spec.capabilities is None else spec.capabilities),
+        "capabilities": list(spec.capabilities),
         "no_new_privileges": True,
         "seccomp": filters.describe(spec, engines.kernel_release(container.lab)),
         "namespaces": {} if known is None else known.namespaces,

@@ -249,16 +249,18 @@ class Attachment:
             hardware = mac_from_ipv4(first)
         else:
             hardware = mac_from_id(identity)
-        routed = default and not self.network.spec.internal
-        gateways = [str(ipaddress.ip_interface(text).ip) for text in self.network.gateways] if routed else []
+        resolvers = tuple(str(ipaddress.ip_interface(text).ip) for text in self.network.gateways)
+        gateways = () if self.network.spec.internal else resolvers
         return EndpointSpec(
             network=self.network.name,
             number=number,
             interface=f"eth{number}",
             mac=hardware,
             addresses=tuple(str(address) for address in self.addresses),
-            default_gateways=tuple(gateways),
+            default_gateways=gateways if default else (),
             mtu=self.network.spec.mtu,
+            gateways=gateways,
+            resolvers=resolvers,
         )
 
 

@@ -25,7 +25,11 @@ class NetworkSpec:
 
 @dataclass(frozen=True, slots=True)
 class EndpointSpec:
-    """One attachment of a container to a network; `addresses` carry prefix lengths."""
+    """One attachment of a container to a network; `addresses` carry prefix lengths.
+
+    `gateways`: by which its network leads out, if it does; `default_gateways`: those that it has a default route by;
+    `resolvers`: where names are answered on it.
+    """
 
     network: str
     number: int
@@ -34,6 +38,8 @@ class EndpointSpec:
     addresses: tuple[str, ...]
     default_gateways: tuple[str, ...] = ()
     mtu: int = 1500
+    gateways: tuple[str, ...] = ()
+    resolvers: tuple[str, ...] = ()
 
     @property
     def bare(self) -> tuple[str, ...]:
@@ -67,7 +73,7 @@ class ContainerSpec:
     read_only: bool = False
     mounts: tuple[MountSpec, ...] = ()
     limits: Limits = field(default_factory=lambda: Limits())
-    capabilities: tuple[str, ...] | None = None  # None: the default set; empty: none at all
+    capabilities: tuple[str, ...] = ()
     security_opt: tuple[str, ...] = ()  # as typed
     seccomp: str = "default"  # or "unconfined", or the text of a profile in Docker's format
     seccomp_source: str = "default"  # where that text is from

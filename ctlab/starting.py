@@ -2,82 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from . import engines, filters
-from .executing import default_environment, processes
+from .executing import processes
 from .images.reference import Reference
 from .kernel.capabilities import DEFAULT
 from .plan import limits as limits_plan
 from .plan import network as network_plan
 from .plan import ops, rootfs
+from .plan import start as plan
 from .runtime import messages
 from .spec import ContainerSpec, EndpointSpec
 
 if TYPE_CHECKING:
     from .container import Container
-    from .lab import Lab
-
-NODE_RESOLVER = "127.0.0.11"
-
-
-def inside_operations(container: Container) -> list[ops.Operation]:
-    """What the first process does before it becomes the program: network, names, mounts, and who it is."""
-    spec = container.spec
-    operations: list[ops.Operation] = [ops.Hostname(spec.hostname)]
-    for endpoint in container.endpoints:
-        operations += network_plan.attach(container._instance, spec.name, endpoint)[1]
-    operations += [
-        ops.WriteFile("/etc/hostname", spec.hostname + "\n", 0o644),
-        ops.WriteFile("/etc/hosts", hosts_file(container), 0o644),
-        ops.WriteFile("/etc/resolv.conf", resolver_file(container), 0o644),
-    ]
-    operations += [ops.Bind(mount.source, mount.target, mount.read_only) for mount in spec.mounts]
-    pairs = dict(default_environment(spec)) | dict(spec.env)
-    operations.append(
-        ops.Execute(
-            argv=list(spec.command),
-            environment=[f"{name}={value}" for name, value in pairs.items()],
-            workdir=spec.workdir,
-            user=spec.user,
-            capabilities=list(DEFAULT if spec.capabilities is None else spec.capabilities),
-            init=spec.init,
-            tty=spec.tty,
-            read_only_root=spec.read_only,
-        )
-    )
-    return operations
-
-
-def hosts_file(container: Container) -> str:
-    """/etc/hosts: itself; the other names come from the lab's DNS."""
-    lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost"]
-    for endpoint in container.endpoints:
-        for address in endpoint.addresses:
-            names = dict.fromkeys((container.spec.hostname, container.name))
-            lines.append(f"{address.partition('/')[0]} {' '.join(names)}")
-    return "\n".join(lines) + "\n"
-
-
-def resolver_file(container: Container) -> str:
-    """/etc/resolv.conf: the gateway of the first network, where the lab answers."""
-    servers = []
-    for endpoint in container.endpoints:
-        net = container.lab._networks.get(endpoint.network.lower())
-        servers += [text.partition("/")[0] for text in (net.gateways if net else ())]
-    if container.spec.network_mode == "host":
-        servers = [NODE_RESOLVER]
-    return "".join(f"nameserver {server}\n" for server in servers[:3]) + "options timeout:1 attempts:2\n"
-
-
-def node_operations(container: Container) -> list[ops.Operation]:
-    """What is made in the node for a container's endpoints."""
-    return [
-        operation
-        for endpoint in container.endpoints
-        for operation in network_plan.attach(container._instance, container.name, endpoint)[0]
-    ]
 
 
 def links(container: Container) -> list[list[Any]]:
@@ -86,6 +25,15 @@ def links(container: Container) -> list[list[Any]]:
         [container._endpoint_keys[number], network_plan.veth_name(container._instance, number)]
         for number in sorted(container._endpoints)
     ]
+
+
+def operations(container: Container) -> tuple[list[ops.Operation], list[ops.Operation]]:
+    """(in the node, inside) of a container's next start, or of the one that runs."""
+    endpoints = container.endpoints
+    return (
+        plan.in_node(container.name, container._instance, endpoints),
+        plan.inside(container.spec, container._instance, endpoints),
+    )
 
 
 def name_endpoints(container: Container) -> list[list[Any]]:
@@ -97,17 +45,14 @@ def start_message(container: Container, image: Reference, top: dict[str, str], c
     """The whole order for one start."""
     spec = container.spec
     # What the lab keeps ready: the system image, a network of its own, the default capabilities (bounded in advance).
-    plain = (
-        image.kind == "system"
-        and spec.network_mode == "bridge"
-        and (spec.capabilities is None or set(spec.capabilities) == set(DEFAULT))
-    )
+    plain = image.kind == "system" and spec.network_mode == "bridge" and set(spec.capabilities) == set(DEFAULT)
     again = container.started_at is not None
     prepare = None
     if again or not plain:
         prepare = ops.encode(rootfs.prepare(image.key if image.path else image.kind, top))
     before = limits_plan.prepared(container.lab._client.facts["controllers"])
     writes = limits_plan.plan(spec.limits, cgroup_version, before) if cgroup_version != "none" else []
+    in_node, inside = operations(container)
     return messages.Start(
         id=container.id,
         key=container._number,
@@ -116,8 +61,8 @@ def start_message(container: Container, image: Reference, top: dict[str, str], c
         filter=filters.own(spec, engines.kernel_release(container.lab)),
         prepare_again=prepare if again else None,
         network=network_word(spec),
-        node_operations=ops.encode(node_operations(container)),
-        inside=ops.encode(inside_operations(container)),
+        node_operations=ops.encode(in_node),
+        inside=ops.encode(inside),
         limits=[list(write) for write in writes],
         processes=processes(container),
         mounts=[engines.guest_path(container.lab, mount.source) for mount in spec.mounts],
@@ -145,18 +90,10 @@ def attach_message(container: Container, number: int) -> messages.Attach:
     )
 
 
-def detach_message(container: Container, endpoint: EndpointSpec, lab: Lab) -> messages.Detach:
+def detach_message(container: Container, endpoint: EndpointSpec) -> messages.Detach:
     """The order to take an endpoint away; the default route moves to a network that is left."""
-    inside: list[ops.Operation] = []
-    if endpoint.default_gateways:
-        for number, other in container._endpoints.items():
-            net = lab._networks[other.network.lower()]
-            if net.spec.internal:
-                continue
-            gateways = tuple(text.partition("/")[0] for text in net.gateways)
-            container._endpoints[number] = dataclasses.replace(other, default_gateways=gateways)
-            inside = [ops.AddRoute(other.interface, "::/0" if ":" in g else "default", g) for g in gateways]
-            break
+    left, inside = plan.detached(container.endpoints, endpoint)
+    container._endpoints = {one.number: one for one in left}
     in_node = network_plan.detach(container._instance, endpoint)
     return messages.Detach(
         container.id, ops.encode(in_node), ops.encode(inside), name_endpoints(container), links(container)

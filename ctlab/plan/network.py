@@ -81,9 +81,15 @@ def attach(instance: int, name: str, endpoint: EndpointSpec) -> tuple[list[ops.O
     ]
     inside: list[ops.Operation] = [ops.LinkUp(endpoint.interface)]
     inside += [ops.AddAddress(endpoint.interface, address) for address in endpoint.addresses]
-    for gateway in endpoint.default_gateways:
-        inside.append(ops.AddRoute(endpoint.interface, "::/0" if ":" in gateway else "default", gateway))
-    return in_node, inside
+    return in_node, inside + default_routes(endpoint)
+
+
+def default_routes(endpoint: EndpointSpec) -> list[ops.Operation]:
+    """The default routes by an endpoint, inside."""
+    return [
+        ops.AddRoute(endpoint.interface, "::/0" if ":" in gateway else "default", gateway)
+        for gateway in endpoint.default_gateways
+    ]
 
 
 def detach(instance: int, endpoint: EndpointSpec) -> list[ops.Operation]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import ops
 
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # where programs are looked for
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
 # runtime-spec's default masked and read-only paths, as podman and Docker use them.

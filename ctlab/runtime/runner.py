@@ -16,6 +16,7 @@ import time
 
 from ..kernel import capabilities, launcher, seccomp, syscalls
 from ..kernel.lean import signal, suppress
+from ..plan.rootfs import DEFAULT_PATH
 from . import orders, program, resources, terminals
 
 TYPE_CHECKING = False
@@ -227,7 +228,7 @@ def _run(
         targets[launcher.SCRIPT] = streams[3]
     variables = program.environment(order["environment"], place.home)
     workdir = order["workdir"]
-    path = program.find(order["argv"][0], variables.get("PATH", program.DEFAULT_PATH), workdir)
+    path = program.find(order["argv"][0], variables.get("PATH", DEFAULT_PATH), workdir)
     ways = place.ways
     if ways is not None:
         ways.join()

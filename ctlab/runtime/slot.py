@@ -15,6 +15,7 @@ import time
 from ..kernel import capabilities, launcher, netlink, seccomp, syscalls, title
 from ..kernel.lean import suppress
 from ..plan import ops
+from ..plan.rootfs import DEFAULT_PATH
 from . import inside, orders, program, resources, terminals
 
 TYPE_CHECKING = False
@@ -193,7 +194,7 @@ def _become(
     variables["HOME"] = variables["HOME"] or home
     path, lacks = "", []
     if execute.argv:  # early: before the node's side is made
-        path = program.find(execute.argv[0], variables.get("PATH", program.DEFAULT_PATH), execute.workdir)
+        path = program.find(execute.argv[0], variables.get("PATH", DEFAULT_PATH), execute.workdir)
         lacks = program.lacking(path, execute.workdir, keep)
     marks.append(("inside: ready", time.monotonic_ns()))
     _wait_for_go(birth.status, {"configured": True, "path": path, "lacks": lacks, "marks": marks})

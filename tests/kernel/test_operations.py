@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import pytest
 from kernel_help import wait_until
 
-from ctlab import starting
 from ctlab.errors import CtlabError, KernelError
-from ctlab.plan import network, ops
+from ctlab.plan import network, ops, start
 from ctlab.runtime import messages
 from ctlab.spec import NetworkSpec
 
@@ -66,9 +65,9 @@ def test_an_unknown_order_of_a_container_is_refused_with_nothing_left(
     lab: Any, eye: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lab.run(name="web")
-    before, orders = node(eye), starting.inside_operations
+    before, orders = node(eye), start.inside
     for foreign in (ops.PivotRoot(), ops.Overlay("/usr", "/usr"), ops.MakeBridge("b", "", 1500)):
-        monkeypatch.setattr(starting, "inside_operations", lambda one, foreign=foreign: [foreign, *orders(one)])
+        monkeypatch.setattr(start, "inside", lambda *given, foreign=foreign: [foreign, *orders(*given)])
         with pytest.raises(
             CtlabError, match=f"UnknownOperation: a container takes no operation {type(foreign).__name__}"
         ):
@@ -81,9 +80,9 @@ def test_an_unknown_order_of_a_container_is_refused_with_nothing_left(
 
 def test_a_root_takes_what_no_container_has_asked_for_yet(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An order that the product doesn't give today, performed by the table alone."""
-    orders = starting.inside_operations
+    orders = start.inside
     shm = [ops.Mount("tmpfs", "/dev/shm", ["nosuid"], "mode=1777,size=5m"), ops.SymbolicLink("/tmp/here", "/dev/shm")]
-    monkeypatch.setattr(starting, "inside_operations", lambda one: [*shm, *orders(one)])
+    monkeypatch.setattr(start, "inside", lambda *given: [*shm, *orders(*given)])
     said = lab.run().exec(["sh", "-c", "df -k /tmp/here/ | tail -1"]).check().stdout.split()
     assert (said[1], said[-1]) == ("5120", "/dev/shm")
 

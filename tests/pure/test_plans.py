@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from ctlab.kernel.capabilities import DEFAULT
 from ctlab.plan import limits as limits_plan
-from ctlab.plan import network, ops, render_network, render_root, rootfs
+from ctlab.plan import network, ops, render_network, render_root, rootfs, start
 from ctlab.plan.limits import Limits
 from ctlab.plan.render import (
     Commands,
@@ -35,7 +35,7 @@ from ctlab.plan.render_network import inside_operation, node_operation
 from ctlab.plan.render_process import enter_and_execute
 from ctlab.plan.render_root import root_operation
 from ctlab.runtime import executor, inside
-from ctlab.spec import EndpointSpec, NetworkSpec
+from ctlab.spec import ContainerSpec, EndpointSpec, MountSpec, NetworkSpec
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "plans"
 # A merged-/usr machine, a machine before that, and one without /opt.
@@ -47,51 +47,48 @@ SPLIT = {"bin": "folder", "sbin": "folder", "lib": "folder", "usr": "folder", "e
 LONG = "a-network-with-a-name-of-sixty-three-characters-which-is-allowed"[:63]
 FOREIGN = "Bürö/网络"
 
-BLUE = EndpointSpec("blue", 0, "eth0", "02:42:0a:0a:00:02", ("10.10.0.2/24",), ("10.10.0.1",))
-GREEN = EndpointSpec("green", 1, "eth1", "02:42:0a:14:00:02", ("10.20.0.2/24", "fd00:20::2/64"), (), 1400)
-SIX = EndpointSpec(LONG, 0, "eth0", "02:00:00:00:00:06", ("fd00:6::2/64",), ("fd00:6::1",))
-NARROW = EndpointSpec("wire", 0, "eth0", "02:42:0a:1e:00:01", ("10.30.0.1/31",), ("10.30.0.0",))
-
-
-def execute(*argv: str, **changes: Any) -> ops.Execute:
-    environment = ["PATH=/usr/bin:/bin", "TERM=xterm", "HOSTNAME=web", "HOME="]
-    made = ops.Execute(list(argv), environment, "/", "0", list(DEFAULT), False, False, False)
-    return made._replace(**changes)
+BLUE = EndpointSpec(
+    "blue", 0, "eth0", "02:42:0a:0a:00:02", ("10.10.0.2/24",), ("10.10.0.1",), 1500, ("10.10.0.1",), ("10.10.0.1",)
+)
+_GREENS = ("10.20.0.1", "fd00:20::1")
+GREEN = EndpointSpec(
+    "green", 1, "eth1", "02:42:0a:14:00:02", ("10.20.0.2/24", "fd00:20::2/64"), (), 1400, _GREENS, _GREENS
+)
+SIX = EndpointSpec(
+    LONG, 0, "eth0", "02:00:00:00:00:06", ("fd00:6::2/64",), ("fd00:6::1",), 1500, ("fd00:6::1",), ("fd00:6::1",)
+)
+NARROW = EndpointSpec(
+    "wire", 0, "eth0", "02:42:0a:1e:00:01", ("10.30.0.1/31",), ("10.30.0.0",), 1500, ("10.30.0.0",), ("10.30.0.0",)
+)
 
 
 def container(
+    *command: str,
     name: str = "web",
     image: str = "system",
     top: dict[str, str] | None = None,
     endpoints: tuple[EndpointSpec, ...] = (),
-    binds: tuple[ops.Bind, ...] = (),
-    run: ops.Execute | None = None,
     limits: Limits | None = None,
     version: str = "v1",
     network_of: str | None = None,
     own_network: bool = True,
+    **options: Any,
 ) -> list[str]:
-    """The script of a container as the handles ask for it."""
+    """The script of a container as the handles ask for it. `options`: of its spec."""
+    options = {"hostname": "web", "capabilities": DEFAULT} | options
+    spec = ContainerSpec(name, **({"command": command or ("sleep", "60")} | options))
     prepare = rootfs.prepare(image, MERGED if top is None else top)
     if not own_network:
         prepare = [ops.Unshare([kind for kind in rootfs.NAMESPACES if kind != "net"]), *prepare[1:]]
-    in_node: list[ops.Operation] = []
-    inside: list[ops.Operation] = [ops.Hostname(name)]
-    for endpoint in endpoints:
-        outer, inner = network.attach(12, name, endpoint)
-        in_node += outer
-        inside += inner
-    inside += [
-        ops.WriteFile("/etc/hostname", f"{name}\n", 0o644),
-        ops.WriteFile("/etc/hosts", "127.0.0.1 localhost\n10.10.0.2 web\n", 0o644),
-        ops.WriteFile("/etc/resolv.conf", "nameserver 10.10.0.1\noptions timeout:1\n", 0o644),
-        *binds,
-        run or execute("sleep", "60"),
-    ]
     writes = limits_plan.plan(limits, version) if limits else []
     base = "/sys/fs/cgroup"
     paths = {w.controller: f"{base}/{name}" if version == "v2" else f"{base}/{w.controller}/{name}" for w in writes}
+    in_node, inside = start.in_node(name, 12, endpoints), start.inside(spec, 12, endpoints)
     return container_commands(name, prepare, in_node, inside, writes, paths, network_of=network_of)
+
+
+def execute(*argv: str) -> ops.Execute:
+    return ops.Execute(list(argv), ["PATH=/bin"], "/", "0", list(DEFAULT), False, False, False)
 
 
 ALL_LIMITS = Limits(cpus=0.5, cpu_shares=512, cpuset_cpus="0-1", memory_bytes=64 << 20, pids_limit=10)
@@ -111,49 +108,41 @@ CASES: dict[str, Callable[[], list[str]]] = {
     "connect": lambda: endpoint_commands("web", *network.attach(12, "web", GREEN)),
     "disconnect": lambda: detach_commands("web", network.detach(12, GREEN)),
     "disconnect-moves-the-default-route": lambda: detach_commands(
-        "web", network.detach(12, BLUE), [ops.AddRoute("eth1", "default", "10.20.0.1"),
-                                          ops.AddRoute("eth1", "::/0", "fd00:20::1")],
+        "web", network.detach(12, BLUE), start.detached((BLUE, GREEN), BLUE)[1]
     ),
     "container-on-a-network": lambda: container(endpoints=(BLUE,)),
     "container-on-two-networks": lambda: container(endpoints=(BLUE, GREEN)),
-    "container-ipv6-long-name": lambda: container("c-" + LONG[:60], endpoints=(SIX,)),
-    "container-foreign-name": lambda: container(FOREIGN, endpoints=(NARROW,)),
-    "container-without-network": lambda: container(run=execute()),
-    "container-on-the-nodes-network": lambda: container(own_network=False),
+    "container-ipv6-long-name": lambda: container(name="c-" + LONG[:60], endpoints=(SIX,)),
+    "container-foreign-name": lambda: container(name=FOREIGN, endpoints=(NARROW,)),
+    "container-without-network": lambda: container(command=()),
+    "container-on-the-nodes-network": lambda: container(own_network=False, network_mode="host"),
     "container-on-anothers-network": lambda: container(own_network=False, network_of="db"),
     "container-limits-v1": lambda: container(limits=ALL_LIMITS, version="v1"),
     "container-limits-v2": lambda: container(limits=ALL_LIMITS, version="v2"),
     "container-mounts": lambda: container(
-        binds=(
-            ops.Bind("/srv/pages", "/srv/www", False),
-            ops.Bind("/home/ann/it's a file.txt", "/etc/a file", True),
-            ops.Bind("/tmp/x", "/-x", True),
-            ops.Bind("/", "/host", True),
+        "cat", "/etc/a file", read_only=True, workdir="/srv/www",
+        mounts=(
+            MountSpec("/srv/pages", "/srv/www"), MountSpec("/home/ann/it's a file.txt", "/etc/a file", True),
+            MountSpec("/tmp/x", "/-x", True), MountSpec("/", "/host", True),
         ),
-        run=execute("cat", "/etc/a file", read_only_root=True, workdir="/srv/www"),
     ),
     "container-split-usr": lambda: container(
-        top=SPLIT,
-        endpoints=(BLUE,),
-        binds=(ops.Bind("/srv/opt", "/opt", False),),
-        run=execute("true", read_only_root=True),
+        "true", top=SPLIT, endpoints=(BLUE,), mounts=(MountSpec("/srv/opt", "/opt"),), read_only=True
     ),
-    "container-user": lambda: container(run=execute("id", user="nobody", capabilities=["CHOWN", "SETUID"])),
+    "container-user": lambda: container("id", user="nobody", capabilities=("CHOWN", "SETUID")),
     "container-user-and-group": lambda: container(
-        run=execute("id", user="1000:1000", environment=["PATH=/bin", "HOME=/tmp", "A=b c", "Ü=$x `y`"])
+        "id", user="1000:1000", env=(("PATH", "/bin"), ("HOME", "/tmp"), ("A", "b c"), ("Ü", "$x `y`"))
     ),
     "container-init-and-terminal": lambda: container(
-        run=execute("sh", "-c", "echo 'a'\nEND\necho \"$HOME\"", init=True, tty=True, user="ann")
+        "sh", "-c", "echo 'a'\nEND\necho \"$HOME\"", init=True, tty=True, user="ann"
     ),
-    "image-folder": lambda: container(
-        image="/images/alpine", endpoints=(BLUE,), run=execute("/bin/sh", workdir="/srv")
-    ),
-    "image-archive": lambda: container(image="/srv/my images/x.tar.gz", run=execute("/bin/sh", init=True)),
-    "image-folder-odd-path": lambda: container(image="/srv/a,b:c", run=execute("/bin/sh", capabilities=[])),
+    "image-folder": lambda: container("/bin/sh", image="/images/alpine", endpoints=(BLUE,), workdir="/srv"),
+    "image-archive": lambda: container("/bin/sh", image="/srv/my images/x.tar.gz", init=True),
+    "image-folder-odd-path": lambda: container("/bin/sh", image="/srv/a,b:c", capabilities=()),
     "image-folder-user": lambda: container(
-        image="/images/alpine", run=execute("/bin/id", user="daemon"), limits=Limits(pids_limit=1), version="v2"
+        "/bin/id", image="/images/alpine", user="daemon", limits=Limits(pids_limit=1), version="v2"
     ),
-    "image-scratch": lambda: container(image="scratch", run=execute()),
+    "image-scratch": lambda: container(image="scratch", command=()),
 }  # fmt: skip
 
 
@@ -214,7 +203,7 @@ words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 @given(st.lists(words, min_size=1, max_size=4), words)
 def test_words_reach_the_program_as_they_were_given(argv: list[str], value: str) -> None:
     """The last line is read back by a POSIX splitter: nothing that was given is a shell's word or lost."""
-    lines = container(run=execute("prog", *argv, environment=[f"A={value}", "HOME=/"]))
+    lines = container("prog", *argv, env=(("A", value), ("HOME", "/")))
     body = "\n".join(lines)
     line = body[body.index("\nexec env") :]
     found = shlex.split(line[: line.rindex(" < /dev/null")])
