@@ -103,12 +103,13 @@ def _rehearse(
             if (net := copies.get(key(name))) is not None:  # else it is made for them
                 first = position == 0
                 Attachment(net, spec.name).take(asked["ip"] if first else None, asked["ip6"] if first else None)
-    _ask(lab, specs[0], replaced.values(), again=False, named=bool(specs[0].networks))
+    _ask(lab, specs[0], len(specs), replaced.values(), again=False, named=bool(specs[0].networks))
 
 
-def _ask(lab: Lab, spec: ContainerSpec, ended: Iterable[Container], *, again: bool, named: bool) -> None:
-    """Raise what the inside knows to be in the way of a start once those containers have ended."""
-    ask = messages.MayStart([one.id for one in ended], again=again, network=network_word(spec), named=named)
+def _ask(lab: Lab, spec: ContainerSpec, count: int, ended: Iterable[Container], *, again: bool, named: bool) -> None:
+    """Raise what the inside knows to be in the way of so many starts once those containers have ended."""
+    ids, writes = [one.id for one in ended], bool(spec.command)
+    ask = messages.MayStart(ids, count, writes, again=again, network=network_word(spec), named=named)
     try:
         lab._call(ask, messages.Ok)
     except CtlabError as error:
@@ -377,7 +378,7 @@ def check_restart(container: Container) -> None:
     container._alive()
     for mount in container.spec.mounts:
         check_source(mount.source)
-    _ask(container.lab, container.spec, [container], again=True, named=bool(container.endpoints))
+    _ask(container.lab, container.spec, 1, [container], again=True, named=bool(container.endpoints))
 
 
 @functools.cache

@@ -58,6 +58,7 @@ def may_start(supervisor: Supervisor, call: Call) -> None:
         shared_network(supervisor, message.network)
     ending = [record for record in map(supervisor.records.get, message.ended) if record is not None]
     least = room.AGAIN if message.again else room.SLOT
+    least += (message.starts - 1) * (room.RUNS + room.WRITES * message.writes)  # they come one after the other
     given_back = sum(_open(record) - message.again for record in ending)  # who runs again has its ring still
     check(supervisor, least - given_back, named=message.named)
     call.reply(messages.Ok())

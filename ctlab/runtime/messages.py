@@ -49,9 +49,11 @@ class StartMany(NamedTuple):
 
 
 class MayStart(NamedTuple):
-    """Whether one could be started once the containers `ended` have: `Ok`, or what is known to be in its way."""
+    """Whether so many could be started once the containers `ended` have: `Ok`, or what is known to be in their way."""
 
     ended: list[str]
+    starts: int
+    writes: bool  # whether they have a program, and so streams
     again: bool  # they are what is to be started
     network: str  # as of `Start`
     named: bool  # whether it has addresses

@@ -14,6 +14,7 @@ import resource
 RESERVE = 40  # kept for calls under way
 CALL = 12  # what comes with one, and is opened for it
 SLOT = 6  # of one that is made in advance
+RUNS, WRITES = 2, 2  # of one that runs; and if it has a program
 AGAIN = 3  # what a start takes of a container that has run before; more for milliseconds only, of what is kept
 LEAST = 128  # with fewer there is no lab: its own processes have up to 90
 _FOLDER = "/proc/self/fd"

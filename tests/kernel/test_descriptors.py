@@ -193,6 +193,10 @@ with ctlab.Lab("again") as lab:
         taken.append(lab._client.connection())
     for connection in taken:
         connection.close()
+    old = lab["web"], lab["web"].pid  # of several, too, one of which would be replaced
+    lab["web"].rename("w1")
+    refused(lambda: lab.run(SAYS, name="w{n}", count=9, exists="replace"))
+    assert (lab["w1"], lab["w1"].pid) == old
     assert done.keys() >= {("web", "restart"), ("idle", "restart")} and max(done.values()) < 11, done
 """
 )
