@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from kernel_help import open_descriptors, run_owner
 
@@ -249,7 +247,7 @@ with ctlab.Lab("large") as lab:
 )
 
 
-@(pytest.mark.long if os.geteuid() else pytest.mark.kernel)
+@pytest.mark.long
 def test_a_thousand_containers_under_a_hard_limit_of_4096(usable: None) -> None:
     """Takes 12 s and 1 GB; as an ordinary user in the long form."""
     run_owner(THOUSAND, "4096", timeout=90)
