@@ -36,7 +36,7 @@ PHASES = {  # what the victim says before the moment, and the seconds within whi
     "end": 0.03,
 }
 HELPERS = ("collector", "resolver", "sampler", "nursery")
-MISSES = 10  # so many kills may come too late, of each part
+MISSES = 10  # so many kills may come too late, of each part; of very many a twelfth
 
 
 class Victim(Script):
@@ -136,7 +136,7 @@ class Judge:
         before = self.world.snapshot()
         following = Victim(self.world, self.rng.randrange(2**32))
         number = 0
-        while self.kills["owner"] < count and self.missed["owner"] <= MISSES:
+        while self.kills["owner"] < count and self.missed["owner"] <= max(MISSES, count // 12):
             victim, following = following, Victim(self.world, self.rng.randrange(2**32))
             victim.wait_for("ready")
             phase = self.moment(victim)
@@ -163,7 +163,7 @@ class Judge:
         """A part by SIGKILL while the owner lives on: the owner must notice, and nothing of the lab may be left."""
         before = self.world.snapshot()
         victim = self._fresh(None)
-        while self.kills[part] < count and self.missed[part] <= MISSES:
+        while self.kills[part] < count and self.missed[part] <= max(MISSES, count // 12):
             number = self.kills[part]
             phase = self.moment(victim)
             pid = self.target(victim, part)

@@ -50,7 +50,7 @@ def test_the_kernel_tests_pass(user: tuple[str, User]) -> None:
     if cgroups:
         assert {"cpu", "memory", "pids"} <= set(controllers)
     files = [str(ROOT / "tests/kernel" / name) for name in files_for(kind)]
-    done = who.pytest("-q", "-rfEs", *files, timeout=tries(420, 1800))
+    done = who.pytest("-q", "-rsfE", *files, timeout=tries(420, 1800))
     print(done.stdout[-3000:])
     assert done.returncode == 0, done.stdout[-6000:]
     skipped = re.findall(r"^SKIPPED \[\d+\] [^ ]+: (.*)$", done.stdout, re.MULTILINE)
