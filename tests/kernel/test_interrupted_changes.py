@@ -21,8 +21,8 @@ from ctlab import sampled_names
 from ctlab.errors import CtlabError, StateError
 from ctlab.plan.network import bridge_name, veth_name
 
-# An interrupt inside of the library's socketpair leaves two sockets that nobody has a name of; their end closes them.
-pytestmark = [pytest.mark.kernel, pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
+# An interrupt inside of the library's socketpair, or of an import, leaves what nobody has a name of; its end closes it.
+pytestmark = [pytest.mark.kernel, pytest.mark.filterwarnings("ignore:unclosed :ResourceWarning")]
 
 Change = Callable[[], object]
 
