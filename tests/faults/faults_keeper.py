@@ -123,11 +123,11 @@ def prune_touches_nothing_foreign(world: World) -> None:
     assert not os.path.exists(forged)
     assert os.path.exists(os.path.join(base, "mine", "note")), "a folder that isn't named like a lab's was removed"
     assert all(os.path.isdir(path) for path in (*foreign, *note["cgroups"]))
-    owner.write("")
-    owner.expect("alive")
     for name in ("lock", "note"):
         os.unlink(os.path.join(base, "mine", name))
-    os.rmdir(os.path.join(base, "mine"))
+    os.rmdir(os.path.join(base, "mine"))  # before the lab ends: the last to go removes the base folder, if it is empty
+    owner.write("")
+    owner.expect("alive")
     owner.end()
 
 
