@@ -246,6 +246,7 @@ def test_rm_loses_no_status(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         assert container.wait(patient(5)) == number
 
 
+@pytest.mark.long_in_guest
 def test_rm_loses_no_status_where_many_end_at_once(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The supervisor remembers the last hundred that it has removed; nothing of their ends is heard here so far."""
     from ctlab import hearing
@@ -287,6 +288,7 @@ def test_rm_loses_no_status_where_many_end_at_once(lab: Any, monkeypatch: pytest
         hear.set()
 
 
+@pytest.mark.long_in_guest
 def test_a_long_command_line_is_cut_off(lab: Any) -> None:
     """It is the container's text: the supervisor would read gigabytes of it, and commas count as a message's values."""
     commas = ["," * 125_000] * 9

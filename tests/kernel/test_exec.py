@@ -120,6 +120,7 @@ while True:
 """
 
 
+@pytest.mark.long_in_guest
 def test_who_holds_the_report_of_a_launcher_holds_nobody_up(lab: Any) -> None:
     """Any process of the container can open it in the moment before the program runs."""
     web = lab.run(["sleep", "600"], name="web")
@@ -130,6 +131,7 @@ def test_who_holds_the_report_of_a_launcher_holds_nobody_up(lab: Any) -> None:
         assert process.wait(patient(10)) == 0
 
 
+@pytest.mark.long_in_guest
 def test_who_ran_a_program_before_a_restart_runs_none_after_it(lab: Any) -> None:
     """It is in the namespaces of the earlier start, and tells of its program's end when the next one runs already."""
     container = lab.run(["sleep", "60"])

@@ -138,17 +138,20 @@ def test_a_container_on_a_network(lab: Any, blue: Any) -> None:
     compare(*both(lab, PROBE, networks=["blue"]))
 
 
+@pytest.mark.long_in_guest
 def test_a_container_on_two_networks_one_internal(lab: Any, blue: Any) -> None:
     lab.network("green", subnet="10.20.0.0/24", internal=True)
     compare(*both(lab, PROBE, networks=["green", "blue"], hostname="other.example"))
 
 
+@pytest.mark.long_in_guest
 def test_a_container_without_a_network(lab: Any, blue: Any) -> None:
     ours, theirs = both(lab, PROBE, networks=["none"])
     assert [link["ifname"] for link in ours["links"][0]] == ["lo"]
     compare(ours, theirs)
 
 
+@pytest.mark.long_in_guest
 def test_a_container_on_the_nodes_network(lab: Any) -> None:
     ours, theirs = both(lab, PROBE, networks=["host"])
     for seen in (ours, theirs):
@@ -161,6 +164,7 @@ def test_a_container_on_the_nodes_network(lab: Any) -> None:
     compare(ours, theirs)
 
 
+@pytest.mark.long_in_guest
 def test_a_container_on_anothers_network(lab: Any, blue: Any) -> None:
     first = lab.run(name="first", networks=["blue"])
     container = lab.run(["sh", "-c", PROBE], name="second", networks=["container:first"])
@@ -173,6 +177,7 @@ def test_a_container_on_anothers_network(lab: Any, blue: Any) -> None:
     compare(ours, theirs)
 
 
+@pytest.mark.long_in_guest
 def test_mounts_workdir_environment_and_a_read_only_root(lab: Any, tmp_path: Path) -> None:
     (tmp_path / "a file.txt").write_text("x")
     (tmp_path / "sub").mkdir()
@@ -189,18 +194,21 @@ def test_mounts_workdir_environment_and_a_read_only_root(lab: Any, tmp_path: Pat
     compare(ours, theirs)
 
 
+@pytest.mark.long_in_guest
 def test_capabilities_added_and_dropped(lab: Any) -> None:
     ours, theirs = both(lab, PROBE, cap_drop=["ALL"], cap_add=["NET_RAW", "KILL"], networks=["none"])
     assert f"CapEff:\t{1 << 13 | 1 << 5:016x}" in ours["privileges"]
     compare(ours, theirs)
 
 
+@pytest.mark.long_in_guest
 def test_a_program_below_an_init(lab: Any) -> None:
     ours, theirs = both(lab, PROBE, init=True, networks=["none"])
     assert ours["place"][1] == "below 1"
     compare(ours, theirs)
 
 
+@pytest.mark.long_in_guest
 def test_a_user_has_its_ids_and_no_capability(lab: Any) -> None:
     need_ids(lab)
     if os.geteuid() != 0:

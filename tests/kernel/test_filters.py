@@ -272,6 +272,7 @@ def test_the_digest_is_of_the_program_that_runs(lab: Any, file: Path) -> None:
     assert len(seen) == 5, "the lab's, that of SYS_NICE, of no capability, the file's, none"
 
 
+@pytest.mark.long_in_guest
 def test_a_filter_that_the_kernel_has_no_room_for_ends_nothing(lab: Any, tmp_path: Path) -> None:
     """What is too large shows when it is compiled, for the capabilities asked for: before the old one is removed."""
     args = [[{"index": 1, "value": value, "op": "SCMP_CMP_EQ"}] for value in range(5000)]
@@ -360,6 +361,7 @@ def test_where_no_filter_can_be_had_a_start_is_refused_and_the_doctor_says_the_s
     assert "without it: containers start only with --security-opt seccomp=unconfined" in remedy
 
 
+@pytest.mark.long_in_guest
 def test_a_first_process_that_is_slow_is_waited_for(lab: Any) -> None:
     """Under a filter of its own a report that never comes isn't waited for; what comes before it is."""
     lab.run(security_opt="seccomp=unconfined", network="none")

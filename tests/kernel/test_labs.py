@@ -45,6 +45,7 @@ def test_start_stop_and_nothing_left(runtime_base: Path) -> None:
     assert repr(lab) == "<Lab one: stopped>"
 
 
+@pytest.mark.long_in_guest
 def test_a_start_that_is_interrupted_twice_leaves_nothing(runtime_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second interrupt comes while what was begun is waited for."""
     from ctlab.runtime import client
@@ -157,6 +158,7 @@ def test_containers_are_asked_for_by_name(fresh_lab: Any) -> None:
     assert web not in lab
 
 
+@pytest.mark.long_in_guest
 def test_the_current_lab() -> None:
     with pytest.raises(NotFound, match="no lab runs here"):
         ctlab.current()
@@ -168,6 +170,7 @@ def test_the_current_lab() -> None:
     two.stop()
 
 
+@pytest.mark.long_in_guest
 def test_a_process_that_ends_without_stopping_leaves_nothing(runtime_base: Path) -> None:
     script = """
 import ctlab, os
@@ -344,6 +347,7 @@ def test_twenty_starts_and_stops_leak_no_descriptor() -> None:
     assert wait_until(lambda: not any("ctlab-events" in t.name for t in threading.enumerate()))
 
 
+@pytest.mark.long_in_guest
 def test_what_a_lab_has_left_outside_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> Any:
         raise PermissionError(errno.EACCES, "")
@@ -360,6 +364,7 @@ def test_what_a_lab_has_left_outside_is_named(monkeypatch: pytest.MonkeyPatch) -
         assert lab.notes == ["what earlier labs may have left can't be looked through: EACCES (Permission denied)"]
 
 
+@pytest.mark.long_in_guest
 def test_a_lab_that_fails_to_stop_at_the_end_is_named_and_the_others_stop() -> None:
     said = run_owner("""
 import ctlab
