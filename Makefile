@@ -4,15 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml hatch_build.py $(wildcard js/*)
 
-.PHONY: demo lab test test-vm test-all test-fast lint bench clean help
+.PHONY: demo lab test test-vm test-all test-pythons test-fast lint bench docs release clean help
 
 help:
 	@echo "make demo   run the quickstart notebook for real and save it as a page"
 	@echo "make lab    open JupyterLab on the notebooks"
 	@echo "make test   lint, types and all tests"
 	@echo "make test-vm  the tests of the kernel again, on a kernel of their own in virtual machines"
-	@echo "make test-all  both in their long form: every leg for every user, thousands of tries; hours"
+	@echo "make test-pythons  the tests that need no lab, on each of Python 3.11, 3.12 and 3.13 that is found"
+	@echo "make test-all  all three, in their long form: every leg for every user, thousands of tries; hours"
 	@echo "make bench  the benchmarks beside their peers"
+	@echo "make docs   the site: the pages, the quickstart as it ran, the reference"
+	@echo "make release  wheel and sdist in dist/, tried in an environment of their own"
 
 demo: $(VENV)/.notebooks
 	@sh scripts/system-packages.sh run
@@ -34,7 +37,13 @@ test-vm: $(VENV)/.tests
 
 test-all:
 	CTLAB_TEST_LONG=1 $(MAKE) --no-print-directory test
+	$(MAKE) --no-print-directory test-pythons
 	CTLAB_TEST_LONG=1 $(MAKE) --no-print-directory test-vm
+
+# Its environments belong to the Pythons; what all share is the system's.
+test-pythons: $(VENV)/.python
+	@sh scripts/system-packages.sh run
+	@sh scripts/test-pythons.sh $(PYTEST_OPTIONS)
 
 test-fast: $(VENV)/.tests
 	$(BIN)/python -m pytest -m "not faults and not browser" $(PYTEST_OPTIONS)
@@ -47,6 +56,14 @@ lint: $(VENV)/.tests
 bench: $(VENV)/.tests
 	@sh scripts/system-packages.sh bench
 	$(BIN)/python benchmarks/run.py
+
+docs: $(VENV)/.docs
+	@sh scripts/system-packages.sh run
+	@$(BIN)/python scripts/docs.py
+
+release: $(VENV)/.release
+	@sh scripts/system-packages.sh run
+	@$(BIN)/python scripts/release.py
 
 $(VENV)/.python:
 	@sh scripts/system-packages.sh python
@@ -62,5 +79,13 @@ $(VENV)/.tests: $(VENV)/.notebooks
 	$(BIN)/python -m pip install -q -e '.[tests]'
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.notebooks
+	$(BIN)/python -m pip install -q -e '.[docs]'
+	@touch $@
+
+$(VENV)/.release: $(VENV)/.python pyproject.toml
+	$(BIN)/python -m pip install -q 'build>=1.2'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) out build dist ctlab/static/*.js .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-3.* out build dist ctlab/static/*.js .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from . import creating, ending, network, sampled_names, ticks
 from .container import Container
 from .errors import CtlabError, NameInUse, StateError
-from .names import key
+from .names import check_name, key
 from .network import Attachment, Network, plan_network
 from .plan import network as network_plan
 from .plan import ops
@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 
 def create_network(lab: Lab, name: str, exists: str | None, options: dict[str, Any]) -> Network:
     lab._alive()
+    check_name("network", name)
     with whole(lab):
         old = lab._networks.get(key(name))
         others = [net for net in list(lab._networks.values()) if net is not old]
         spec, pools = plan_network(name, others, lab_id=lab._client.id, **options)
         if old is not None:
-            kept = existing_network(lab, old, spec, options["subnet"] is None, exists)
+            kept = existing_network(lab, old, spec, options.get("subnet") is None, exists)
             if kept is not None:
                 return kept
         make = messages.Perform(ops.encode(network_plan.create(spec)))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import copying, ending, executing, following, output, ticks, units
+from .ask import python
 from .completed import Completed, Logs, Process, signal_of
 from .errors import BadInput, LabGone, NotFound, StateError
 from .execution import Sink
@@ -229,13 +230,12 @@ class Container:
 
     def update(self, **keywords: Any) -> Container:
         """Change limits while it runs: cpus, cpu_shares, cpuset_cpus, memory, pids_limit. A failure changes nothing."""
-        known = ("cpus", "cpu_shares", "cpuset_cpus", "memory", "pids_limit")
         for word in keywords:
-            if word not in known:
-                raise unknown_keyword(word, known)
+            if word not in python.LIMITS_ROWS:
+                raise unknown_keyword(word, python.LIMITS_ROWS)
         from . import changing
 
-        changing.update(self.lab, self, limits_of(keywords, self.limits))
+        changing.update(self.lab, self, limits_of(python.read(python.LIMITS_ROWS, keywords), self.limits))
         return self
 
     # -- running something in it --------------------------------------------------------------------

@@ -113,7 +113,7 @@ def _ask(lab: Lab, spec: ContainerSpec, count: int, ended: Iterable[Container], 
     try:
         lab._call(ask, messages.Ok)
     except CtlabError as error:
-        raise in_container(error, spec.name, spec.command) from None
+        raise in_container(error, spec.name, spec.command, spec.image) from None
 
 
 def names_for(lab: Lab, name: Any, count: Any) -> list[str]:

@@ -9,12 +9,13 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .ask import python
 from .completed import Completed, Process
 from .errors import BadInput, CtlabError, KernelError, NotFound, ProgramNotFound, StateError
 from .execution import Execution, Sink
 from .plan import limits as limits_plan
 from .plan.start import default_environment
-from .request import environment, several, user_word
+from .request import environment, several
 from .runtime import own_limits
 from .spec import SCRIPT, SCRIPT_DESCRIPTOR
 
@@ -63,7 +64,7 @@ def execute(
                 streams += [null] * 3
             execution.start([*streams, *extra])
     except (ProgramNotFound, NotFound) as error:
-        raise in_container(error, container.name, argv) from None
+        raise in_container(error, container.name, argv, container.spec.image) from None
     return Process(execution)
 
 
@@ -78,12 +79,13 @@ def _settings(
 ) -> dict[str, Any]:
     """What the program gets, where nothing else is asked for: what the container's own has."""
     spec = container.spec
-    own = dict(environment(env, several(env_file)))
+    given = python.read(python.PROGRAM, {"env": env, "env_file": env_file, "workdir": workdir, "user": user})
+    own = dict(environment(given.get("env"), several(given.get("env_file"))))
     pairs = default_environment(spec, tty=tty) | dict(spec.env) | own
     return {
         "environment": [f"{name}={value}" for name, value in pairs.items()],
-        "workdir": str(workdir or spec.workdir),
-        "user": user_word(user) or spec.user,
+        "workdir": given.get("workdir") or spec.workdir,
+        "user": given.get("user") or spec.user,
         "capabilities": list(spec.capabilities),
         "processes": processes(container),
     }
@@ -120,7 +122,7 @@ def body_descriptor(body: str | bytes) -> int:
     return descriptor
 
 
-def in_container(error: CtlabError, name: str, command: Sequence[str], image: str = "") -> CtlabError:
+def in_container(error: CtlabError, name: str, command: Sequence[str], image: str) -> CtlabError:
     """The same error, with the container's name, and what to do.
 
     That is for a program that is hidden inside, and for a folder that can't be an image: its files belong to nobody
@@ -131,12 +133,22 @@ def in_container(error: CtlabError, name: str, command: Sequence[str], image: st
     if making and getattr(error, "number", 0) in (errno.EACCES, errno.EINVAL):
         text += f"; {image} as it is can't be the image of this lab: use a copy that is yours"
         text += ", or the image system, which is this machine's own" if image == "/" else ""
-    if isinstance(error, ProgramNotFound) and "no program" in text and command and "/" not in command[0]:
-        path = shutil.which(command[0])
-        if path is not None:
-            place = f"/mnt/{command[0]}"  # /usr belongs to nobody inside, and nothing new can be made there
-            text += f"; this machine has one that is hidden inside: -v {path}:{place}:ro shows it as {place}"
+    if isinstance(error, ProgramNotFound) and "no program" in text:
+        text += _where_it_is(command, image)
     made = type(error).__new__(type(error))
     made.__dict__.update(error.__dict__)
     made.args = (text,)
     return made
+
+
+def _where_it_is(command: Sequence[str], image: str) -> str:
+    """What to do about a program that isn't inside, "" where nothing helps."""
+    if image == "scratch":  # not even a loader: a program of this machine needs its libraries
+        return "; scratch is empty: image system has this machine's programs; a static one comes in by -v"
+    if image != "system" or not command or "/" in command[0]:
+        return ""
+    path = shutil.which(command[0])
+    if path is None:
+        return ""
+    place = f"/mnt/{command[0]}"  # /usr belongs to nobody inside, and nothing new can be made there
+    return f"; this machine has one that is hidden inside: -v {path}:{place}:ro shows it as {place}"

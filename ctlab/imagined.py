@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from . import creating, engines, filters, network, security_options, ticks
+from .ask import python
 from .container import Container
 from .errors import BadInput, NameInUse, StateError
 from .explaining import explain_container, in_vm
@@ -25,7 +26,7 @@ from .network import Network, plan_network
 from .plan import network as network_plan
 from .plan import start as plan
 from .plan.limits import check as check_limits
-from .request import KEYWORDS, check_body, container_spec
+from .request import check_body, container_spec
 from .words_of_command import split_command
 
 if TYPE_CHECKING:
@@ -159,8 +160,9 @@ def explain_run(
 
     options = dict(keywords)
     for word in options:
-        if word not in KEYWORDS:
-            raise unknown_keyword(word, KEYWORDS)
+        if word not in python.RUN:
+            raise unknown_keyword(word, python.RUN)
+    options = python.read(python.RUN, options)
     argv = split_command(command)
     if entrypoint := options.pop("entrypoint", None):
         argv = [*split_command(entrypoint), *argv]

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from .ask import subjects
 from .errors import BadInput
 from .names import nearest
 
@@ -38,26 +39,36 @@ def unknown_keyword(word: str, known: Iterable[str]) -> BadInput:
 
 
 def checked(cls: type[T]) -> type[T]:
-    """A class whose public methods say of a keyword that they don't have what there is, as `Lab.run` does."""
+    """A class whose public methods refuse unknown keywords with what there is, as `Lab.run` does, and wrong types."""
     for name, function in list(vars(cls).items()):
         if inspect.isfunction(function) and (name == "__init__" or not name.startswith("_")):
             code = inspect.unwrap(function).__code__
-            if not code.co_flags & inspect.CO_VARKEYWORDS:
-                setattr(cls, name, _checked(function, code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]))
+            names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+            setattr(cls, name, _checked(function, names, bool(code.co_flags & inspect.CO_VARKEYWORDS)))
     return cls
 
 
-def _checked(function: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., Any]:
+def _checked(function: Callable[..., Any], names: tuple[str, ...], takes_any: bool) -> Callable[..., Any]:
     known = names[1:]
     have = frozenset(known)
+    looked_at = [(position, name) for position, name in enumerate(names) if name in subjects.CHECKS]
+    if function.__name__ == "__init__":  # what a widget's are called means something else
+        looked_at = []
+    if takes_any and not looked_at:
+        return function
 
     @functools.wraps(function)
     def call(*arguments: Any, **keywords: Any) -> Any:
-        if keywords and not have.issuperset(keywords):
+        if keywords and not takes_any and not have.issuperset(keywords):
             word = next(word for word in keywords if word not in have)
             if not known:
                 raise BadInput(f"{function.__name__} takes no keywords: {word}=")
             raise unknown_keyword(word, known)
+        for position, name in looked_at:
+            if position < len(arguments):
+                subjects.check(name, arguments[position])
+            elif name in keywords:
+                subjects.check(name, keywords[name])
         return function(*arguments, **keywords)
 
     return call

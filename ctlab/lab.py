@@ -7,21 +7,22 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import connecting, creating, engines, filters, labs, opening, sampled_names, ticks, units
+from .ask import python
 from .container import Container, unknown
 from .errors import BadInput, LabGone, NotFound, describe_bug, one_line
 from .handles import Handles
 from .hearing import hear
 from .interrupts import interruptible
-from .keywords import checked, unknown_keyword
+from .keywords import checked
 from .names import did_you_mean, is_pattern, key
 from .network import Network
 from .plan import network as network_plan
 from .plan import ops, rootfs
-from .request import KEYWORDS, check_body
+from .request import check_body
 from .runtime import messages, own_limits
 from .runtime.client import Client
 from .runtime.connection import Reply, Request, T
@@ -30,12 +31,17 @@ from .values import CONTAINER, NETWORK
 from .words_of_command import split_command
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+    from ipaddress import IPv4Address, IPv6Address
+    from typing import Literal, Never
+
     import pandas
 
     from .execution import Execution
     from .metrics.ring import Ring
     from .notebook.topology import Topology
     from .shells import Door
+    from .spec import MountSpec
 
 SLOTS = 6
 NOTES_KEPT = 1000
@@ -215,26 +221,64 @@ class Lab:
 
         Raises NameInUse, AddressError (overlap, gateway outside), BadInput, Unsupported (driver).
         """
-        options = {
+        options: dict[str, Any] = {
             "subnet": subnet, "driver": driver, "gateway": gateway, "ipv6": ipv6, "mtu": mtu, "internal": internal,
+            "exists": exists,
         }  # fmt: skip
-        return connecting.create_network(self, name, exists, options)
+        options = python.read(python.NETWORK, options)
+        return connecting.create_network(self, name, options.pop("exists", None), options)
 
     @interruptible(lambda lab, *_, **__: f"the start of a container in lab {lab.name!r}; nothing of it is left")
-    def run(self, command: str | Sequence[str] | None = None, **keywords: Any) -> Any:
+    # -- written by scripts/write-signatures.py from ctlab/ask
+    def run(
+        self,
+        command: str | Sequence[str] | None = None,
+        *,
+        image: str | os.PathLike[str] | None = None,
+        stdin: str | bytes | None = None,
+        script: str | None = None,
+        name: str | None = None,
+        networks: str | Network | Iterable[str | Network] | None = None,
+        ip: str | IPv4Address | None = None,
+        ip6: str | IPv6Address | None = None,
+        mac_address: str | None = None,
+        hostname: str | None = None,
+        memory: int | str | None = None,
+        cpus: float | str | None = None,
+        cpu_shares: int | str | None = None,
+        cpuset_cpus: str | int | Iterable[int] | None = None,
+        pids_limit: int | str | None = None,
+        mounts: Mapping[str, str] | str | MountSpec | Iterable[str | MountSpec] | None = None,
+        env: Mapping[str, Any] | str | Iterable[str] | None = None,
+        env_file: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+        workdir: str | os.PathLike[str] | None = None,
+        user: str | int | None = None,
+        tty: bool | None = None,
+        entrypoint: str | Sequence[str] | None = None,
+        init: bool | None = None,
+        rm: bool | None = None,
+        read_only: bool | None = None,
+        cap_add: str | Iterable[str] | None = None,
+        cap_drop: str | Iterable[str] | None = None,
+        security_opt: str | Iterable[str] | None = None,
+        labels: Mapping[str, Any] | str | Iterable[str] | None = None,
+        stop_signal: str | int | None = None,
+        stop_timeout: float | str | timedelta | None = None,
+        count: int | None = None,
+        node: str | None = None,
+        exists: Literal["error", "keep", "replace"] | None = None,
+        network: str | Network | Iterable[str | Network] | None = None,
+        **unknown: Never,
+    ) -> Any:
+        # -- end of what is written
         """Start a container; returns once its program has been exec'ed.
 
-        A keyword is Docker's long option in snake_case, plural if repeatable: image, name, networks, env, mounts,
-        workdir, user, cpus, cpu_shares, cpuset_cpus, memory, pids_limit (2048 if nothing is said, "none" lifts it),
-        hostname, init, rm, tty, ip, ip6, mac_address, cap_add, cap_drop, security_opt, read_only, labels, stop_signal,
-        stop_timeout, exists. With ``count=20, name="w{n:02}"`` a batch, as `Handles`. Without a command the container
-        idles. `stdin`: what the command reads (nothing without it). `script`: instead of a command, what /bin/sh runs.
+        A keyword is Docker's long option in snake_case, plural if repeatable: `%container run -h`.
+        With ``count=20, name="w{n:02}"`` a batch, as `Handles`. Without a command the container idles.
+        `pids_limit`: 2048 if nothing is said. Of all limits, "none" is no limit.
+        `stdin`: what the command reads (nothing without it). `script`: instead of a command, what /bin/sh runs.
         """
-        for word in keywords:
-            if word not in KEYWORDS:
-                raise unknown_keyword(word, KEYWORDS)
-        if keywords.get("publish"):
-            raise unknown_keyword("publish", KEYWORDS)
+        keywords = python.given(python.RUN, locals(), unknown)
         argv = split_command(command)
         entrypoint = keywords.pop("entrypoint", None)
         if entrypoint:
@@ -411,6 +455,8 @@ class Lab:
         """Wait until something in a container listens on a TCP port; TimeoutError."""
         from .measuring import wait_for_port
 
+        if port is None:
+            raise BadInput("port=: a number from 1 to 65535, not None")
         wait_for_port(self._container(container), port, units.parse_duration(timeout))
 
     def status(self) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from .errors import BadInput, StateError, TimedOut
+from .errors import BadInput, LabGone, StateError, TimedOut
 from .keywords import unknown_keyword
 from .runtime import messages, packets
 
@@ -51,6 +52,12 @@ def sampled(lab: Lab) -> tuple[Ring, dict[int, str]]:
     return _rings(lab)[0], dict(lab._names)
 
 
+def _read_now(lab: Lab) -> None:
+    """Have all counters read once more: what has just been done is in no row of the sampler's grid yet."""
+    with contextlib.suppress(LabGone):  # there is none any more: what there is can be looked at all the same
+        lab._call(messages.Sampler({"do": "now"}), messages.Ok)
+
+
 def stats(
     lab: Lab, *, containers: Any = None, metrics: Any = None, last: Any = "30s", by: str = "container", **options: Any
 ) -> pandas.DataFrame:
@@ -61,6 +68,8 @@ def stats(
         if word not in OPTIONS:
             raise unknown_keyword(word, ("containers", "metrics", "last", "by", *OPTIONS))
     containers_ring, endpoints_ring = _rings(lab)
+    if not lab.gone:
+        _read_now(lab)
     nodes = dict.fromkeys(list(lab._names), "host")
     names = Names(containers=dict(lab._names), endpoints=dict(lab._endpoint_names), nodes=nodes)
     if containers is not None and not isinstance(containers, str):

@@ -175,7 +175,12 @@ def plan_network(
             raise AddressError(f"network '{name}': one IPv{version} subnet at most")
     if mtu_bytes < IPV6_MTU and any(one.version == 6 for one in chosen):
         raise BadInput(f"{option('mtu', mtu)} is too small for IPv6, which needs {IPV6_MTU}")
-    wanted = {ipaddress.ip_address(_address(text)).version: text for text in several(gateway)}
+    wanted: dict[int, str] = {}
+    for text in several(gateway):
+        version = ipaddress.ip_address(_address(text)).version
+        if version in wanted:
+            raise BadInput(f"a network has one IPv{version} gateway, {wanted[version]} and {text} are given")
+        wanted[version] = text
     for version, text in wanted.items():
         if not any(one.version == version for one in chosen):
             raise AddressError(f"gateway {text}: network '{name}' has no IPv{version} subnet")

@@ -18,15 +18,6 @@ from .reading import read_text
 from .spec import SCRIPT, ContainerSpec, MountSpec
 from .spelling import in_a_magic, option
 
-KEYWORDS = frozenset(
-    {
-        "image", "name", "networks", "network", "node", "env", "env_file", "mounts", "workdir", "user", "cpus",
-        "cpu_shares", "cpuset_cpus", "memory", "pids_limit", "hostname", "init", "rm", "tty", "count", "exists", "ip",
-        "ip6", "mac_address", "cap_add", "cap_drop", "security_opt", "read_only", "entrypoint", "labels", "stop_signal",
-        "stop_timeout", "publish", "stdin", "script",
-    }
-)  # fmt: skip
-
 MOST_MOUNTS = 250  # each is a descriptor in one message, which carries 253 (SCM_MAX_FD), and the body may be two more
 
 

@@ -7,7 +7,7 @@ import contextvars
 from collections.abc import Iterator
 
 _in_a_magic = contextvars.ContextVar("in_a_magic", default=False)
-_KEYWORDS = {"network": "networks", "mount": "mounts", "label": "labels", "volume": "mounts"}
+KEYWORDS = {"network": "networks", "mount": "mounts", "label": "labels", "volume": "mounts"}
 
 
 @contextlib.contextmanager
@@ -34,5 +34,5 @@ def option(name: str, value: object = None) -> str:
         shown = str(value)
         plain = shown and shown.isprintable() and " " not in shown
         return f"--{name}" if value is None else f"--{name} {shown if plain else repr(shown)}"
-    keyword = _KEYWORDS.get(name, name.replace("-", "_"))
+    keyword = KEYWORDS.get(name, name.replace("-", "_"))
     return f"{keyword}=" if value is None else f"{keyword}={value!r}"

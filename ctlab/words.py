@@ -96,6 +96,21 @@ def join(words: Iterable[str]) -> str:
     return " ".join(shlex.quote(word) for word in words)
 
 
+def as_word(text: str) -> str:
+    """`text` as one word of a line's head: `scan` and `expand` give it back, and nothing in it is evaluated."""
+    parts, doubled = [], 0
+    for character in text:
+        if character == "{":
+            parts.append("{{")
+            doubled += 1
+        elif character == "}" and doubled:
+            parts.append("}}")
+            doubled -= 1
+        else:
+            parts.append(character)
+    return shlex.quote("".join(parts))
+
+
 def shell_command(text: str) -> str:
     """`sh -c 'ls | head'`: the words that give `text` to a shell inside the container."""
     return f"sh -c {shlex.quote(text.strip())}"

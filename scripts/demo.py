@@ -52,8 +52,8 @@ def as_page(notebook: nbformat.NotebookNode) -> str:
     return html
 
 
-def main() -> int:
-    """Returns 0 when every cell ran."""
+def run() -> tuple[nbformat.NotebookNode, CellExecutionError | None]:
+    """The notebook with what its cells put out, and the failure that ended it, if one did."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     # Widget state would put megabytes of JavaScript into the file; the static pictures are there without it.
     client = NotebookClient(
@@ -64,11 +64,16 @@ def main() -> int:
         extra_arguments=["--log-level=ERROR"],  # a newcomer needs no advice about how a kernel is talked to
         resources={"metadata": {"path": str(NOTEBOOK.parent)}},
     )
-    failed = None
     try:
         client.execute()
     except CellExecutionError as error:
-        failed = error
+        return notebook, error
+    return notebook, None
+
+
+def main() -> int:
+    """Returns 0 when every cell ran."""
+    notebook, failed = run()
     OUT.mkdir(exist_ok=True)
     page = OUT / "01-quickstart.html"
     page.write_text(as_page(notebook), encoding="utf-8")

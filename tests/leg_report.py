@@ -78,6 +78,8 @@ class Recorder:
             if report.skipped:
                 text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
                 entry["reason"] = text.removeprefix("Skipped: ")
+            else:
+                entry["reason"] = why(report.longreprtext)
         entry["uses"] = sorted({str(value) for name, value in report.user_properties if name == "uses"})
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -102,6 +104,12 @@ class Recorder:
             terminalreporter.section("on this machine, and tested by no test that passed", red=True)
             for name in self.untested:
                 terminalreporter.write_line(name)
+
+
+def why(text: str) -> str:
+    """One line of a failure's text: the error's first line as pytest marks it, else the last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next((line[1:].strip() for line in lines if line.startswith("E ")), lines[-1] if lines else "")
 
 
 def _of_all_tests(config: pytest.Config) -> bool:
@@ -210,6 +218,14 @@ def table(reports: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def failures(reports: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A line for each test that failed: leg, test and why. They come last, where a log that is cut still has them."""
+    return [
+        f"  {report['leg']} ({report['user']}): {nodeid}: {test['reason'][:200]}"
+        for report in reports for nodeid, test in report["tests"].items() if test["outcome"] == "failed"
+    ]  # fmt: skip
+
+
 def main(paths: Sequence[str]) -> int:
     """Print the table of the reports in these files; the status of the process."""
     reports = [json.loads(Path(path).read_text()) for path in paths]
@@ -220,6 +236,9 @@ def main(paths: Sequence[str]) -> int:
     lacking = missing(reports)
     if lacking:
         print(f"\nnot tested, though the leg is there for it: {', '.join(lacking)}")
+    failed = failures(reports)
+    if failed:
+        print("\n".join(["", "failed:", *failed]))
     return 1 if lacking else 0
 
 

@@ -55,6 +55,18 @@ def folders(mount: Mount, own: str) -> list[str]:
     return [os.path.join(mount.point, *parts[:depth]) for depth in range(len(parts), -1, -1)]
 
 
+def candidates() -> list[str]:
+    """Every cgroup folder in which a lab of this process may make one, to try or to use it."""
+    try:
+        all_mounts, own = mounts(read("/proc/self/mountinfo")), own_paths(read("/proc/self/cgroup"))
+    except OSError:
+        return []
+    found: list[str] = []
+    for mount in all_mounts:
+        found += folders(mount, own.get(next(iter(mount.controllers), "") if mount.version == 1 else "", "/"))
+    return list(dict.fromkeys(found))
+
+
 def read(path: str) -> str:
     """A file of /proc; a path in it may hold any byte."""
     with open(path, encoding="utf-8", errors="surrogateescape") as file:

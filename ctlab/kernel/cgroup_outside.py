@@ -7,6 +7,7 @@ paths, which are recorded for `prune`.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import time
@@ -47,8 +48,14 @@ class LabCgroup:
         return list(dict.fromkeys([*self.folders.values(), *leaf]))
 
     def open(self) -> dict[str, int]:
-        """A directory descriptor (close-on-exec) per controller, for `LabFolders`; the caller closes them."""
-        return {name: os.open(path, DIRECTORY) for name, path in self.folders.items()}
+        """A directory descriptor (close-on-exec) per controller, for `LabFolders`; the caller closes them.
+
+        A lock is on each, so that `remove_forsaken` knows that the lab lives.
+        """
+        found = {name: os.open(path, DIRECTORY) for name, path in self.folders.items()}
+        for directory in found.values():
+            _lock(directory, fcntl.LOCK_SH)
+        return found
 
     def open_leaf(self) -> int | None:
         """A descriptor of the folder that the supervisor is to be born in (CLONE_INTO_CGROUP), None without a v2 tree.
@@ -187,6 +194,50 @@ def prune(paths: Iterable[str], timeout: float = 3.0, belongs: Callable[[int], b
             tree.close()
             os.close(parent)
     return left
+
+
+def remove_forsaken(paths: Iterable[str], belongs: Callable[[int], bool]) -> bool:
+    """Remove one lab's folders, of which nothing is known, if no process is in any of them and no lab holds one.
+
+    Whether all are gone. Nothing is killed, and what doesn't belong to us is left alone.
+    """
+    trees: list[tuple[int, Tree]] = []
+    held: list[int] = []
+    points = _devices()
+
+    def is_labs(status: os.stat_result) -> bool:
+        return status.st_dev in points and belongs(status.st_uid)
+
+    try:
+        for above, name in map(os.path.split, dict.fromkeys(paths)):
+            if (parent := _open_cgroup(above, points)) < 0:
+                return False
+            trees.append((parent, Tree(parent, name, is_labs)))
+            if not trees[-1][1].folders:
+                return False
+            held.append(os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=parent))
+            if not _lock(held[-1], fcntl.LOCK_EX):
+                return False
+        every = [(folder, base) for _, tree in trees for base, folder in tree.folders]
+        if any(v2.processes(base, folder) for folder, base in every):
+            return False
+        return sum(remove_folder(folder, base, 0.0) for folder, base in every) == len(every)
+    except OSError:  # somebody else was quicker
+        return False
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        for parent, tree in trees:
+            tree.close()
+            os.close(parent)
+
+
+def _lock(directory: int, how: int) -> bool:
+    try:
+        fcntl.flock(directory, how | fcntl.LOCK_NB)
+    except OSError:  # another holds it, or this file system has no locks
+        return False
+    return True
 
 
 def names_in(path: str) -> list[str]:

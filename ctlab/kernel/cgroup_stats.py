@@ -214,10 +214,10 @@ class CgroupReader:
     """One container's counters; `read` gives them in the order of `FIELDS`."""
 
     def __init__(self, layout: str, folders: Mapping[str, int], group: str = ".", room: Room | None = None) -> None:
-        """`layout`: ``v1`` or ``v2``. `folders`: controller name -> descriptor of a folder in which the group's is; for
-        v2 the one folder under any name, for v1 also ``unified``. They stay the caller's, and open. `group`: its name.
+        """`layout`: ``v1`` or ``v2``. `group`: its name. `room`: for the descriptors; None: any number.
 
-        `room`: for the descriptors; None: any number.
+        `folders`: controller name -> descriptor of a folder in which the group's is; for v2 the one folder under any
+        name, for v1 also ``unified``. They stay the caller's, and open.
         """
         self._files: list[_File] = []
         self._slow: list[_File] = []

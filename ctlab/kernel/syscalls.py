@@ -181,6 +181,8 @@ def close_all_but(keep: Iterable[int]) -> None:
 
 
 class CloneArgs(ctypes.Structure):
+    """What clone3(2) is told: struct clone_args of linux/sched.h."""
+
     _fields_ = tuple(
         (name, ctypes.c_uint64)
         for name in (

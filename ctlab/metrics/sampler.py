@@ -16,6 +16,7 @@ of the PID namespace: the process may have ended meanwhile)                     
 ``{"do": "node", "name": "host"}``                                                                      netlink socket
 ``{"do": "endpoints", "key": 1, "links": [[endpoint key, interface index], ...], "node": "host"}``      –
 ``{"do": "remove", "key": 1}``, ``{"do": "interval", "seconds": 0.5}``, ``pause``, ``resume``, ``stop``   –
+``{"do": "now"}`` (read everything once more, beside the grid)                                        –
 ====================================================================================================  ===========
 
 The interfaces named are the node's ends of the veth pairs: what they send, the container receives. An
@@ -113,10 +114,7 @@ class Sampler:
         """Read everything once, and set the next deadline."""
         began = time.monotonic()
         late = max(0.0, began - self._next)
-        rows, endpoint_rows = self._sample(list(self._containers.values()), began)
-        for ring, new in zip(self._rings, (rows, endpoint_rows), strict=True):
-            for start in range(0, len(new), ring.capacity):
-                ring.append_rows(new[start : start + ring.capacity])
+        self._write(self._sample(list(self._containers.values()), began))
         ended = time.monotonic()
         missed = max(0, math.floor((ended - self._next) / self._interval))
         self._next += (missed + 1) * self._interval
@@ -132,6 +130,11 @@ class Sampler:
         state["tick_seconds_max"] = max(state["tick_seconds_max"], took)
         self._publish()
         self._say_lack()
+
+    def _write(self, sampled: tuple[list[list[float]], list[list[float]]]) -> None:
+        for ring, new in zip(self._rings, sampled, strict=True):
+            for start in range(0, len(new), ring.capacity):
+                ring.append_rows(new[start : start + ring.capacity])
 
     def _say_lack(self) -> None:
         """Say once that not everything can be kept open."""
@@ -156,8 +159,13 @@ class Sampler:
 
     # ---- reading
 
-    def _sample(self, containers: list[_Container], now: float) -> tuple[list[list[float]], list[list[float]]]:
-        """One row for each container that is there, and one for each of its endpoints."""
+    def _sample(
+        self, containers: list[_Container], now: float | None = None
+    ) -> tuple[list[list[float]], list[list[float]]]:
+        """One row for each container that is there, and one for each of its endpoints.
+
+        `now`: only those of the expensive files whose turn it is then; None: all of them, and it stays their turn.
+        """
         stamp = time.time_ns()
         links: dict[str, tuple[int, dict[int, link_stats.Counters]]] = {}
         for node in {container.node for container in containers if container.links}:
@@ -173,12 +181,12 @@ class Sampler:
         rows: list[list[float]] = []
         endpoint_rows: list[list[float]] = []
         for container in containers:
-            slow = now >= container.slow_due
+            slow = now is None or now >= container.slow_due
             values = container.source.read(slow)
             if values is None:
                 continue
             read = time.monotonic_ns()
-            if slow:
+            if slow and now is not None:
                 # Spread over ticks, so that no tick pays for all containers at once.
                 ahead = SLOW_SECONDS if container.slow_due else SLOW_SECONDS * (1 + container.key % 10 / 10)
                 container.slow_due = now + ahead
@@ -274,6 +282,9 @@ class Sampler:
         elif do in ("pause", "resume"):
             self._paused = do == "pause"
             self._next = time.monotonic() + self._interval
+        elif do == "now":
+            if not self._paused:
+                self._write(self._sample(list(self._containers.values())))
         elif do == "stop":
             self._stopped = True
         else:
@@ -302,9 +313,7 @@ class Sampler:
         container = self._containers.pop(key, None)
         if container is None:
             return  # it ended before it was worth reading
-        rows, endpoint_rows = self._sample([container], math.inf)
-        self._rings[0].append_rows(rows)
-        self._rings[1].append_rows(endpoint_rows)
+        self._write(self._sample([container]))
         self._errors += container.source.errors()
         container.source.close()
 

@@ -12,9 +12,10 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from ..ask import NOUNS
+from ..ask.model import Noun, Option, Verb
 from ..errors import CtlabError
-from .commands import NOUNS
-from .commands.model import Noun, Option, Verb
+from ..words import as_word, scan
 
 if TYPE_CHECKING:
     from ..lab import Lab
@@ -23,6 +24,7 @@ _LINE = re.compile(
     r"\s*(?:[\w.\[\]'\", ]+=\s*)?(?P<marks>%{0,2})(?P<noun>" + "|".join(NOUNS) + r")\s+(?P<rest>.*)", re.DOTALL
 )
 _ASSIGNED = re.compile(r"\s*[\w.\[\]'\", ]+=\s*\w+\s")
+_QUOTING = re.compile(r"""['"\\]""")
 # What a verb can be done to; any other takes every container.
 _STATES = {
     "start": ("exited", "created"), "stop": ("running", "paused"), "exec": ("running",), "shell": ("running",),
@@ -60,8 +62,13 @@ def complete(text: str) -> tuple[list[str], str]:
     words = match["rest"].split()
     fragment = "" if not words or match["rest"][-1:].isspace() else words.pop()
     try:
+        if _QUOTING.search(match["rest"]):
+            if _QUOTING.search(fragment):
+                return [], ""
+            words = [one.text for one in scan(match["rest"]).words]
+            words = words[:-1] if fragment else words
         return _complete(noun, words, fragment, cell=match["marks"] == "%%")
-    except CtlabError:  # a lab that has just gone has no names
+    except CtlabError:  # a lab that has just gone has no names; a quote is open
         return [], ""
 
 
@@ -169,9 +176,7 @@ def _paths(verb: Verb, before: list[str], fragment: str) -> list[str]:
         folder, _, last = path.rpartition("/")
         if not path.startswith("/"):
             return [f"{name}:/"]
-        # What would steer a terminal, or end the line, isn't offered.
-        found = [one for one in names(lab[name], folder or "/") if one.isprintable()]
-        return [f"{name}:{folder}/{one}" for one in _that_begin(last, found)]
+        return _typed(f"{name}:{folder}/{one}" for one in _that_begin(last, names(lab[name], folder or "/")))
     containers = [] if any(":" in word for word in before) else [f"{one}:" for one in _containers(_STATES[verb.name])]
     return [*_that_begin(fragment, containers), *(_local(fragment) if verb.name == "cp" else [])]
 
@@ -184,7 +189,19 @@ def _local(fragment: str) -> list[str]:
             names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in entries)
     except OSError:
         return []
-    return [folder + slash + name for name in names if name.startswith(last) and (last or not name.startswith("."))]
+    found = (name for name in names if name.startswith(last) and (last or not name.startswith(".")))
+    # By itself one of these would be an option, somebody's home or a container's.
+    return _typed(
+        f"./{name}" if not slash and re.match(r"[-~]|[^/]*:", name) else folder + slash + name for name in found
+    )
+
+
+def _typed(found: Iterable[str]) -> list[str]:
+    """Files' names as the grammar reads them back: whoever made the file may have chosen its name to be run.
+
+    What would steer a terminal, or end the line, isn't offered.
+    """
+    return [as_word(text) for text in found if text.isprintable()]
 
 
 def _lab() -> Lab | None:

@@ -1,6 +1,6 @@
 """A line of a magic, understood: `%NOUN VERB [OPTIONS] [SUBJECT…] [-- COMMAND…]`.
 
-The table is in `commands/`; this is what reads a line by it. Nothing is done here and nothing is asked of a lab,
+The table is in `ask/`; this is what reads a line by it. Nothing is done here and nothing is asked of a lab,
 so that whatever is wrong with the line itself is said before anything has happened.
 """
 
@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..ask import NOUNS, advice
+from ..ask.help import noun_help, prefix, title, usage, verb_help
+from ..ask.model import Absent, Noun, Option, Parsed, Subject, Verb
+from ..ask.readers import READERS
 from ..errors import AddressError, BadInput
 from ..names import did_you_mean, shorten
 from ..words import (
@@ -21,10 +25,6 @@ from ..words import (
     scan,
     unexpanded_name,
 )
-from .commands import NOUNS, advice
-from .commands.help import noun_help, prefix, title, usage, verb_help
-from .commands.kinds import READERS
-from .commands.model import Absent, Noun, Option, Parsed, Subject, Verb
 
 __all__ = ["NOUNS", "Absent", "Noun", "Option", "Parsed", "Subject", "Verb", "help_text", "parse"]
 

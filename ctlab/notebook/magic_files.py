@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .commands.container import is_inside
+from ..ask.container import is_inside
 from .magic_context import Context, Text
 
 

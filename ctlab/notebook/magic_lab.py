@@ -108,7 +108,7 @@ def prune(context: Context) -> Any:
     """`%lab prune`: a line for each dead lab."""
     from ..runtime import prune as pruning
 
-    lines = pruning.prune()
+    lines = pruning.everything()
     print("\n".join(lines) if lines else "nothing to prune")
     return lines if lines else None
 

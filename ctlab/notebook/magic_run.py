@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import engines
+from ..ask import NOUNS
+from ..ask.readers import is_expected
 from ..completed import Completed
 from ..errors import BadInput, ProgramFailed
 from ..words import join
-from .commands import NOUNS
-from .commands.kinds import is_expected
 from .display import CellSink, value_of_streamed
 from .magic_context import Context, is_statement
 

@@ -21,7 +21,7 @@ from ..kernel import process_end, syscalls
 from . import compressed, ends, execution, messages, protocol, storage, tar
 from .calls import Call
 from .pack import Packer
-from .unpack import Root, Unpacker
+from .unpack import Root, Unpacker, Unwritten
 
 if TYPE_CHECKING:
     from .record import Record
@@ -131,6 +131,8 @@ def _work(status: socket.socket, work: Callable[[], dict[str, Any]], keep: set[i
         name = errno.errorcode.get(error.errno or 0, "")
         where = f"{error.filename}: " if error.filename else ""
         answer = {"error": "KernelError", "message": f"{where}{name} ({error.strerror})", "errno": error.errno or 0}
+        if isinstance(error, Unwritten):
+            answer["storage"] = error.storage
     except tar.ArchiveError as error:
         answer = {"error": "BadInput", "message": f"not a usable tar archive: {error}", "errno": 0}
     except Exception as error:

@@ -17,7 +17,6 @@ from .record import Record, returncode
 if TYPE_CHECKING:
     from .supervisor import Supervisor
 
-_LAST_SAMPLE_SECONDS = 0.02
 _INITS_ENDS = (launcher.FAILED_STATUS, 128 + signal.SIGSYS)
 _LEFTOVER_SECONDS = 0.3  # the kernel takes a namespace down in some ten milliseconds
 _FREED_SECONDS = 0.5  # the kernel gives a namespace back by and by
@@ -136,12 +135,14 @@ def forget_slot(supervisor: Supervisor, record: Record) -> None:
 
     def clear() -> None:
         let_holder_go(supervisor, slot)
-        if record.slot is None:  # else it was started again, and what is sampled is that
-            supervisor.services.sample_last(record, slot)
-        supervisor.pool.bury(slot.serial)
         folder = slot.cgroup
-        if folder is not None:  # a removed one can't be read, and the sampler reads it once more
-            supervisor.after(_LAST_SAMPLE_SECONDS, lambda: _remove_folder(supervisor, folder, 50))
+
+        def read() -> None:
+            if folder is not None:
+                _remove_folder(supervisor, folder, 50)
+
+        supervisor.services.sample_last(record, slot, read)
+        supervisor.pool.bury(slot.serial)
 
     supervisor.later(clear)
     if links:

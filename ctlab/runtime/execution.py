@@ -170,15 +170,18 @@ def _runner_ended(supervisor: Supervisor, runner: Runner) -> None:
     if runner.record is not None and runner.record.runners.get(runner.identity) is runner:
         del runner.record.runners[runner.identity]
     call, runner.call = runner.call, None
-    if call is not None:  # it was killed, maybe for memory; its program may live on
+    if call is not None:  # it was killed, maybe for memory; its program would live on
         assert runner.record is not None  # only idle ones are let go
+        orphans.end(supervisor)
         orphans.watch(supervisor)
         supervisor.executions.pop(call.message.execution, None)
         if runner.started:
             supervisor.tell(messages.ExecutionEnded(call.message.execution, 128 + signal.SIGKILL))
         else:
             ended = runner.record.slot is not runner.slot
-            what = "the program was killed with it" if ended else "what waited for the program was killed"
+            what = "the program was killed with it"
+            if not ended:
+                what = "the process that waited for the program was killed, and the program with it; run it again"
             call.fail("StateError", f"container {runner.record.name}: {what}")
 
 

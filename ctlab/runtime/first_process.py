@@ -172,5 +172,5 @@ def _running(supervisor: Supervisor, record: Record) -> None:
 
 
 def _sample(supervisor: Supervisor, record: Record, slot: Slot) -> None:
-    if record.slot is slot:
+    if record.slot is slot and record.sampled is not slot:
         supervisor.services.sample(record)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def found(keeper: Keeper) -> None:
     """Make the outside folders and the supervisor; tell the owner."""
     # Each folder is written down before it is made: we may be killed between any two lines.
-    keeper.folder.record(tried_in=_candidates(), tried_since=time.monotonic_ns())
+    keeper.folder.record(tried_in=cgroup_mounts.candidates(), tried_since=time.monotonic_ns())
     delegation = cgroup_discover.discover()
     keeper.leaf = delegation.leaf
     mapping, keeper.ids = idmap.reserve(idmap.choose(), keeper.lab_id)
@@ -137,20 +137,6 @@ def _await(keeper: Keeper, connection: socket.socket | _socket.socket) -> None:
     poll.register(keeper.control, 0)  # POLLHUP: it was closed
     if connection.fileno() not in (ready := keeper.reader.wait(poll)):
         raise RuntimeError(f"its owner {'has ended' if keeper.owner_pidfd in ready else 'wants it no longer'}")
-
-
-def _candidates() -> list[str]:
-    """Every cgroup folder in which `discover` may make a trial folder."""
-    found: list[str] = []
-    with contextlib.suppress(OSError):
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            mounts = cgroup_mounts.mounts(file.read())
-        with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-            own = cgroup_mounts.own_paths(file.read())
-        for mount in mounts:
-            path = own.get(next(iter(mount.controllers), "") if mount.version == 1 else "", "/")
-            found += cgroup_mounts.folders(mount, path)
-    return list(dict.fromkeys(found))
 
 
 def _readable_without_privilege() -> bool:

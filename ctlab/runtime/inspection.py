@@ -129,7 +129,11 @@ def rings(supervisor: Supervisor, call: Call) -> None:
 
 
 def sampler(supervisor: Supervisor, call: Call) -> None:
-    """An order for the sampler: interval, pause, resume."""
+    """An order for the sampler: interval, pause, resume, now."""
+    if call.message.order.get("do") == "now":
+        supervisor.catch_up()  # what has ended is to have its last row
+        supervisor.services.sample_now(lambda: call.reply(messages.Ok()))
+        return
     supervisor.services.sampler_control(call.message.order)
     call.reply(messages.Ok())
 

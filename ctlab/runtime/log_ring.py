@@ -22,6 +22,7 @@ from ..kernel.mapped import mapped
 CAPACITY_BYTES = 1 << 20
 _LARGEST_CAPACITY_BYTES = 64 << 20  # that a reader maps and copies
 _TRIES = 200  # of a reader that the writer overtakes: each takes a fraction of the time of a lap
+_HELD_UP = 20  # such tries of which most was overwritten, until the best of them is taken
 _HEADER_BYTES = 4096
 _MAGIC = 0x63746C6C6F673031  # "ctllog01"
 _HEAD, _TAIL, _DROPPED_OUT, _DROPPED_ERR, _ENDED = range(2, 7)  # words of the header
@@ -143,6 +144,8 @@ class LogRing:
 
     def _copied(self, since: int) -> tuple[bytes, int, int, int]:
         """(the records from offset `since` on, all whole, the offset of the first, the head, the tail after it)."""
+        best: tuple[bytes, int, int, int] | None = None
+        held_up = 0
         for _ in range(_TRIES):
             span = self._span()
             if span is None:
@@ -156,8 +159,13 @@ class LogRing:
             if now <= start:
                 return data, start, head, max(now, tail)
             if now <= head:  # what lies before the new tail may be torn
-                return data[now - start :], now, head, now
-        return b"", since, since, since  # overtaken each time: the next reading finds more
+                if best is None or head - now > len(best[0]):
+                    best = data[now - start :], now, head, now
+                held_up += 1
+                # Who was held up for most of a lap has little left of it, or nothing: there is more by now.
+                if head - now >= (head - start) // 2 or held_up == _HELD_UP:
+                    return best
+        return best or (b"", since, since, since)  # overtaken each time: the next reading finds more
 
     def records(self, since: int = 0) -> tuple[list[Record], int]:
         """(records from byte offset `since` on, the offset to go on from).

@@ -256,7 +256,7 @@ class Rings(NamedTuple):
 
 
 class Sampler(NamedTuple):
-    """Pass an order on to the sampler (interval, pause, resume): `Ok`."""
+    """Pass an order on to the sampler (interval, pause, resume, now): `Ok`; of now once it has been done."""
 
     order: dict[str, Any]
 

@@ -2,7 +2,7 @@
 
 The first process of a PID namespace ends only when every process in it has been reaped. A program that was
 exec'ed by a runner is the runner's to reap; when the runner dies first (the kernel may kill it for the container's
-memory) the program becomes a child of the supervisor that nobody waits for.
+memory) the program becomes a child of the supervisor that nobody waits for, and is ended: its caller has been told so.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -21,27 +22,46 @@ _STEP_MS = 100
 _WATCH_SECONDS = 0.5
 
 
-def _zombies_inside() -> list[int]:
-    """Dead children of this process in a PID namespace below ours that are not its first process."""
+def _inside(supervisor: Supervisor) -> list[tuple[int, bool]]:
+    """(pid, whether it has ended) of our children in a PID namespace below ours that nobody else waits for.
+
+    Not the first process of one, nor those in `supervisor.inside`, which have handlers of their own.
+    """
     found = []
     with open("/proc/thread-self/children", encoding="ascii") as file:
-        children = file.read().split()
+        children = [int(pid) for pid in file.read().split()]
     for pid in children:
+        if pid in supervisor.inside:
+            continue
         with contextlib.suppress(OSError), open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
             lines = dict(line.split(":", 1) for line in file if line.startswith(("State:", "NSpid:")))
             numbers = lines["NSpid"].split()
-            if lines["State"].split()[0] == "Z" and len(numbers) > 1 and numbers[-1] != "1":
-                found.append(int(pid))
+            if len(numbers) > 1 and numbers[-1] != "1":
+                found.append((pid, lines["State"].split()[0] == "Z"))
     return found
 
 
 def reap(supervisor: Supervisor) -> None:
-    """Reap what nobody else does; the children of `supervisor.inside` have handlers of their own."""
+    """Reap what nobody else does."""
     with contextlib.suppress(OSError):  # a kernel without the list of children
-        for pid in _zombies_inside():
-            if pid not in supervisor.inside:
+        for pid, over in _inside(supervisor):
+            if over:
                 with contextlib.suppress(ChildProcessError):
                     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+
+
+def end(supervisor: Supervisor) -> None:
+    """Kill the programs whose runners have been killed, each with its process group.
+
+    Only we reap them, so neither number is anybody else's meanwhile. One that has a terminal has led its session: with
+    its end the kernel hangs up what ran in front, and whatever of its jobs was stopped.
+    """
+    with contextlib.suppress(OSError):
+        for pid, over in _inside(supervisor):
+            if not over:
+                with contextlib.suppress(ProcessLookupError):  # it has no group of its own yet
+                    os.killpg(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
 
 
 def watch(supervisor: Supervisor) -> None:

@@ -1,5 +1,7 @@
 """Remove what labs with a dead keeper have left: cgroup folders, runtime folders and ids, nothing else.
 
+Who asks for it has also those cgroup folders removed that no note names any more, if nobody is in them.
+
 A keeper that is merely stopped (SIGSTOP) while its owner is dead still holds its lock: it is told to go on, and
 then cleans up by itself.
 
@@ -15,7 +17,7 @@ import signal
 import time
 
 from ..errors import CtlabError
-from ..kernel import cgroup_outside, id_ranges
+from ..kernel import cgroup_mounts, cgroup_outside, id_ranges
 from . import base_folder, runtime_folder
 from .base_folder import Base
 from .note import Note
@@ -33,6 +35,25 @@ def prune() -> list[str]:
             lines += _wake(base)
             lines += [_clear(found) for found in runtime_folder.dead(base)]
     id_ranges.sweep()
+    return lines
+
+
+def everything() -> list[str]:
+    """`prune`, and the cgroup folders of which no note is left; a line for each lab."""
+    lines = prune()
+    folders: dict[str, list[str]] = {}
+    for above in cgroup_mounts.candidates():
+        for name in cgroup_outside.names_in(above):
+            lab_id = name.removeprefix("ctlab-")
+            if name != lab_id and runtime_folder.is_lab_id(lab_id):
+                folders.setdefault(lab_id, []).append(os.path.join(above, name))
+    known: set[str] = set()
+    for base in base_folder.existing():  # after the folders: a keeper writes them down before it makes them
+        with base:
+            known.update(runtime_folder.lab_ids(base))
+    for lab_id, paths in folders.items():
+        if lab_id not in known and cgroup_outside.remove_forsaken(paths, _is_ours):
+            lines.append(f"lab {lab_id}: no note of it is left; its empty cgroup folders removed")
     return lines
 
 
@@ -139,6 +160,6 @@ def _go_on(note: Note) -> bool:
 
 def main() -> None:
     """``python -m ctlab prune``."""
-    lines = prune()
+    lines = everything()
     lines += [f"not looked into: {line}" for line in base_folder.refusals()]
     print("\n".join(lines) if lines else "nothing to prune")

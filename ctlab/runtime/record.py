@@ -66,7 +66,7 @@ class Record:
         self.runners: dict[Identity, Runner] = {}  # idle ones that are inside
         self.fresh_links: list[tuple[str, ...]] = []  # possible names of each pair that may not carry packets yet
         self.terminals: list[int] = []
-        self.sampled = False  # whether the sampler reads its counters
+        self.sampled: Slot | None = None  # the run of which the sampler reads the counters
         self.streams: dict[int, tuple[int, int]] = {}  # what it writes to, of each run of which something may come
         self.waiters: list[Call] = []
         self.interrupted: Group | None = None  # what is to end before its first process

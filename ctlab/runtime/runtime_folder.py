@@ -221,9 +221,14 @@ def _take(base: Base, lab_id: str) -> Found | None:
             os.close(folder)
 
 
+def is_lab_id(name: str) -> bool:
+    """Whether a lab may be called so."""
+    return _LAB_ID.fullmatch(name) is not None
+
+
 def lab_ids(base: Base) -> list[str]:
     """The ids of the labs that have a folder there, whoever holds it."""
-    return sorted(name for name in os.listdir(base.descriptor) if _LAB_ID.fullmatch(name))
+    return sorted(name for name in os.listdir(base.descriptor) if is_lab_id(name))
 
 
 def read_note(base: Base, lab_id: str) -> Note:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..kernel import netlink
@@ -13,6 +13,7 @@ from ..metrics import columns as metric_columns
 from ..metrics import sampler
 from ..metrics.ring import Ring
 from . import messages, nursery, protocol, resolver
+from .calls import Refused
 from .helper import DEAD, Helper
 from .outputs import Outputs
 from .record import Record
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 RING_ROWS = 1 << 17  # at ten samples a second: two minutes of a hundred containers; pages are taken when reached
+_SAMPLER_SECONDS = 1.0  # that anybody waits for it
 
 
 class Services:
@@ -47,6 +49,8 @@ class Services:
         containers, endpoints = self.container_ring, self.endpoint_ring
         self._interval = supervisor.start.interval_seconds
         self._paused = False
+        self._asked = 0  # orders to the sampler of which the end is waited for
+        self._then: dict[int, Callable[[], None]] = {}  # the number of such an order -> what comes after it
         self._sampler = Helper(
             supervisor, "sampler", lambda control: sampler.main(control, containers, endpoints, self._interval),
             lost="the counters of that moment are missing",
@@ -137,7 +141,9 @@ class Services:
         slot = record.slot
         if slot is None or self._sampler.control is None:
             return
-        record.sampled = True
+        if record.sampled is not None and record.sampled is not slot:
+            self.sample_last(record, record.sampled)  # of an earlier run, which is being cleared away
+        record.sampled = slot
         with _unless_silent():
             if slot.cgroup is not None:
                 self._sampler.send({"do": "add", "key": record.key, "group": slot.cgroup.id})
@@ -153,7 +159,7 @@ class Services:
 
     def sample_links(self, record: Record) -> None:
         """The container's endpoints have changed."""
-        if not record.sampled or self._sampler.control is None:
+        if record.sampled is None or self._sampler.control is None:
             return  # it is told of them when the container is worth reading
         links = []
         for key, veth in record.links:
@@ -162,17 +168,41 @@ class Services:
         with _unless_silent():
             self._sampler.send({"do": "endpoints", "key": record.key, "links": links, "node": "host"})
 
-    def sample_last(self, record: Record, slot: Slot) -> None:
-        """The container's program has ended: read its counters for the last time, of a short one for the first."""
-        sampled, record.sampled = record.sampled, False
-        if self._sampler.control is None:
+    def sample_last(self, record: Record, slot: Slot, then: Callable[[], None] = lambda: None) -> None:
+        """The container's program has ended: read its counters for the last time, of a short one for the first.
+
+        `then`: what is to be done once they have been read, or can't be.
+        """
+        sampled = record.sampled is slot
+        ran = record.sampled is None and record.returncode is not None and slot.cgroup is not None
+        if self._sampler.control is None or not (sampled or ran):  # else it has been read, when the next run began
+            then()
             return
-        ran = record.returncode is not None and slot.cgroup is not None
-        with _unless_silent():
-            if not sampled and ran and slot.cgroup is not None:
+        record.sampled = None
+        if not sampled and slot.cgroup is not None:
+            with _unless_silent():
                 self._sampler.send({"do": "add", "key": record.key, "group": slot.cgroup.id})
-            if sampled or ran:
-                self._sampler.send({"do": "remove", "key": record.key})
+        self._order({"do": "remove", "key": record.key}, then)
+
+    def sample_now(self, then: Callable[[], None]) -> None:
+        """Read everything once, also what has only just begun; `then`: when that has been done, or can't be."""
+        for record in list(self._supervisor.records.values()):
+            if record.state == "running" and record.slot is not None and record.sampled is not record.slot:
+                self.sample(record)
+        self._order({"do": "now"}, then)
+
+    def _order(self, order: dict[str, Any], then: Callable[[], None]) -> None:
+        """Let the sampler do it; `then`: once it says so, has died, or has been silent for a second."""
+        number = self._asked = self._asked + 1
+        self._then[number] = then
+        self._supervisor.after(_SAMPLER_SECONDS, lambda: self._done(number))
+        with contextlib.suppress(OSError, Refused):
+            self._sampler.send({**order, "reply": number})
+            return
+        self._done(number)
+
+    def _done(self, number: int) -> None:
+        self._then.pop(number, lambda: None)()
 
     def sampler_control(self, message: dict[str, Any]) -> None:
         """Pass an order on (interval, pause, resume). Raises Refused."""
@@ -195,18 +225,22 @@ class Services:
             link.close()
 
     def _renew_sampler(self) -> None:
+        for number in list(self._then):  # the dead one won't say it
+            self._done(number)
         if self._sampler.control is None:
             return
         self._give_sampler()
         if self._paused:
             self._sampler.send({"do": "pause"})
         for record in list(self._supervisor.records.values()):
-            if record.sampled:
+            if record.sampled is not None and record.sampled is record.slot:
                 self.sample(record)
 
     def _sampler_says(self, message: protocol.Message) -> None:
         if "error" in message:
             self._supervisor.tell(messages.SamplerError(message["error"]))
+        elif "reply" in message:
+            self._done(message["reply"])
         elif "note" in message:
             self._supervisor.tell(messages.Note(message["note"]))
 

@@ -12,9 +12,9 @@ from typing import Any
 _FULL_BYTES, _FULL_INODES = 256 << 10, 64  # less than this is nothing
 
 
-def state() -> dict[str, int]:
-    """Bytes and inodes: all, used, free. To be asked in the supervisor, whose root it is."""
-    found = os.statvfs("/")
+def state(place: str | int = "/") -> dict[str, int]:
+    """Bytes and inodes: all, used, free. To be asked in the supervisor, whose root it is, or of what lies in it."""
+    found = os.statvfs(place)
     return {
         "bytes": found.f_blocks * found.f_frsize,
         "used_bytes": (found.f_blocks - found.f_bfree) * found.f_frsize,
@@ -25,9 +25,14 @@ def state() -> dict[str, int]:
     }
 
 
-def hint() -> str:
-    """The line for a storage that is full; "" where it isn't, and what failed did so for another reason."""
+def hint(failed: dict[str, int] | None = None) -> str:
+    """The line for a storage that is full; "" where it isn't, and what failed did so for another reason.
+
+    `failed`: the state of that file system, which may be another one, when something failed in it.
+    """
     now = state()
+    if failed is not None and (failed["bytes"], failed["inodes"]) == (now["bytes"], now["inodes"]):
+        now = failed
     if now["free_bytes"] >= _FULL_BYTES and now["free_inodes"] >= _FULL_INODES:
         return ""
     what = f"{now['bytes'] >> 20}M" if now["free_bytes"] < _FULL_BYTES else f"{now['inodes']} files"
@@ -44,5 +49,5 @@ def named(answer: dict[str, Any], *, starting: bool = False) -> dict[str, Any]:
     """
     if "error" not in answer or answer.get("errno") not in (errno.ENOSPC, errno.EROFS if starting else None):
         return answer
-    text = hint()
+    text = hint(answer.get("storage"))
     return answer | {"message": text} if text else answer

@@ -293,7 +293,7 @@ def _time(extended: bytes | None, field: bytes) -> int:
 
 
 def _records(data: bytes) -> dict[bytes, bytes]:
-    """The records of a pax header that we know; each is "LENGTH KEY=VALUE\\n"."""
+    r"""The records of a pax header that we know; each is "LENGTH KEY=VALUE\n"."""
     found: dict[bytes, bytes] = {}
     at = 0
     while at < len(data):

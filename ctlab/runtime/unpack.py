@@ -1,8 +1,9 @@
 """A tar stream becomes files below a folder of the root that this process is in: by descriptors only.
 
 Every folder is found with openat2(RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS) from the root's descriptor; a file is made
-new in it (O_EXCL) and gets content, owner, mode and time through the descriptor that made it. Whoever renames and
-links in there meanwhile decides where in this root something lands, and never reaches a file that is not in it.
+new in it (O_EXCL) and gets content, owner, mode and time through the descriptor that made it. Where something may
+have the name already, it is made beside it and renamed once it is whole. Whoever renames and links in there meanwhile
+decides where in this root something lands, and never reaches a file that is not in it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import stat
 from collections.abc import Callable, Iterator
 
 from ..kernel import syscalls
-from . import tar
+from . import storage, tar
 
 ENTRIES_MOST = 1_000_000
 DEPTH_MOST = 512  # folders in one another
@@ -58,6 +59,14 @@ class Root:
             finally:
                 os.close(parent)
         return self.open(path, _FOLDER)
+
+
+class Unwritten(OSError):
+    """A file's content couldn't be written; `storage`: how its file system stood then."""
+
+    def __init__(self, error: OSError, found: dict[str, int]) -> None:
+        super().__init__(error.errno, error.strerror)
+        self.storage = found
 
 
 class Unpacker:
@@ -132,11 +141,30 @@ class Unpacker:
         return self._parent_descriptor
 
     def _file(self, parent: int, name: bytes, member: tar.Member, content: Iterator[tuple[int, bytes]]) -> None:
-        descriptor = _anew(parent, name, lambda: os.open(name, _NEW_FILE, 0o600, dir_fd=parent))
+        if self._was_empty:  # what fails goes with all of it
+            self._fill(_anew(parent, name, lambda: os.open(name, _NEW_FILE, 0o600, dir_fd=parent)), member, content)
+            return
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+                raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        beside = b".ctlab-" + os.urandom(8).hex().encode()
+        descriptor = os.open(beside, _NEW_FILE, 0o600, dir_fd=parent)
+        try:
+            self._fill(descriptor, member, content)
+            os.rename(beside, name, src_dir_fd=parent, dst_dir_fd=parent)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(beside, dir_fd=parent)
+            raise
+
+    def _fill(self, descriptor: int, member: tar.Member, content: Iterator[tuple[int, bytes]]) -> None:
         try:
             write(descriptor, member, content)
-        except BaseException:
+        except BaseException as error:
+            found = storage.state(descriptor)  # before it has room again
             os.close(descriptor)
+            if isinstance(error, OSError):
+                raise Unwritten(error, found) from None
             raise
         self._settle(descriptor, member)
 

@@ -356,14 +356,15 @@ class Channel:
         if not self._rings:
             for descriptor in (services.container_ring, services.endpoint_ring):
                 self._rings.append((Ring.attach(os.dup(descriptor)), 0))
-            self._send_rows()
+            self.send_rows()
             interval = max(_BATCH_SECONDS, self.supervisor.start.interval_seconds)
             self.supervisor.after(interval, lambda: self._batch(interval))
         else:
-            self._send_rows()
+            self.send_rows()
         return [["m", 0], ["m", 1]]
 
-    def _send_rows(self) -> None:
+    def send_rows(self) -> None:
+        """Send what the rings have that their mirrors lack."""
         for number, (ring, sent) in enumerate(self._rings):
             while True:
                 changes, sent = ring.changes(sent, _BATCH_ROWS)
@@ -374,7 +375,7 @@ class Channel:
 
     def _batch(self, interval: float) -> None:
         if self.wire.waiting_bytes <= _BUSY_BYTES:
-            self._send_rows()
+            self.send_rows()
         self.supervisor.after(interval, lambda: self._batch(interval))
 
 
@@ -439,6 +440,8 @@ class ChannelCall(Call):
                 described = [["l", record.key]]
         elif isinstance(answer, messages.Counters):
             described = channel.send_rings()
+        elif isinstance(self.message, messages.Sampler):
+            channel.send_rows()  # those that it asked for, before it hears that they are there
         elif isinstance(answer, messages.Firsts):
             answer = answer._replace(pids=[_pid(pidfd) for pidfd in descriptors or ()])
         elif isinstance(answer, messages.Running):

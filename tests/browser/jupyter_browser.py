@@ -48,6 +48,10 @@ _READY = """async () => {
   await panel.sessionContext.session.kernel.info;
   await panel.revealed;
 }"""
+_START = """(index) => {
+  jupyterapp.shell.currentWidget.content.activeCellIndex = index;
+  jupyterapp.commands.execute('notebook:run-cell');
+}"""
 _RUN = """async (index) => {
   const panel = jupyterapp.shell.currentWidget;
   panel.content.activeCellIndex = index;
@@ -168,6 +172,14 @@ class Notebook:
     def run(self, index: int) -> None:
         """Run a cell to its end. An error in it is an output, see `outputs`."""
         self.page.evaluate(_RUN, index)
+
+    def start(self, index: int) -> None:
+        """Run a cell, and don't wait for its end."""
+        self.page.evaluate(_START, index)
+
+    def busy(self, index: int) -> bool:
+        """Whether a cell has been started and hasn't ended."""
+        return self.cell(index).locator(".jp-InputPrompt").inner_text() == "[*]:"
 
     def good(self, index: int) -> None:
         """Run a cell that must not fail."""

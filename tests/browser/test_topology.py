@@ -57,6 +57,15 @@ def point(page: Any, view: Any, element: str) -> tuple[float, float]:
     return at["x"], at["y"]
 
 
+def narrow(page: Any, width: int) -> None:
+    """Make the window narrower, and wait until the map has followed, which the page does when it has time."""
+    size = "document.querySelector('.ctlab-topology .map').clientWidth"
+    before = page.evaluate(size)
+    page.set_viewport_size({"width": width, "height": 1000})
+    page.wait_for_function(f"(before) => {size} < before", arg=before)
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
 def test_the_live_map(notebook: Callable[..., Any]) -> None:
     book = notebook(
         [
@@ -97,7 +106,7 @@ def test_the_live_map(notebook: Callable[..., Any]) -> None:
 
     # Details lie over the map: nothing moves, but what would be behind them.
     where = "(root) => ['w0', 'w1', 'w2', 'late'].map((name) => root.locate(`container:${name}`).x)"
-    page.set_viewport_size({"width": 900, "height": 1000})
+    narrow(page, 900)
     page.wait_for_function(CLEAR)
     before = view.evaluate(where)
     page.mouse.click(*point(page, view, "container:w0"))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,7 +200,57 @@ def test_every_case_says_exactly_this_and_changes_nothing(world: Any) -> None:
         else:
             pytest.fail(f"{text} gave {result!r}")
         assert wait_until(lambda: state(world) == before), f"{text} changed something:\n{before}\n{state(world)}"
+    if os.environ.get("UPDATE_GOLDEN"):
+        GOLDEN.write_text("\n".join(f"{text}\n{line}\n" for text, line in said.items()), encoding="utf-8")
     assert said == golden()
+
+
+HOSTILE = [
+    b"x", math.nan, math.inf, -2, 10**30, True, 2.5, object(), [1.5], [None], {"a": None}, "\0", "a\nb", "\ud800",
+    "x" * 100_000, "", 1j, ("a",),
+]  # fmt: skip
+# What else a call needs, and calls that take anything or end what the others are tried on.
+NEEDED = {
+    "exec": {"command": ["true"]}, "script": {"text": "true"}, "write": {"path": "/tmp/x", "content": "a"},
+    "copy_in": {"source": "/etc/hosts", "destination": "/tmp/h"}, "connect": {"container": "web"},
+    "copy_out": {"source": "/etc/hosts"}, "disconnect": {"container": "web"}, "network": {"name": "n1"},
+    "wait_for": {"container": "web", "port": 80, "timeout": 0.01}, "run": {"exists": "replace"},
+}  # fmt: skip
+NOT_TRIED = {"say", "on_change", "details", "stop", "remove", "restart", "follow", "stream_until_end", "close_views"}
+FREE = {"sink", "content", "stdin"}  # bytes are right there, and a sink is the caller's own
+
+
+def test_no_value_of_any_parameter_is_a_raw_error(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where a copy goes whose destination is one of these values
+    refused = tried = 0
+    for handle in (world["web"], world.networks["blue"], world):
+        for name, method in inspect.getmembers(type(handle), inspect.isfunction):
+            if name.startswith("_") or name in NOT_TRIED:
+                continue
+            parameters = inspect.signature(method).parameters.values()
+            for parameter in parameters:
+                if parameter.name in ("self", *FREE) or parameter.kind in (
+                    parameter.VAR_KEYWORD,
+                    parameter.VAR_POSITIONAL,
+                ):
+                    continue
+                for value in HOSTILE:
+                    keywords: dict[str, Any] = {**NEEDED.get(name, {}), parameter.name: value}
+                    if name == "copy_out" and parameter.name == "source":
+                        keywords["destination"] = tmp_path / "out"
+                    tried += 1
+                    try:
+                        getattr(handle, name)(**keywords)
+                    except CtlabError as error:
+                        refused += 1
+                        assert "\n" not in str(error) and len(str(error)) < 1500, (
+                            f"{name}({parameter.name}={value!r:.40})"
+                        )
+                    except TimeoutError:
+                        pass
+                    except Exception as error:
+                        pytest.fail(f"{name}({parameter.name}={value!r:.40}): {type(error).__name__}: {error}")
+    assert tried > 1000 and refused > 0.8 * tried
 
 
 def test_the_lab_goes_on(world: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +134,39 @@ def test_calls_beside_a_removal_say_that_it_was_removed(lab: Any) -> None:
     assert container.address()  # taken still, until the handle knows
     container.remove()
     assert not lab.networks["bridge"].pools[0].owners
+
+
+# -- a runner that is killed ------------------------------------------------------------------------------------------
+def runner_of(container: Any, program: str) -> int:
+    """The pid of the process that runs this program in it."""
+    found: list[int] = []
+
+    def at_work() -> bool:
+        found[:] = [pid for pid in helpers(container.lab, "runner") if program in commands_below(pid)]
+        return len(found) == 1
+
+    assert wait_until(at_work)
+    return found[0]
+
+
+def running(container: Any) -> list[str]:
+    """What runs in it beside its first process."""
+    return [process["command"] for process in container.top() if process["state"] != "Z" and process["pid"] != 1]
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_a_program_ends_with_the_process_that_waits_for_it(lab: Any, stubborn: bool) -> None:
+    """Its caller is told that it has ended, so it has: with its group, whatever it ignores."""
+    web = lab.run(["sleep", "1000"], name="web")
+    script = ("trap '' HUP TERM INT; " if stubborn else "") + "sleep 1234 & sleep 1235; echo no"
+    done = ThreadPoolExecutor(1).submit(web.exec, ["sh", "-c", script])
+    assert wait_until(lambda: {"sleep 1234", "sleep 1235"} <= set(running(web)))
+    os.kill(runner_of(web, "sh"), signal.SIGKILL)
+    with pytest.raises(StateError, match=r"^container web: .*was killed"):
+        done.result(patient(10))
+    assert wait_until(lambda: running(web) == [])
+    detached = web.exec(["sleep", "1236"], detach=True)
+    os.kill(runner_of(web, "sleep"), signal.SIGKILL)
+    assert detached.wait(patient(10)) == 137
+    assert wait_until(lambda: running(web) == [])
+    assert web.exec(["echo", "still"]).stdout == "still\n" and web.state == "running"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +16,14 @@ import pytest
 from cgroup_world import MIB, World, apply, eat, spin
 
 from ctlab.errors import KernelError
-from ctlab.kernel import cgroup_v1, cgroup_v2, syscalls
+from ctlab.kernel import cgroup_mounts, cgroup_v1, cgroup_v2, syscalls
 from ctlab.kernel.cgroup import LabFolders
 from ctlab.kernel.cgroup_discover import Delegation
-from ctlab.kernel.cgroup_outside import make_lab, prune
+from ctlab.kernel.cgroup_outside import LabCgroup, make_lab, prune
 from ctlab.plan import limits as lim
 from ctlab.plan.limits import Limits
+from ctlab.runtime import base_folder, runtime_folder
+from ctlab.runtime import prune as prune_room
 
 pytestmark = pytest.mark.kernel
 MAPPED = 3_900_000_000  # an id that no account has, to be the lab's root
@@ -99,6 +103,49 @@ def test_the_sampler_gets_directories(world: World) -> None:
     finally:
         for fd in fds.values():
             os.close(fd)
+
+
+def test_what_no_note_names_goes_when_nobody_is_in_it(
+    delegation: Delegation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stayed for ever: only what a note names was looked at."""
+    lab_id = os.urandom(6).hex()
+    hierarchies = {*delegation.parents.values(), *([delegation.unified] if delegation.unified else [])}
+    parents = [f"{path}/forsaken-{os.getpid()}" for path in sorted(hierarchies)]
+    monkeypatch.setattr(cgroup_mounts, "candidates", lambda: parents)  # what others have on this machine is theirs
+    monkeypatch.setattr(base_folder, "_SHARED", str(tmp_path))
+    monkeypatch.setattr(base_folder, "_LOGIN", str(tmp_path / "nowhere"))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    folders = [f"{parent}/ctlab-{lab_id}" for parent in parents]
+    others = [f"{parent}/ctlab-probe-1-2" for parent in parents] + [f"{parents[0]}/ctlab-{'f' * 12}"]
+    try:
+        for path in [*parents, *folders, *(f"{folder}/c1" for folder in folders), *others]:
+            os.mkdir(path)
+        os.chown(others[-1], 12345, 12345)
+
+        def stays() -> bool:
+            return prune_room.everything() == [] and all(os.path.exists(f"{folder}/c1") for folder in folders)
+
+        inside = subprocess.Popen(["sleep", "60"])
+        Path(f"{folders[-1]}/c1/cgroup.procs").write_text(str(inside.pid))  # the others are empty
+        assert stays() and inside.poll() is None
+        inside.kill()
+        inside.wait()
+        living = LabCgroup("v1", {str(number): path for number, path in enumerate(folders)}).open()
+        assert stays()
+        for descriptor in living.values():
+            os.close(descriptor)
+        noted = runtime_folder.create(lab_id, "noted", os.getpid())
+        assert stays()
+        noted.remove()
+        assert prune_room.prune() == [] and os.path.exists(folders[0])  # not at each start of a lab
+        (line,) = prune_room.everything()
+        assert line.startswith(f"lab {lab_id}: ") and not any(map(os.path.exists, folders))
+        assert all(map(os.path.exists, others))
+    finally:
+        for path in [*(f"{folder}/c1" for folder in folders), *folders, *others, *parents]:
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(path)
 
 
 def test_prune_removes_folders_however_deep(delegation: Delegation) -> None:

@@ -88,8 +88,8 @@ def test_another_stop_signal(lab: Any) -> None:
 def test_an_init_passes_every_signal_on(lab: Any, name: str) -> None:
     """Apache's graceful stop is WINCH, systemd's are real-time signals."""
     number = 37 if name == "SIGRTMIN+3" else getattr(signal, name).value
-    handle = f"import os, signal; signal.signal({number}, lambda *_: os._exit(5)); print('up', flush=True)"
-    container = lab.run(["python3", "-c", f"{handle}\nwhile True: signal.pause()"], init=True, stop_signal=name)
+    handle = f"import os, signal, time; signal.signal({number}, lambda *_: os._exit(5)); print('up', flush=True)"
+    container = lab.run(["python3", "-c", f"{handle}\nwhile True: time.sleep(0.02)"], init=True, stop_signal=name)
     said(container, "up")
     assert container.stop().returncode == 5
 

@@ -61,6 +61,26 @@ def test_the_storage(flooded: ctlab.Lab, command: list[str]) -> None:
     at_work(flooded)
 
 
+@pytest.mark.parametrize("before", ["", "as it was"])
+def test_a_file_that_does_not_fit_leaves_nothing(flooded: ctlab.Lab, tmp_path: Path, before: str) -> None:
+    """A part of it stayed, and what had its name before was gone."""
+    (tmp_path / "large").write_bytes(bytes(40 << 20))
+    flood = flooded.run(["sleep", "60"], name="flood")
+    if before:
+        flood.write("/srv/large", before, mode=0o640)
+    for copy in (
+        lambda: flood.write("/srv/large", bytes(40 << 20)),
+        lambda: flood.copy_in(tmp_path / "large", "/srv/large"),
+    ):
+        with pytest.raises(CtlabError, match=FULL) as failed:
+            copy()
+        assert ctlab_line(failed.value)
+        assert flood.exec(["ls", "-A", "/srv"]).stdout.split() == (["large"] if before else [])
+    assert flooded.status()["storage"]["free_bytes"] > 28 << 20
+    if before:
+        assert flood.exec(["sh", "-c", "cat /srv/large; stat -c :%a /srv/large"]).stdout == "as it was:640\n"
+
+
 def ctlab_line(error: CtlabError) -> bool:
     return re.search(FULL, str(error)) is not None and "\n" not in str(error)
 

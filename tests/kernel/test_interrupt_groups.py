@@ -103,7 +103,7 @@ def test_a_shells_program_is_interrupted_with_it(lab: Any, web: Any, way: str, t
 def test_a_second_interrupt_is_a_stronger_one(lab: Any, web: Any, way: str) -> None:
     handlers = "signal.signal(2, lambda *_: os.write(1, b'once ')); "
     handlers += "signal.signal(15, lambda *_: os._exit(os.write(1, b'twice')))"
-    program = f"import os, signal; {handlers}; os.write(1, b'up '); [signal.pause() for _ in range(9)]"
+    program = f"import os, signal, time; {handlers}; os.write(1, b'up ')\nwhile True: time.sleep(0.02)"
     script = f'exec python3 -c "{program}"'
     seen = Seen("up", "once")
     sent = interrupted(seen, lambda seen: ways(lab, False)[way](script, seen))
@@ -133,7 +133,7 @@ def test_what_is_abandoned_ends_with_all_it_has_started(web: Any) -> None:
 
 # Its children end at the third interrupt; as PID 1 it would go on.
 MANY = """
-import os, signal
+import os, signal, time
 def again(*_):
     if left.pop() == 0: os._exit(0)
     os.write(1, b"i")
@@ -144,11 +144,11 @@ for _ in range(60):
     if not os.fork():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         os.write(1, b"u")
-        while True: signal.pause()
+        while True: time.sleep(0.02)
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 os.write(1, b"u")
-while True: signal.pause()
+while True: time.sleep(0.02)
 """
 
 
@@ -175,7 +175,7 @@ def test_who_goes_on_after_an_interrupt_takes_one_descriptor_of_the_lab(lab: Any
 def test_a_container_may_end_before_what_was_interrupted_in_it(lab: Any, web: Any) -> None:
     """Its first process is stopped, until all the others have ended; one takes its time, and somebody kills it all."""
     slow = "import signal, time\nsignal.signal(signal.SIGINT, lambda *_: print('slow', flush=True))\n"
-    slow += "print('up', flush=True)\nwhile True: time.sleep(60)\n"
+    slow += "print('up', flush=True)\nwhile True: time.sleep(0.02)\n"
     deaf = "import os, signal\nsignal.signal(signal.SIGINT, signal.SIG_DFL)\n"
     deaf += f"os.spawnvp(os.P_WAIT, 'python3', ['python3', '-c', {slow!r}])"
     job = lab.run(["python3", "-c", deaf], name="job")

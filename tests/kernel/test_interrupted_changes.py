@@ -114,11 +114,11 @@ def agree_soon(lab: Any) -> None:
 
 
 @pytest.fixture
-def small(lab: Any) -> Iterator[tuple[Any, Any]]:
+def small(lab: Any) -> tuple[Any, Any]:
     """A lab with two networks, and a container on one of them."""
     lab.network("blue", subnet="10.60.0.0/24")
     lab.network("green", subnet="10.61.0.0/29")
-    yield lab, lab.run(["sleep", "600"], name="web", networks=["blue"])
+    return lab, lab.run(["sleep", "600"], name="web", networks=["blue"])
 
 
 def test_connect_and_disconnect(small: tuple[Any, Any]) -> None:

@@ -65,6 +65,8 @@ def test_an_unknown_order_of_a_container_is_refused_with_nothing_left(
     lab: Any, eye: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lab.run(name="web")
+    # Its link has a spare's name for some milliseconds more.
+    assert wait_until(lambda: any(name.startswith("v") for name, _ in node(eye)[0]))
     before, orders = node(eye), start.inside
     for foreign in (ops.PivotRoot(), ops.Overlay("/usr", "/usr"), ops.MakeBridge("b", "", 1500)):
         monkeypatch.setattr(start, "inside", lambda *given, foreign=foreign: [foreign, *orders(*given)])

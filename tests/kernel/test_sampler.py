@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import patient, wait_until
+from kernel_help import helpers, no_hang, patient, wait_until
 from sampler_world import NEW_NETWORK, V1, end, given, start_busy
 
 from ctlab.metrics.columns import CONTAINERS_SCHEMA, ENDPOINTS_SCHEMA, NETWORK, SOURCE_CODES
@@ -288,6 +289,95 @@ def test_a_full_answer_queue_does_not_stop_it(running: Running) -> None:
     assert sent > 300
     ticks = running.containers.state()["ticks"]
     assert wait_until(lambda: running.containers.state()["ticks"] > ticks)
+
+
+def test_stats_has_what_an_exec_has_just_done(runtime_base: Path) -> None:
+    """The newest row was as old as the sampler's interval: a busy loop that had just ended was not in it."""
+    from ctlab import Lab
+
+    with Lab("now", interval=30) as lab:
+        if lab._client.facts["cgroup"] == "none":
+            pytest.skip("no cgroup to read when its processes have gone")
+        web = lab.run(name="web")
+        for number in range(1, 4):
+            web.exec(["python3", "-c", "import time\nwhile time.process_time() < 0.1: pass"])
+            assert web.stats(rates=False)["cpu_seconds_total"].iloc[-1] >= 0.1 * number
+        assert web.stats()["memory_working_set_bytes"].notna().all()  # an asked row has everything
+
+
+def test_what_is_read_beside_the_grid_leaves_the_grid(running: Running, group: dict[str, Path]) -> None:
+    source, fds = given(group, *V1, "unified")
+    running.folders(source, fds)
+    running.tell({"do": "add", "key": 1, "group": "."})
+    running.tell({"do": "interval", "seconds": 3600})
+    before, head = running.containers.state(), running.containers.head
+    for number in range(1, 4):
+        assert running.tell({"do": "now"}) == {}
+        assert running.containers.head == head + number
+    after = running.containers.state()
+    assert [after[name] for name in ("ticks", "missed_ticks")] == [before[name] for name in ("ticks", "missed_ticks")]
+    running.tell({"do": "pause"})
+    assert running.tell({"do": "now"}) == {} and running.containers.head == head + 3
+
+
+def test_a_sampler_that_is_stopped_holds_neither_a_frame_nor_a_removal_up(runtime_base: Path) -> None:
+    from ctlab import Lab
+
+    with Lab("stopped") as lab:
+        web = lab.run(name="web")
+        (pid,) = helpers(lab, "sampler")
+        os.kill(pid, signal.SIGSTOP)
+        paths = [Path(path) for path in lab._client.facts["cgroup_paths"]]
+        folders = {path for base in paths for path in base.glob("c[0-9]*")}
+        with no_hang(10):
+            lab.stats()
+            web.remove()
+            assert paths == [] or wait_until(lambda: not all(path.exists() for path in folders))
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_the_folder_of_what_has_ended_stays_until_it_has_been_read(runtime_base: Path) -> None:
+    """It went after 20 ms, and with it what a sampler that came later would have read."""
+    from ctlab import Lab
+
+    busy = ["python3", "-c", "import time\nwhile time.process_time() < 0.2: pass\ntime.sleep(100)"]
+    with Lab("unread", interval=30) as lab:
+        if lab._client.facts["cgroup"] == "none":
+            pytest.skip("no cgroup to read when its processes have gone")
+        web = lab.run(busy, name="web")
+
+        def used() -> float:
+            return float(lab.stats(last=None, rates=False)["cpu_seconds_total"].max())
+
+        assert wait_until(lambda: used() >= 0.2, 20)
+        lines = Path(f"/proc/{web.pid}/cgroup").read_text().splitlines()  # version 1 has several, version 2 one
+        paths = [Path(path) for path in lab._client.facts["cgroup_paths"]]
+        names = {line.rpartition("/")[2] for line in lines} - {""}
+        folders = [path / name for path in paths for name in names if (path / name).exists()]
+        web.exec([*busy[:2], busy[2].partition("time.sleep")[0]])
+        (pid,) = helpers(lab, "sampler")
+        os.kill(pid, signal.SIGSTOP)
+        web.kill()
+        until = time.monotonic() + 0.2  # a fifth of what the sampler is waited for, however slow this machine is
+        while (stayed := all(path.exists() for path in folders)) and time.monotonic() < until:
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGCONT)
+        assert stayed and folders
+        assert wait_until(lambda: used() >= 0.4) and wait_until(lambda: not any(path.exists() for path in folders))
+
+
+def test_a_restart_leaves_the_last_row_of_what_it_ends(runtime_base: Path) -> None:
+    from ctlab import Lab
+
+    with Lab("restarted", interval=30) as lab:
+        if lab._client.facts["cgroup"] == "none":
+            pytest.skip("no cgroup to read when its processes have gone")
+        web = lab.run(name="web")
+        lab.stats()
+        web.exec(["python3", "-c", "import time\nwhile time.process_time() < 0.2: pass"])
+        web.restart(timeout=0)
+        frame = lab.stats(last=None, rates=False)
+        assert frame["cpu_seconds_total"].max() >= 0.2 > frame["cpu_seconds_total"].iloc[-1]
 
 
 def test_what_has_ended_has_a_last_row_with_its_totals(runtime_base: Path) -> None:

@@ -130,3 +130,12 @@ def test_a_program_that_is_hidden_inside(kept: Any, tmp_path: Path, monkeypatch:
         assert f"hidden inside: {way} shows it as /mnt/mine" in str(kept.fails(cell))
     assert kept.run(f"%container run {way} -- /mnt/mine").stdout == "mine\n"
     kept.run("%container rm web\n%network rm bridge")
+
+
+def test_what_an_empty_image_has_no_program_for(kept: Any) -> None:
+    """A program of this machine doesn't run there, wherever it is mounted: its libraries are missing."""
+    for cell in ("%container run scratch -- ls", "%container run scratch -- /bin/ls"):
+        error = str(kept.fails(cell))
+        assert "scratch is empty: image system" in error and "/mnt/ls" not in error
+    way = "-v /usr/bin/ls:/mnt/ls:ro"
+    assert "the interpreter that it names isn't" in str(kept.fails(f"%container run {way} scratch -- /mnt/ls"))

@@ -130,6 +130,40 @@ def test_a_file_whose_name_steers_a_terminal_is_not_offered(busy: Any) -> None:
     assert found(busy, "%container cp web:/srv/odd/od") == ["%container cp web:/srv/odd/odd-fine"]
 
 
+def test_a_files_name_is_offered_as_it_has_to_be_typed(
+    busy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is in the container chooses these names, and what is offered is then run in the person's process."""
+    names = [
+        "od a b",
+        "od{ran.append(1)}",
+        "od$(x)",
+        "od;ran",
+        "od'q\"",
+        "od#c",
+        "od{{x}}",
+        "od}",
+        "od|x",
+        "od&",
+        "od\\\\",
+    ]
+    busy.ip.user_ns["ran"] = []
+    for name in names:
+        busy.lab["web"].exec(["mkdir", "-p", "/srv/names"]).check()
+        busy.lab["web"].exec(["touch", f"/srv/names/{name}"]).check()
+    lines = found(busy, "%container cp web:/srv/names/od")
+    assert len(lines) == len(names)
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        busy.run(f"{line} .")
+    assert sorted(os.listdir(tmp_path)) == sorted(names)
+    assert busy.ip.user_ns["ran"] == []
+    (tmp_path / "-rf").touch()
+    (tmp_path / "~root").touch()
+    assert {line.split()[-1] for line in found(busy, "%container cp ")} >= {"./-rf", "'./~root'"}
+    assert found(busy, "%container cp 'web:/srv/names/od") == []
+
+
 def test_tab_after_a_lab_or_a_container_offers_what_a_person_uses(busy: Any) -> None:
     busy.run("import ctlab\nlab = ctlab.current()\nweb = lab['web']")
     with provisionalcompleter():

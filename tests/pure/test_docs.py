@@ -14,6 +14,7 @@ from ctlab.runtime import system_copy, system_read
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(ctlab.__file__).parent
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 SURFACE = (ROOT / "docs" / "surface.md").read_text(encoding="utf-8")
 BUILT = {"static", "__pycache__"}
 
@@ -42,11 +43,23 @@ def test_the_files_that_are_named_of_the_vm_are_there() -> None:
     assert [name for name in listed if not (PACKAGE / "vm" / f"{name}.py").exists()] == []
 
 
-@pytest.mark.parametrize("page", [ARCHITECTURE, SURFACE], ids=["architecture", "surface"])
+@pytest.mark.parametrize("page", [ARCHITECTURE, CONTRIBUTING, SURFACE], ids=["architecture", "contributing", "surface"])
 def test_paths_in_the_text_lead_somewhere(page: str) -> None:
     found = set(re.findall(r"`((?:[a-z_]+/)+[\w-]+\.\w+)`", page))
     lost = [path for path in found if not ((PACKAGE / path).exists() or (ROOT / path).exists())]
     assert found and lost == []
+
+
+def test_what_a_walk_names_is_in_the_files_that_it_names() -> None:
+    steps = re.findall(r"^\d\. .*\n(?: {3}.*\n)*", CONTRIBUTING, re.M)
+    assert len(steps) > 20
+    lost = []
+    for step in steps:
+        files = [ROOT / path for path in re.findall(r"`((?:\w+/)+[\w-]+\.py)`", step)]
+        text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+        names = re.findall(r"`(\w*[A-Z_]\w*)`", step)
+        lost += [(step, name) for name in names if not re.search(rf"\b{name}\b", text)]
+    assert lost == []
 
 
 def test_settings_and_names_of_the_package_are_those_that_the_page_has() -> None:

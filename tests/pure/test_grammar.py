@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ctlab.ask.readers import READERS, is_expected, parse_expect
 from ctlab.errors import CtlabError
-from ctlab.notebook.commands.kinds import READERS, is_expected, parse_expect
 from ctlab.notebook.grammar import NOUNS, Parsed, help_text, parse
 from ctlab.units import format_size, parse_size
 from ctlab.words import join

@@ -13,6 +13,7 @@ import sys
 import time
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -261,3 +262,29 @@ def test_rows_are_copied_whole_while_another_process_writes_and_laps_the_copy() 
     assert rows(pair.copy) == rows(pair.original)
     assert copies > 2 and laps > 0
     pair.close()
+
+
+def test_who_was_held_up_for_nearly_a_lap_reads_what_is_there_by_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    descriptor = LogRing.create(1 << 16)
+    writer, reader = LogRing(descriptor, writable=True), LogRing(descriptor, writable=False)
+    for number in range(3000):
+        writer.append(number, 1, b"%030d\n" % number)
+    laps = iter([3000, 3000])  # two times held up for all that was there
+    copy = LogRing._read
+
+    def held_up(self: LogRing, offset: int, length: int) -> bytes:
+        data = copy(self, offset, length)
+        span = self._span()
+        assert span is not None
+        for number in range(next(laps, 0)):
+            if writer._get(2) - span[1] < span[1] - span[0] - 40:
+                writer.append(number, 1, b"%030d\n" % number)
+        return data
+
+    monkeypatch.setattr(reader, "_read", held_up.__get__(reader))
+    records, _ = reader.records()
+    assert len(records) > 1000
+    assert all(len(record.data) == 31 for record in records)
+    writer.close()
+    reader.close()
+    os.close(descriptor)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ctlab.errors import BadInput
 from ctlab.words import (
+    as_word,
     continue_line,
     expand,
     find_expression,
@@ -287,3 +288,9 @@ def test_found_expressions_are_python(text: str) -> None:
 def test_notes_are_for_defined_names_only() -> None:
     assert unexpanded_name("{x}", NAMESPACE) == "x"
     assert [unexpanded_name(text, NAMESPACE) for text in ("{y}", "{x} ", "a{x}", "{x.y}", "{len}")] == [None] * 5
+
+
+@given(st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="\u00a0")))
+def test_a_word_is_read_back_and_nothing_in_it_is_evaluated(text: str) -> None:
+    [read] = scan(f"cp {as_word(text)}").words[1:]
+    assert expand(read.text, {}) == text

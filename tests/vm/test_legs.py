@@ -68,6 +68,16 @@ def test_a_probe_alone_is_no_test() -> None:
     assert leg_report.missing([native, guest, again]) == []
 
 
+def test_what_failed_is_said_last_with_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "vm.json"
+    tests = {"a": ("failed", ["netem"], "ValueError: too few"), "b": ("skipped", [], "no"), "c": ("passed", [], "")}
+    path.write_text(json.dumps(report("vm", tests, netem=True)))
+    leg_report.main([str(path)])
+    assert capsys.readouterr().out.endswith("\nfailed:\n  vm (root): a: ValueError: too few\n")
+    assert leg_report.why("x = 1\n>  f()\nE   ValueError: too few\nE   more\n") == "ValueError: too few"
+    assert leg_report.why("the test took longer than 60 s\n") == "the test took longer than 60 s"
+
+
 def test_what_is_there_and_untested_is_named() -> None:
     said = report("native", {"a": ("passed", ["veth"], ""), "b": ("skipped", ["netem"], "no netem")},
                   veth=True, netem=True, ifb=False, ip=True, **{"packet-socket": True})  # fmt: skip
@@ -109,7 +119,7 @@ def test_the_recorder_writes_what_ran(tmp_path: Path) -> None:
     }
     assert found == {
         "test_one": ("passed", "", ["veth"]), "test_two": ("skipped", "no such thing", []),
-        "test_three": ("failed", "", []),
+        "test_three": ("failed", "assert False", []),
     }  # fmt: skip
     assert said["probes"]["clone3"]["ok"] is True
 

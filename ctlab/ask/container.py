@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ... import names
-from ...errors import BadInput
+from .. import names
+from ..errors import BadInput
 from . import common, docker
 from .model import Noun, Option, Parsed, Subject, Verb
 

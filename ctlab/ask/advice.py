@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...words import Operator, needs_a_shell, shell_command
+from ..words import Operator, needs_a_shell, shell_command
 
 
 def no_variable(noun: str, rest: str) -> str:

@@ -11,7 +11,7 @@ Command = Literal["none", "optional", "required"]
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option. `kind` names its reader in `kinds.py`; "flag" takes no value.
+    """One option. `kind` names its reader in `readers.py`; "flag" takes no value.
 
     `into`: the key of `Parsed.options` if it isn't the long name (`--volume` goes into "mount").
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...errors import BadInput
+from ..errors import BadInput
 from .model import Option, Parsed
 
 EXISTS = ("error", "keep", "replace")

@@ -8,17 +8,17 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from ... import ipam, names, units
-from ...errors import BadInput
+from .. import ipam, names, units
+from ..errors import BadInput
 
 ExpectedStatus = str | tuple[int, ...]
 """What `--expect` gives: "any", "fail" or the statuses that are good."""
 
 
 def _integer(text: str, what: str, low: int, high: int) -> int:
-    if not re.fullmatch(r"-?\d{1,18}", text, re.ASCII):
+    if not re.fullmatch(r"-?\d{1,60}", text, re.ASCII):
         raise BadInput(f"{text!r} isn't a whole number ({what})")
     number = int(text)
     if low <= number <= high:
@@ -26,9 +26,10 @@ def _integer(text: str, what: str, low: int, high: int) -> int:
     raise BadInput(f"{text}: {what} goes from {low} to {high}")
 
 
-def _seconds(text: str) -> float:
+def _seconds(text: str | float | timedelta) -> float:
     """A time; without a unit it is seconds, as Docker's stop -t has it."""
-    return units.parse_duration(f"{text}s" if re.fullmatch(r"\d+", text, re.ASCII) else text)
+    plain = isinstance(text, str) and re.fullmatch(r"\d+", text, re.ASCII)
+    return units.parse_duration(f"{text}s" if plain else text)
 
 
 def _positive_duration(text: str) -> float:
@@ -112,7 +113,9 @@ def _mount(text: str) -> str:
     mode = modes[0] if modes else "rw"
     if mode not in ("ro", "rw"):
         raise BadInput(f"{text!r}: a mount is ro or rw, not {mode!r}")
-    if not target.startswith("/") or target.rstrip("/") == "":
+    if target.startswith("/") and target.rstrip("/") == "":
+        raise BadInput(f"{text!r}: / is the container's own")
+    if not target.startswith("/"):
         raise BadInput(f"{text!r}: {target!r} must be a path below '/' inside the container")
     return f"{source}:{target}" + (":ro" if mode == "ro" else "")
 

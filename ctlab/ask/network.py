@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ... import ipam, names
-from ...errors import AddressError, BadInput, Unsupported
+from .. import ipam, names
+from ..errors import AddressError, BadInput, Unsupported
 from . import common, docker
 from .model import Absent, Noun, Option, Parsed, Subject, Verb
 
@@ -50,18 +50,20 @@ def check_create(parsed: Parsed, cell: bool) -> None:
         raise BadInput(f"--mtu {mtu} is too small for IPv6, which needs {ipam.IPV6_MTU}")
 
 
+CREATE_OPTIONS = (
+    Option("driver", "d", "DRIVER", "text", help="bridge, the one there is"),
+    Option("subnet", "", "CIDR", "subnet", True, help="its addresses, for IPv4 and IPv6; else chosen free"),
+    Option("gateway", "", "ADDRESS", "address", True, help="the bridge's own address (the subnet's first)"),
+    Option("ipv6", kind="flag", help="also an IPv6 subnet, chosen free"),
+    Option("internal", kind="flag", help="no way out of it"),
+    Option("mtu", "", "BYTES", "mtu", help="largest packet (1500)"),
+    common.EXISTS_OPTION, common.EXPLAIN, common.LAB,
+)  # fmt: skip
+
 VERBS = (
     Verb(
         "network", "create", "make a network",
-        (
-            Option("driver", "d", "DRIVER", "text", help="bridge, the one there is"),
-            Option("subnet", "", "CIDR", "subnet", True, help="its addresses, for IPv4 and IPv6; else chosen free"),
-            Option("gateway", "", "ADDRESS", "address", True, help="the bridge's own address (the subnet's first)"),
-            Option("ipv6", kind="flag", help="also an IPv6 subnet, chosen free"),
-            Option("internal", kind="flag", help="no way out of it"),
-            Option("mtu", "", "BYTES", "mtu", help="largest packet (1500)"),
-            common.EXISTS_OPTION, common.EXPLAIN, common.LAB,
-        ),
+        CREATE_OPTIONS,
         (Subject("NAME", "new"),),
         absent=(*docker.NETWORK_CREATE, Absent("nat", "--nat isn't in this version: networks stay inside the lab"),
                 Absent("no-nat", "--no-nat isn't in this version: networks stay inside the lab, there is no NAT")),
