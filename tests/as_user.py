@@ -62,14 +62,22 @@ class User:
         """Run a Python script as this user."""
         return self.run([sys.executable, "-B", "-c", script], timeout=timeout)
 
-    def pytest(self, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        """Run pytest as this user, with its temporary folder in the user's home."""
-        return self.run(self.pytest_command(*words), timeout=timeout)
+    def second_look(self, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        """Run tests as this user (`second_look.py`): their report is `report` then."""
+        command = [sys.executable, "-B", str(ROOT / "tests/second_look.py"), str(self.report), f"{self.home}/flaky.txt"]
+        return self.run([*command, *self._options(), *words], timeout=timeout)
 
     def pytest_command(self, *words: str) -> list[str]:
-        """What this user runs to run pytest."""
-        command = [sys.executable, "-B", "-m", "pytest", "-p", "no:cacheprovider", f"--rootdir={ROOT}"]
-        return [*command, f"--basetemp={self.home}/pytest", *words]
+        """What this user runs to run pytest, with its temporary folder in the user's home."""
+        return [sys.executable, "-B", "-m", "pytest", "-p", "no:cacheprovider", *self._options(), *words]
+
+    def _options(self) -> list[str]:
+        return [f"--rootdir={ROOT}", f"--basetemp={self.home}/pytest"]
+
+    @property
+    def report(self) -> Path:
+        """The report of tests that ran as this user."""
+        return self.home / "report.json"
 
 
 def _needed() -> list[str]:

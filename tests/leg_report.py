@@ -3,7 +3,8 @@
 A leg is a kernel. Its report holds the doctor's probes there, which tests ran with which outcome, and what each of
 them used (`kernel_help.uses`). A capability counts as tested on a leg only if a test that uses it passed there: a
 probe alone is no test. ``python tests/leg_report.py REPORT.json ...`` prints the table, and fails if a leg that is
-there has not tested what it is there for (`REQUIRED`).
+there has not tested what it is there for (`REQUIRED`), or if more tests than `MOST_FLAKY` failed only at first
+(`second_look.py`). With ``--times`` it prints the seconds of each file instead.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ CAPABILITIES: tuple[str, ...] = (
     "cgroup v1", *(f"cgroup v1 {name}" for name in V1), "cgroup v2", *(f"cgroup v2 {name}" for name in V2),
     "systemd scope", "ordinary user with cgroup v1", "ordinary user with cgroup v2", "beside podman",
 )  # fmt: skip
+
+MOST_FLAKY = 5  # tests that fail and then pass: so many are bad luck, more are a fault
+FLAKY = Path(__file__).resolve().parents[1] / "out/flaky.txt"
 
 # What the leg exists for. Without the virtual machine none of it would have been tested.
 REQUIRED: Mapping[str, tuple[str, ...]] = {
@@ -66,6 +70,7 @@ class Recorder:
         self.path = Path(path).absolute()
         self.tests: dict[str, dict[str, Any]] = {}
         self.untested: list[str] = []
+        self.flaky: list[list[str]] = []  # name and why, of tests that a test has run and looked at twice
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """One phase of one test; a failed or skipped one decides."""
@@ -81,6 +86,8 @@ class Recorder:
             else:
                 entry["reason"] = why(report.longreprtext)
         entry["uses"] = sorted({str(value) for name, value in report.user_properties if name == "uses"})
+        if report.when == "call":
+            self.flaky += [list(value) for name, value in report.user_properties if name == "flaky"]
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Ask the doctor, and write. A native run of all tests fails where it has not tested what the machine has."""
@@ -90,10 +97,11 @@ class Recorder:
         report = {
             "leg": os.environ.get("CTLAB_TEST_LEG", "native"), "kernel": " ".join(os.uname()[i] for i in (0, 2, 4)),
             "user": "root" if os.geteuid() == 0 else "user", "probes": probes, "tests": self.tests,
+            "flaky": self.flaky, "whole": _of_all_tests(session.config),
         }  # fmt: skip
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(report))
-        if exitstatus == pytest.ExitCode.OK and report["leg"] == "native" and _of_all_tests(session.config):
+        if exitstatus == pytest.ExitCode.OK and report["leg"] == "native" and report["whole"]:
             self.untested = untested(report)
             if self.untested:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -125,6 +133,30 @@ def untested(report: Mapping[str, Any]) -> list[str]:
     excused = ROOTS if report["user"] != "root" else {}
     there = [name for name, probe in report["probes"].items() if probe["ok"] and name in CAPABILITIES]
     return [name for name in there if name not in passed and name not in excused]
+
+
+# -- what was looked at twice -----------------------------------------------------------------------------------------
+def after_a_second_look(first: Mapping[str, Any], again: Mapping[str, Any]) -> dict[str, Any]:
+    """The report of a leg after what failed in it was run again: what passed then is flaky, all else stays failed."""
+    tests, flaky = dict(first["tests"]), [*first["flaky"], *again["flaky"]]
+    for nodeid, before in first["tests"].items():
+        now = again["tests"].get(nodeid)
+        if before["outcome"] != "failed" or now is None or now["outcome"] == "skipped":
+            continue
+        if now["outcome"] == "passed":
+            flaky.append([nodeid, before["reason"]])
+        tests[nodeid] = now
+    return {**first, "tests": tests, "flaky": flaky}
+
+
+def tell_flaky(reports: Iterable[Mapping[str, Any]], path: Path) -> list[str]:
+    """A line for each flaky test of these reports, which the file holds from then on; one more if they are too many."""
+    lines = [f"flaky {name} ({reason[:200]})" for report in reports for name, reason in report["flaky"]]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines))
+    if len(lines) > MOST_FLAKY:
+        return [*lines, f"{len(lines)} flaky tests, and at most {MOST_FLAKY} are taken for bad luck"]
+    return lines
 
 
 # -- merging ----------------------------------------------------------------------------------------------------------
@@ -193,6 +225,7 @@ def table(reports: Sequence[Mapping[str, Any]]) -> str:
         for test in report["tests"].values():
             counts[test["outcome"]] += 1
         told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+        told += f", {len(report['flaky'])} flaky" if report["flaky"] else ""
         lines.append(f"  {report['leg']} ({report['user']}, {report['kernel']}): {told}")
     absent = [leg for leg in LEGS if leg not in {report["leg"] for report in reports}]
     lines += [f"  {leg}: no report" for leg in absent]
@@ -226,12 +259,27 @@ def failures(reports: Iterable[Mapping[str, Any]]) -> list[str]:
     ]  # fmt: skip
 
 
+def times(reports: Iterable[Mapping[str, Any]]) -> str:
+    """Where the time went: seconds, tests and file, of each leg's files, the longest first."""
+    files: dict[tuple[str, str], list[float]] = {}
+    for report in reports:
+        for nodeid, test in report["tests"].items():
+            files.setdefault((f"{report['leg']} {report['user']}", nodeid.partition("::")[0]), []).append(
+                test["seconds"]
+            )
+    rows = sorted(files.items(), key=lambda item: -sum(item[1]))
+    return "\n".join(f"{sum(took):7.1f} s {len(took):5} tests  {leg}: {name}" for (leg, name), took in rows)
+
+
 def main(paths: Sequence[str]) -> int:
-    """Print the table of the reports in these files; the status of the process."""
-    reports = [json.loads(Path(path).read_text()) for path in paths]
+    """Print the table of the reports in these files, or with --times first their times; the status of the process."""
+    reports = [json.loads(Path(path).read_text()) for path in paths if path != "--times"]
     if not reports:
         print("no report of any leg: run make test and make test-vm", file=sys.stderr)
         return 2
+    if "--times" in paths:
+        print(times(reports))
+        return 0
     print(table(reports))
     lacking = missing(reports)
     if lacking:
@@ -239,7 +287,10 @@ def main(paths: Sequence[str]) -> int:
     failed = failures(reports)
     if failed:
         print("\n".join(["", "failed:", *failed]))
-    return 1 if lacking else 0
+    flaky = tell_flaky(reports, FLAKY)
+    if flaky:
+        print("\n".join(["", *flaky]))
+    return 1 if lacking or len(flaky) > MOST_FLAKY else 0
 
 
 if __name__ == "__main__":

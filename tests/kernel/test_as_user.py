@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ with ctlab.Lab("who") as lab:
 """
 
 
-def test_the_kernel_tests_pass(user: tuple[str, User]) -> None:
+def test_the_kernel_tests_pass(user: tuple[str, User], request: pytest.FixtureRequest) -> None:
     kind, who = user
     ids, cgroups = KINDS[kind]
     done = who.python(WHO)
@@ -50,14 +50,17 @@ def test_the_kernel_tests_pass(user: tuple[str, User]) -> None:
     if cgroups:
         assert {"cpu", "memory", "pids"} <= set(controllers)
     files = [str(ROOT / "tests/kernel" / name) for name in files_for(kind)]
-    done = who.pytest("-q", "-rsfE", *files, timeout=tries(420, 1800))
+    done = who.second_look("-q", "-rsfE", *files, timeout=tries(420, 1800))
     print(done.stdout[-3000:])
     assert done.returncode == 0, done.stdout[-6000:]
-    skipped = re.findall(r"^SKIPPED \[\d+\] [^ ]+: (.*)$", done.stdout, re.MULTILINE)
+    report = json.loads(who.report.read_text())
+    for name, why in report["flaky"]:
+        request.node.user_properties.append(("flaky", [f"as user {kind}: {name}", why]))
+    tests = report["tests"].values()
+    skipped = [test["reason"] for test in tests if test["outcome"] == "skipped"]
     unexpected = [reason for reason in skipped if not any(part in reason for part in may_skip(kind, version))]
     assert unexpected == [], "skipped without need"
-    passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed is not None and int(passed[1]) >= LEAST_PASSED[kind][long_form()], done.stdout[-3000:]
+    assert sum(test["outcome"] == "passed" for test in tests) >= LEAST_PASSED[kind][long_form()], done.stdout[-3000:]
     if cgroups:
         uses(f"ordinary user with cgroup {version}")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-REPORT = "ctlab-leg-report "  # begins a line that is a report
+REPORT = "ctlab-leg-report "  # begins a line that is a report: behind it the step's number, from 1
 
 
 def environment(report: Path) -> dict[str, str]:
@@ -45,7 +45,7 @@ def as_ordinary_user(step: dict[str, Any], folder: Path) -> int:
     from as_user import ordinary_user
 
     with ordinary_user(ids=step["ids"], cgroups=step["cgroups"]) as user:
-        report = user.home / "report.json"
+        report = user.report
         kept = environment(report)
         env = {name: value for name, value in kept.items() if name.startswith(("CTLAB_", "PYTHON"))}
         command = user.pytest_command(*words(step["files"]))
@@ -80,7 +80,7 @@ def main() -> int:
             status = as_root(step, folder / "root.json") if step["who"] == "root" else as_ordinary_user(step, folder)
             found = sorted(folder.glob("*.json"))
             for path in found:
-                print(REPORT + path.read_text(), flush=True)
+                print(f"{REPORT}{number + 1} {path.read_text()}", flush=True)
             print(f"step {number + 1} of {len(steps)} ({step['who']}): pytest's status is {status}, "
                   f"{time.monotonic() - began:.0f} s", flush=True)  # fmt: skip
             failed += status != 0 or not found

@@ -2,7 +2,8 @@
 
 One process for each machine (a `Machine` belongs to a process with one thread), and one that starts them, passes on
 what they say and sees to it that they end: a machine that dies, hangs or takes too long fails the leg with its
-console's last lines. Reports go to out/legs/vm-MACHINE-NUMBER.json.
+console's last lines. Reports go to out/legs/vm-MACHINE-NUMBER.json. Files in which a test failed, and what a machine
+that died didn't report, are run once more in a fresh machine (`leg_twice.py`).
 
 With files of tests/kernel as arguments, only those are run, as root (`--user`: the ordinary users' share too).
 """
@@ -123,7 +124,7 @@ def run_machine(name: str, argv: list[str], environment: dict[str, str], until: 
     raise LegFailed(_ENDED)
 
 
-def environment_of_guest() -> dict[str, str]:
+def environment_of_guest(name: str) -> dict[str, str]:
     """What the tests are told there. Nothing of the host's own environment."""
     from kernel_help import long_form
     from legs import SLOWNESS
@@ -133,6 +134,7 @@ def environment_of_guest() -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/root", "USER": "root", "LOGNAME": "root", "LANG": "C.UTF-8", "TMPDIR": "/tmp",
         "PYTHONDONTWRITEBYTECODE": "1", "CTLAB_TEST_SLOWNESS": str(SLOWNESS), "CTLAB_TEST_LEG": "vm",
+        "CTLAB_TEST_MACHINE": name,
     }  # fmt: skip
 
 
@@ -157,7 +159,7 @@ def one(name: str, steps: list[dict[str, Any]], seconds: float) -> int:
     show_checkout()
     argv = ["/bin/sh", "-ec", SHOW, "sh", str(ROOT), sys.executable, "-B", "tests/vm/in_guest.py", json.dumps(steps)]
     try:
-        return run_machine(name, argv, environment_of_guest(), time.monotonic() + seconds)
+        return run_machine(name, argv, environment_of_guest(name), time.monotonic() + seconds)
     except LegFailed as error:
         print(f"FAILED: {error}", flush=True)
         return 1
@@ -171,6 +173,11 @@ def compile_before() -> None:
     if done.returncode:
         raise LegFailed(f"the tests can't be collected:\n{done.stdout[-3000:]}")
     subprocess.run([sys.executable, "-m", "compileall", "-q", "ctlab", "tests"], cwd=ROOT, check=True)
+
+
+def report_of(machine: str, number: int) -> Path:
+    """The report of a machine's step, counted from 1."""
+    return REPORTS / f"vm-{machine}-{number}.json"
 
 
 class Shown:
@@ -190,8 +197,8 @@ class Shown:
             text = line.decode(errors="replace").rstrip("\r")
             if text.startswith(REPORT):
                 self.reports += 1
-                path = REPORTS / f"vm-{self.name}-{self.reports}.json"
-                path.write_text(json.dumps(json.loads(text.removeprefix(REPORT)), indent=1))
+                number, _, report = text.removeprefix(REPORT).partition(" ")
+                report_of(self.name, int(number)).write_text(json.dumps(json.loads(report), indent=1))
             else:
                 print(f"{self.name}| {text}", flush=True)
 
@@ -199,8 +206,6 @@ class Shown:
 def all_of(shares: dict[str, list[dict[str, Any]]], seconds: float = WHOLE_SECONDS) -> int:
     """Run every machine, side by side; 0 if all went well and every step has reported. Nothing is left running."""
     REPORTS.mkdir(parents=True, exist_ok=True)
-    for old in REPORTS.glob("vm-*.json"):
-        old.unlink()
     until = time.monotonic() + seconds + 30  # they have their own limit; this one is for a process that hangs itself
     running: dict[str, subprocess.Popen[bytes]] = {}
     shown = {name: Shown(name) for name in shares}
@@ -236,6 +241,7 @@ def main() -> int:
     if sys.argv[1:2] == ["--machine"]:
         return one(sys.argv[2], json.loads(sys.argv[3]), float(sys.argv[4]))
     import kernel_help
+    import leg_twice
     import legs
 
     parser = argparse.ArgumentParser(description="Run the tests of the kernel in virtual machines.")
@@ -254,7 +260,8 @@ def main() -> int:
         print(f"the VM leg can't start: {error}")
         return 1
     chosen_seconds = LONG_SECONDS if kernel_help.long_form() else WHOLE_SECONDS
-    status = all_of({name: legs.orders(steps) for name, steps in shares.items() if steps}, chosen_seconds)
+    orders = {name: legs.orders(steps) for name, steps in shares.items() if steps}
+    status = leg_twice.run(orders, all_of, chosen_seconds)
     print(f"the VM leg took {time.monotonic() - began:.0f} s")
     return status
 

@@ -44,7 +44,7 @@ def test_times_are_of_files_that_are_there() -> None:
 
 def report(leg_name: str, tests: dict[str, tuple[str, list[str], str]], **probes: bool) -> dict[str, Any]:
     return {
-        "leg": leg_name, "kernel": "Linux", "user": "root",
+        "leg": leg_name, "kernel": "Linux", "user": "root", "flaky": [],
         "probes": {name: {"ok": ok, "detail": "" if ok else f"no {name} here"} for name, ok in probes.items()},
         "tests": {
             name: {"outcome": outcome, "uses": uses, "reason": reason, "seconds": 0.1}
@@ -68,12 +68,22 @@ def test_a_probe_alone_is_no_test() -> None:
     assert leg_report.missing([native, guest, again]) == []
 
 
-def test_what_failed_is_said_last_with_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_failed_is_said_last_with_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leg_report, "FLAKY", tmp_path / "flaky.txt")
     path = tmp_path / "vm.json"
     tests = {"a": ("failed", ["netem"], "ValueError: too few"), "b": ("skipped", [], "no"), "c": ("passed", [], "")}
-    path.write_text(json.dumps(report("vm", tests, netem=True)))
-    leg_report.main([str(path)])
+    said = report("vm", tests | {"d": ("passed", list(leg_report.REQUIRED["vm"]), "")}, netem=True)
+    path.write_text(json.dumps(said))
+    assert leg_report.main([str(path)]) == 0  # what failed is the affair of who ran it
     assert capsys.readouterr().out.endswith("\nfailed:\n  vm (root): a: ValueError: too few\n")
+    for count in (5, 6):
+        said["flaky"] = [["b", "bad luck"]] * count
+        path.write_text(json.dumps(said))
+        assert leg_report.main([str(path)]) == (1 if count > leg_report.MOST_FLAKY else 0)
+        assert capsys.readouterr().out.count("\nflaky b (bad luck)") == count
+        assert (tmp_path / "flaky.txt").read_text() == "flaky b (bad luck)\n" * count
     assert leg_report.why("x = 1\n>  f()\nE   ValueError: too few\nE   more\n") == "ValueError: too few"
     assert leg_report.why("the test took longer than 60 s\n") == "the test took longer than 60 s"
 
