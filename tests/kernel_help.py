@@ -12,10 +12,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
+T = TypeVar("T")
 FLOOR_MS = 2.0  # what `unshare` of all namespaces takes on the machine that limits of time were written for
 _MOST_SLOWNESS = 10.0
 
@@ -99,6 +100,20 @@ def wait_until(condition: Callable[[], bool], timeout: float = SETTLE_SECONDS, s
             return False
         time.sleep(step)
     return True
+
+
+def seen(
+    look: Callable[[], T], holds: Callable[[T], object], timeout: float = SETTLE_SECONDS, step: float = 0.005
+) -> T:
+    """The first look at something living for which a condition holds. What is asserted of it is of this very look.
+
+    A second look may see something else (a shell forks, a counter grows). Fails, with the last look, if none holds.
+    """
+    until = time.monotonic() + patient(timeout)
+    while not holds(found := look()):
+        assert time.monotonic() < until, f"it never came; the last look: {found!r}"
+        time.sleep(step)
+    return found
 
 
 def open_descriptors() -> int:
