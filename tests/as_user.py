@@ -53,7 +53,7 @@ class User:
         """What root runs to run a command as this user."""
         order = {
             "uid": self.uid, "gid": self.gid, "name": self.name, "home": str(self.home),
-            "cgroups": [str(path) for path in self.cgroups], "show": _needed(), "command": list(command),
+            "cgroups": [str(path) for path in self.cgroups], "show": needed(), "command": list(command),
             "env": env or {},
         }  # fmt: skip
         return [sys.executable, "-B", __file__, json.dumps(order)]
@@ -80,7 +80,7 @@ class User:
         return self.home / "report.json"
 
 
-def _needed() -> list[str]:
+def needed() -> list[str]:
     """What the user must be able to read to run our tests."""
     return list(dict.fromkeys([str(ROOT), sys.prefix, sys.base_prefix, os.path.realpath(sys.executable)]))
 
@@ -229,8 +229,11 @@ def _closed_above(path: Path) -> Path | None:
     return None
 
 
-def _show(paths: list[str]) -> None:
-    """Make paths reachable for everyone: a closed folder is covered by an empty one that holds them alone."""
+def show(paths: list[str]) -> None:
+    """Make paths reachable for everyone: a closed folder is covered by an empty one that holds them alone.
+
+    For this process and those that it starts: it gets a mount namespace of its own.
+    """
     from ctlab.kernel import syscalls
 
     syscalls.unshare(syscalls.CLONE_NEWNS)
@@ -260,7 +263,7 @@ def _become(order: dict[str, Any]) -> None:
         file = "tasks" if os.path.exists(f"{folder}/tasks") else "cgroup.procs"
         session = Path(folder, "session")
         Path(session if session.is_dir() else folder, file).write_text("0")
-    _show(list(order["show"]))
+    show(list(order["show"]))
     uid, gid, home = int(str(order["uid"])), int(str(order["gid"])), str(order["home"])
     os.setgroups([gid])
     os.setresgid(gid, gid, gid)

@@ -99,12 +99,12 @@ def test_a_closed_home_is_no_obstacle(tmp_path: Path) -> None:
     closed.mkdir(mode=0o700)
     (closed / "deep").mkdir()
     (closed / "deep/file").write_text("seen\n")
-    needed = as_user._needed
+    needed = as_user.needed
     with ordinary_user(ids=False, cgroups=False) as made:
         assert made.run(["cat", str(closed / "deep/file")]).returncode != 0
-        as_user._needed = lambda: [*needed(), str(closed / "deep")]
+        as_user.needed = lambda: [*needed(), str(closed / "deep")]
         try:
             assert made.run(["cat", str(closed / "deep/file")]).stdout == "seen\n"
         finally:
-            as_user._needed = needed
+            as_user.needed = needed
     assert os.listdir(closed) == ["deep"]

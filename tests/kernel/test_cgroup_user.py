@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import as_user
 import pytest
-from as_user import account_files
 from cgroup_world import need_root
 
 from ctlab.kernel.cgroup_discover import Delegation
@@ -27,12 +27,12 @@ def user() -> Iterator[tuple[int, int]]:
     """(uid, gid) of an account made for the test."""
     need_root()
     name = f"ctlabcg{os.getpid()}"
-    account_files("useradd", "--no-create-home", "--shell", "/bin/sh", name)
+    as_user.account_files("useradd", "--no-create-home", "--shell", "/bin/sh", name)
     try:
         entry = pwd.getpwnam(name)
         yield entry.pw_uid, entry.pw_gid
     finally:
-        account_files("userdel", name)
+        as_user.account_files("userdel", name)
 
 
 USER_SCRIPT = """
@@ -85,11 +85,14 @@ print(json.dumps(said))
 def run_as(user: tuple[int, int], joins: list[str]) -> dict[str, object]:
     """Run USER_SCRIPT as the user, in the given cgroup folders."""
 
+    needed = as_user.needed()
+
     def become() -> None:
         for folder in joins:
             file = os.path.join(folder, "tasks")
             with open(file if os.path.exists(file) else os.path.join(folder, "cgroup.procs"), "w") as out:
                 out.write("0")
+        as_user.show(needed)
         os.setgroups([])
         os.setresgid(user[1], user[1], user[1])
         os.setresuid(user[0], user[0], user[0])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import held_beside_slots, need_root, patient, run_owner, uses
+from kernel_help import held_beside_slots, need_root, patient, run_owner, uses, wait_until
 
 from ctlab.errors import CtlabError, KernelError
 from ctlab.kernel import syscalls
@@ -35,7 +35,7 @@ from ctlab.kernel import syscalls
 
 ORDINARY = 65534 if sys.argv[1] == "ordinary" else 0
 MS_SHARED = 1 << 20
-as_user._show(as_user._needed())  # in a mount namespace of our own from here on
+as_user.show(as_user.needed())  # in a mount namespace of our own from here on
 folder = sys.argv[3]
 os.chmod(folder, 0o755)
 top, runtime = f"{folder}/top", f"{folder}/runtime"
@@ -133,7 +133,8 @@ def test_descriptors_of_mounts_are_closed(lab: Any, tmp_path: Path) -> None:
     before = held_beside_slots(lab)
     for _ in range(50):
         once()
-    assert held_beside_slots(lab) == before
+    # The supervisor has a sampled container's folders open for a moment: what counts is what stays.
+    assert wait_until(lambda: not held_beside_slots(lab) - before), held_beside_slots(lab) - before
 
 
 def test_the_inside_is_given_no_path_that_the_owner_has_not_asked_for(lab: Any, tmp_path: Path) -> None:

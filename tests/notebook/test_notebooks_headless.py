@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from as_user import CGROUP, account_files, delegate_v2
+from as_user import CGROUP, account_files, delegate_v2, needed, show
 
 pytestmark = [pytest.mark.kernel, pytest.mark.user, pytest.mark.usefixtures("usable")]
 
@@ -131,6 +131,7 @@ class User:
         for path in self.cgroups:
             file = "tasks" if (path / "tasks").exists() else "session/cgroup.procs"
             (path / file).write_text("0")
+        show(needed())
         os.setgroups([])
         os.setgid(self.gid)
         os.setuid(self.uid)

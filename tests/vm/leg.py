@@ -150,7 +150,7 @@ def show_checkout() -> None:
 
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     os.makedirs(cache, exist_ok=True)
-    as_user._show([*as_user._needed(), cache])
+    as_user.show([*as_user.needed(), cache])
 
 
 def one(name: str, steps: list[dict[str, Any]], seconds: float) -> int:

@@ -43,7 +43,6 @@ class Order(NamedTuple):
 # -- what is put ready for the container to find ----------------------------------------------------------------------
 def keys() -> dict[str, Any]:
     """A session of keys with a secret in it; for an ordinary user its own keys besides (root's are the machine's)."""
-    sys.path.insert(0, str(HERE / "probe"))
     from attempt import call, number
 
     add, control = number(248, 217), number(250, 219)
@@ -166,6 +165,9 @@ def _output(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
 
 def main() -> None:
     order = Order(*json.loads(sys.argv[1]))
+    sys.path.insert(0, str(HERE / "probe"))
+    import attempt  # noqa: F401 - now: who podman becomes may not be able to read it
+
     if order.side != "podman":
         order = order._replace(probe=order.probe | keys())
     sides = {"ctlab": ctlab, "vm": ctlab, "bubblewrap": bubblewrap, "podman": podman}
