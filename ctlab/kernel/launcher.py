@@ -38,10 +38,10 @@ WORKING_DIRECTORY, PROGRAM = 1, 2  # the steps that the report names
 REPORT_BYTES = 8
 _REPORT_MS = 2000  # from the birth to the program, or to the report that there is none
 
-_FLAGS, _WITH_SCRIPT, _WITH_TERMINAL, _AS_INIT = 0x40, 1, 2, 4
+_FLAGS, _WITH_SCRIPT, _WITH_TERMINAL = 0x40, 1, 2
 INIT_ENDS_BY = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)  # where it has no program
 INIT_PASSES_ON = tuple(number for number in range(1, 65) if number != signal.SIGCHLD)  # that one is its own
-_INIT = "ctlab-init"  # what the init is called; its first letter is in the machine code, too
+_INIT = "ctlab-init"  # what the init is called, and by its first letter the launcher knows that it is to be it
 _STACK_BYTES = 32 << 10  # of the child until it executes the launcher; a signal's frame would fit, but all are blocked
 _PROT_READ, _PROT_WRITE, _PROT_EXEC, _MAP_PRIVATE, _MAP_ANONYMOUS = 1, 2, 4, 2, 0x20
 _MAP_FAILED = ctypes.c_void_p(-1).value
@@ -177,7 +177,7 @@ class Launcher:
                 os.set_inheritable(descriptor, False)
         if late:
             seccomp.install(late)
-        words = [chr(_FLAGS + _AS_INIT) + _INIT[1:], *([str(child)] if child else [])]
+        words = [_INIT, *([str(child)] if child else [])]
         return self._execute(_texts([word.encode() for word in words]), _variables(environment))
 
     def _execute(self, words: ctypes.Array[ctypes.c_char_p], variables: ctypes.Array[ctypes.c_char_p]) -> OSError:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import children_of, helpers, patient, wait_until
+from kernel_help import children_of, helpers, patient, seen, wait_until
 
 from ctlab.errors import CtlabError, StateError
 from ctlab.runtime import messages
@@ -92,7 +92,8 @@ def test_a_copy_is_told_what_ended_it(lab: Any) -> None:
         return f"{type(raised.value).__name__}: {raised.value}"
 
     def kill_the_copy() -> None:
-        (pid,) = helpers(lab, f"supervisor {lab.name}")  # a clone of it, which is called as it is
+        # A clone of it, which is called as it is; so is whoever is just being born.
+        (pid,) = seen(lambda: helpers(lab, f"supervisor {lab.name}"), lambda found: len(found) == 1)
         os.kill(pid, signal.SIGKILL)
 
     assert copy(kill_the_copy) == "CtlabError: container c: the process that was to copy ended (SIGKILL)"

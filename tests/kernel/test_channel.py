@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from channel_help import Program, channel_lab, drained
 from container_help import said
-from kernel_help import patient, wait_until
+from kernel_help import patient, seen, wait_until
 from terminal_help import CTRL_C, Person, environment, shell_words
 
 import ctlab
@@ -62,11 +62,21 @@ def test_a_person_at_a_terminal(vm_lab: Any, container: Any) -> None:
 @pytest.mark.parametrize("how", ["killed", "hung up"])
 def test_a_terminal_that_goes_is_hung_up_inside(vm_lab: Any, container: Any, how: str) -> None:
     shells.open_door(vm_lab)
-    before = [process["command"] for process in container.top()]
+    before = set(running(container))
     with Person(shell_words(vm_lab.name, container.name)) as one:
         one.until("# ")
         one.process.kill() if how == "killed" else one.hang_up()
-    assert wait_until(lambda: [process["command"] for process in container.top()] == before)
+
+    def left() -> dict[int, str]:
+        """What wasn't there before."""
+        return {pid: command for pid, command in running(container).items() if pid not in before}
+
+    assert seen(left, lambda found: not found) == {}
+
+
+def running(container: Any) -> dict[int, str]:
+    """What runs in it, by its number in there; no dead ones that wait for their parent."""
+    return {process["pid"]: process["command"] for process in container.top() if process["state"] != "Z"}
 
 
 def test_a_terminals_pipes_and_its_containers_end(vm_lab: Any, container: Any) -> None:
@@ -267,9 +277,12 @@ def test_starts_and_ends_are_told(vm_lab: Any) -> None:
     background = container.exec(["sh", "-c", "touch /tmp/seen; exit 6"], detach=True)
     assert background.wait(patient(10)) == 6
     container.kill("SIGUSR1")
-    assert wait_until(lambda: container.state == "exited") and container.returncode == 5
-    exited = [event for event in heard if isinstance(event, messages.Exited) and event.id == container.id]
-    assert [event.returncode for event in exited] == [5]
+
+    def exited() -> list[int]:
+        return [event.returncode for event in heard if isinstance(event, messages.Exited) and event.id == container.id]
+
+    # The lab's own listener hears of it before this one does.
+    assert seen(exited, bool) == [5] and (container.state, container.returncode) == ("exited", 5)
     assert [event.returncode for event in heard if isinstance(event, messages.ExecutionEnded)] == [6]
     vm_lab._client._listeners.remove(heard.append)
     removed = vm_lab.run(["true"], rm=True)
@@ -348,13 +361,15 @@ def test_no_container_makes_an_answer_too_large(container: Any) -> None:
     words = ["python3", "-c", "import subprocess\n" + "for _ in range(40): "
              "subprocess.Popen(['sleep', *(['0' * 120_000] * 15), '600'], stdin=-3)"]  # fmt: skip
     assert container.exec(words).returncode == 0
-    assert wait_until(lambda: _sleepers(container) == 40, 10, 0.1)
-    commands = [process["command"] for process in container.top()]
-    assert sum(command.startswith("sleep 000") for command in commands) == 40
+    commands = seen(  # a name is there before the command line is
+        lambda: [process["command"] for process in container.top()],
+        lambda found: sum(command.startswith("sleep 000") for command in found) == 40,
+        10, 0.1,
+    )  # fmt: skip
     assert all(len(command) <= 4097 for command in commands)
     container.script("for p in /proc/[0-9]*; do if grep -q sleep $p/comm; then kill ${p#/proc/}; fi; done")
     assert wait_until(lambda: _sleepers(container) == 0, 10, 0.1)
-    assert len(container.top()) == 1
+    assert wait_until(lambda: len(container.top()) == 1), container.top()
 
 
 def _sleepers(container: Any) -> int:

@@ -113,7 +113,7 @@ def test_a_guest_that_dies_ends_every_call() -> None:
         assert got["follow"] is None or isinstance(got["follow"], LabGone)
         assert isinstance(got["detached"], LabGone)
         ends(lab, why)
-        assert gone(processes) and cgroup_folders(lab_id) == []
+        assert gone(processes) and wait_until(lambda: cgroup_folders(lab_id) == [])
         assert lab.containers["waits"].state == "lost"
 
 
@@ -140,7 +140,7 @@ def test_a_keeper_of_the_guest_that_dies_ends_the_lab() -> None:
         os.kill(keeper, signal.SIGKILL)
         assert wait_until(lambda: lab.gone)
         ends(lab, "the lab's keeper ended with status -9")
-        assert gone(processes) and cgroup_folders(lab_id) == []
+        assert gone(processes) and wait_until(lambda: cgroup_folders(lab_id) == [])
 
 
 def test_a_keeper_that_is_killed_ends_the_lab() -> None:

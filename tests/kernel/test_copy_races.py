@@ -108,6 +108,8 @@ with ctlab.Lab("race") as lab:
     container.copy_in(swapper, "/srv/swapper.py")
     lab.run(["true"], name="other").wait(5)
     swapping = container.exec(["python3", "/srv/swapper.py", kind], detach=True)
+    while not container.exec(["cat", "/srv/swaps"]).stdout:  # an interpreter takes its time to start
+        time.sleep(0.01)
     until, copies, refused, strange = time.monotonic() + seconds, 0, {}, []
     while time.monotonic() < until or copies < 10:
         copies += 1

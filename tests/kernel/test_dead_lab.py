@@ -207,10 +207,11 @@ lab = ctlab.Lab("stuck")
 web = lab.run()
 supervisor = lab._client.facts["supervisor"]
 os.kill(supervisor, signal.SIGSTOP)
-told = []
+told, begun = [], threading.Event()
 
 def change():
     with lab._lock:  # also while it hears of the end
+        begun.set()
         try:
             lab.network("blue")
         except ctlab.CtlabError as error:
@@ -218,6 +219,7 @@ def change():
 
 changing = threading.Thread(target=change)
 changing.start()
+begun.wait()
 time.sleep(0.3)
 if "interrupt" in sys.argv:
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()

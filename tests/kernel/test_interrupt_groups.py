@@ -161,8 +161,15 @@ def test_who_goes_on_after_an_interrupt_takes_one_descriptor_of_the_lab(lab: Any
     def said() -> tuple[int, int]:
         return str(job.logs()).count("u"), str(job.logs()).count("i")
 
+    def settled() -> int:
+        """The count, once it has not changed for a moment: a slot in the place of this one is made meanwhile."""
+        while True:
+            found = descriptors()
+            if not wait_until(lambda: descriptors() != found, 0.5):  # noqa: B023 - called before the next turn
+                return found
+
     assert wait_until(lambda: said() == (61, 0), 20)
-    before = descriptors()
+    before = settled()
     for count in (60, 120):
         job.lab._client.order(messages.Interrupt(job.id, signal.SIGINT, 0))
         assert wait_until(lambda count=count: said() == (61, count), 10), said()  # type: ignore[misc]

@@ -174,6 +174,7 @@ def test_an_interrupt_that_another_thread_takes_ends_a_wait(lab: Any) -> None:
 
 OWN_ALARM = """
 import signal, time
+from container_help import said
 import ctlab
 
 def late(*_):
@@ -183,7 +184,7 @@ signal.signal(signal.SIGALRM, late)
 with ctlab.Lab("alarmed") as lab:
     web = lab.run(name="web")
     deaf = lab.run(["sh", "-c", "trap '' TERM; trap : USR1; echo up; while :; do sleep 0.02; done"], init=True)
-    deaf.logs()
+    said(deaf, "up")
     for call in (web.wait, lambda: lab.wait_for(web, 80, 9), lambda: deaf.stop(9), lambda: web.exec(["sleep", "9"])):
         signal.setitimer(signal.ITIMER_REAL, 0.3)
         try:

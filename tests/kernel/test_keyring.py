@@ -108,5 +108,4 @@ def test_where_no_keyring_can_be_had_no_lab_starts() -> None:
             pytest.skip("this kernel has no keys (CONFIG_KEYS), or a filter forbids them here")
         assert "the lab can't start: keyctl: join an empty session keyring: EDQUOT" in done.stdout, done.stdout
         assert "/proc/key-users" in done.stdout and len(done.stdout.splitlines()) == 1
-        wait_until(lambda: not of_user(user.uid))
-        assert of_user(user.uid) == []
+        assert wait_until(lambda: not of_user(user.uid)), of_user(user.uid)

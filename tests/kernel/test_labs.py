@@ -62,7 +62,7 @@ def test_a_start_that_is_interrupted_twice_leaves_nothing(runtime_base: Path, mo
     with pytest.raises(KeyboardInterrupt):
         ctlab.Lab("twice")
     assert not left
-    assert wait_until(lambda: (open_descriptors(), children()) == (descriptors, below))
+    assert wait_until(lambda: open_descriptors() <= descriptors and children() <= below)
     with ctlab.Lab("twice") as lab:
         assert lab.run(["true"]).wait(patient(10)) == 0
 

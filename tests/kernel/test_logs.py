@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import need_freezer, patient, wait_until
+from kernel_help import helpers, need_freezer, patient, wait_until
 
 from ctlab.errors import StateError
 from ctlab.runtime import messages
@@ -177,9 +176,7 @@ def test_many_followers_and_readers_at_once(lab: Any) -> None:
 
 def test_following_leaves_nothing_in_the_collector(lab: Any) -> None:
     container = lab.run(["sleep", "60"])
-    supervisor = lab._client.facts["supervisor"]
-    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
-    collector = next(pid for pid in children if "collector" in Path(f"/proc/{pid}/cmdline").read_text())
+    (collector,) = helpers(lab, "collector")
     from ctlab.output import Follower
 
     def once() -> None:

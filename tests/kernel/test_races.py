@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -195,9 +196,14 @@ def test_nothing_is_run_in_a_container_whose_root_is_still_being_made(lab: Any) 
     execution = Execution(container, ["true"], settings)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     starting, running = lab._client.connection(), lab._client.connection()
+    supervisor = lab._client.facts["supervisor"]
     try:
-        starting.send(creating.order(lab, container, image))
-        running.send(execution._message(tty=False, detached=False), [null] * 3)
+        os.kill(supervisor, signal.SIGSTOP)  # so that it finds both there
+        try:
+            starting.send(creating.order(lab, container, image))
+            running.send(execution._message(tty=False, detached=False), [null] * 3)
+        finally:
+            os.kill(supervisor, signal.SIGCONT)
         with pytest.raises(StateError, match="isn't running"):
             running.receive(messages.Ended)
         starting.receive(messages.Running)

@@ -40,7 +40,9 @@ def test_nginx_starts_as_packaged(lab: Any, client: Any) -> None:
     lab.wait_for("web", 80, timeout=patient(10))
     web.exec(["sh", "-c", "echo hello > /var/www/html/index.html"]).check()
     assert ask(client, "curl -sS http://web/") == "hello\n"
-    assert '"GET / HTTP/1.1" 200' in ask(web, "cat /var/log/nginx/access.log; ls -d /var/lib/nginx/body")
+    # What was asked is noted once it has been answered.
+    assert wait_until(lambda: '"GET / HTTP/1.1" 200' in ask(web, "cat /var/log/nginx/access.log"))
+    ask(web, "ls -d /var/lib/nginx/body")
     assert "www-data" in ask(web, "ps -eo user:20,args | grep 'worker process'")
 
 
@@ -71,6 +73,8 @@ def test_postgresql(lab: Any, client: Any) -> None:
     )
     db = lab.run(["sh", "-ec", script], name="db", user="postgres")
     lab.wait_for("db", 5432, timeout=patient(20))
+    ready = [f"{found[-1]}/pg_isready", "-q", "-h", "db"]  # it listens before it is, and refuses who comes meanwhile
+    assert wait_until(lambda: client.exec(ready).returncode == 0, 20)
     query = "select sum(n) from generate_series(1, 100) n"
     assert ask(client, f"{found[-1]}/psql -h db -U postgres -Atc '{query}'") == "5050\n"
     # Killed before it has closed its end, the kernel would keep that, and with it the link, for a minute and more.

@@ -41,12 +41,15 @@ def world() -> object:
 
 
 def _links(lab: Any) -> list[str]:
-    def names() -> list[str]:
-        return sorted(link["name"] for link in lab.nodes["host"].links())
+    found: list[str] = []
+
+    def settled() -> bool:
+        found[:] = sorted(link["name"] for link in lab.nodes["host"].links())
+        return len(found) == expected
 
     expected = 1 + len(lab.networks) + sum(len(c.endpoints) for c in lab.containers if c.state != "exited")
-    wait_until(lambda: len(names()) == expected, 2.0)
-    return names()
+    wait_until(settled, 2.0)
+    return found
 
 
 def same_everywhere(text: str, folder: Path) -> str:

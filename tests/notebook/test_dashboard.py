@@ -55,7 +55,8 @@ class Source:
         return self.ring, self.names
 
 source = Source()
-time.sleep(0.3)
+while source.ring.head < 12:  # six samples of two
+    time.sleep(0.01)
 board = Dashboard(source, last="20s", refresh_hz=5)
 """
 )
@@ -206,7 +207,8 @@ def test_what_a_notebook_would_keep_is_no_older_than_some_seconds(page: Page) ->
 
 
 def test_the_end_leaves_a_picture(page: Page) -> None:
-    page.kernel.client.execute("source.names = {**source.names, 3: 'late'}\ntime.sleep(0.5)\nboard")
+    page.kernel.client.execute("source.names = {**source.names, 3: 'late'}\nhead = source.ring.head")
+    page.kernel.client.execute("while source.ring.head < head + 15: time.sleep(0.01)\nboard")
     page.take(10, lambda: len(page.displays) == 4)
     page.kernel.client.execute("board.stop()\nboard.stop()\nprint(board, board.live)\nboard")
     page.take(10, lambda: len(page.displays) == 5 and len(page.updates) == 2)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import patient, wait_until
+from kernel_help import patient, seen, wait_until
 
 from ctlab import labs
 from ctlab.errors import StateError
@@ -31,12 +31,8 @@ def test_all_containers_and_all_labs(shell: Any, capsys: pytest.CaptureFixture[s
 
 def test_container_stats_are_dockers_table(shell: Any) -> None:
     shell.run("%container run -d --name web -- sleep 100\n%container run -d --name busy -- sh -c 'while :; do :; done'")
-
-    def whole() -> bool:  # a share of a CPU needs two samples
-        return bool(shell.run("%container stats").frame()["cpu_cores"].notna().all())
-
-    assert wait_until(whole, patient(5))
-    found = shell.run("%container stats")
+    # A share of a CPU needs two samples.
+    found = seen(lambda: shell.run("%container stats"), lambda table: table.frame()["cpu_cores"].notna().all())
     head, *rows = repr(found).splitlines()
     words = ["NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "NET I/O", "BLOCK I/O", "PIDS"]
     assert re.split(r"  +", head) == words and list(found.rows()[0]) == words

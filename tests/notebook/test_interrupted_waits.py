@@ -74,6 +74,7 @@ def test_one_line_says_what_was_interrupted(
     monkeypatch.chdir(tmp_path)
     shell.run("lab = %lab start x")
     shell.run('%container run -d --name web -- sh -c "trap : TERM; echo up; while :; do sleep 0.1; done"')
+    assert wait_until(lambda: "up" in shell.lab["web"].logs())  # else a stop wouldn't wait: it doesn't catch the signal
     shell.run("process = %container exec -d web -- sleep 600")
     if "/dev/shm/big" in cell:
         shell.run("%container exec web -- sh -c 'head -c 60000000 /dev/zero > /dev/shm/big'")

@@ -126,7 +126,7 @@ class _Init:
         place = folder / "launcher"
         place.write_bytes(bytes.fromhex(launcher_code.CODE[machine]))
         place.chmod(0o755)
-        words = ["Dtlab-init", *(["CHILD"] if script else [])]
+        words = ["ctlab-init", *(["CHILD"] if script else [])]
         command = [str(place), *words]
         if machine != platform.machine():
             emulator = _need(f"qemu-{machine}", "qemu-user")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import children_of, patient, wait_until
+from kernel_help import children_of, patient, seen, wait_until
 from vm_help import START_WORDS, apart, changed_cache, first_program, listed, owner, put_kernel, said, script
 
 import ctlab
@@ -198,8 +198,7 @@ def test_an_interrupt_while_the_vm_boots_leaves_nothing_behind(runtime_base: Pat
     with owner(OWNER) as process:
         assert wait_until(lambda: len(children_of(process.pid)) == 1, 10)
         keeper = children_of(process.pid)[0]
-        assert wait_until(lambda: len(children_of(keeper)) == 3, 10)
-        pids = [keeper, *children_of(keeper)]
+        pids = [keeper, *seen(lambda: children_of(keeper), lambda found: len(found) == 3, 10)]
         process.send_signal(signal.SIGINT)
         assert process.wait(patient(20)) != 0
         assert not any(map(_alive, pids)), "the interrupt came through before all had ended"
@@ -210,8 +209,7 @@ def test_killing_owner_and_keeper_ends_the_vm_and_the_next_start_clears_its_fold
     with owner(OWNER) as process:
         assert wait_until(lambda: len(children_of(process.pid)) == 1, 10)
         keeper = children_of(process.pid)[0]
-        assert wait_until(lambda: len(children_of(keeper)) == 3, 10)
-        pids = children_of(keeper)
+        pids = seen(lambda: children_of(keeper), lambda found: len(found) == 3, 10)
         os.kill(process.pid, signal.SIGSTOP)  # it'd clear the folder itself
         os.kill(keeper, signal.SIGKILL)
         process.kill()

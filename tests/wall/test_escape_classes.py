@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_help import long_form, need_ids, patient
+from kernel_help import long_form, need_ids, patient, wait_until
 
 from ctlab.errors import BadInput, CtlabError
 
@@ -320,6 +320,7 @@ def test_nothing_of_ours_is_seen_of_what_enters(lab: Any, user: str) -> None:
     if user != "0":
         need_ids(lab)
     container = lab.run(["python3", "-c", WATCH])
+    assert wait_until(lambda: "watching" in container.logs()), container.logs()
     machine = os.stat(os.path.realpath(sys.executable))
     for number in range(TRIES * 2):
         container.exec(["true"], user=user, tty=number % 5 == 0)

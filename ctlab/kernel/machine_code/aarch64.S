@@ -26,7 +26,7 @@ _start:
         mov     x19, sp                 /* [x19] = argc, [x19+8] = argv[0], ... */
         ldr     x20, [x19, 8]           /* x20 = argv[0]: FLAGS and the working directory */
         ldrb    w21, [x20]              /* w21 = FLAGS */
-        cmp     w21, 0x44
+        cmp     w21, 'c'
         b.eq    init
 
         /* rt_sigprocmask(SIG_SETMASK, &empty, NULL, 8) */
@@ -136,8 +136,6 @@ init:
         svc     0
 
         /* prctl(PR_SET_NAME, argv[0]) */
-        mov     w0, 'c'
-        strb    w0, [x20]
         mov     x8, 167
         mov     x0, 15
         mov     x1, x20

@@ -16,9 +16,9 @@
    Where it fails it writes two 32-bit words to the report, the step (1: working directory, 2: program) and the errno,
    and exits with 70; success closes the report, which is close-on-exec.
 
-   Started as an init: argv = [FLAGS + name's rest, pid], FLAGS = 0x44, which it replaces by the name's first letter
-   for whoever looks at its title; pid is the program's in decimal, absent where there is none. Its report is closed by
-   its exec: the program may run already, and can trace it from then on. */
+   Started as an init: argv = [its name, pid]: FLAGS is the name's first letter, since whoever looks at its title may do
+   so before its first instruction; pid is the program's in decimal, absent where there is none. Its report is closed
+   by its exec: the program may run already, and can trace it from then on. */
 
         .intel_syntax noprefix
         .text
@@ -46,7 +46,7 @@ program_headers:
 _start:
         mov     rbx, rsp                /* [rbx] = argc, [rbx+8] = argv[0], ... (no call is made: no stack is used) */
         mov     r12, [rbx + 8]          /* r12 = argv[0]: FLAGS and the working directory */
-        cmp     byte ptr [r12], 0x44    /* all of it: a container may execute this file by any name */
+        cmp     byte ptr [r12], 'c'     /* all of it: a container may execute this file by any name */
         je      init
 
         /* The signals that runners block: rt_sigprocmask(SIG_SETMASK, &empty, NULL, 8) */
@@ -166,7 +166,6 @@ init:
         syscall
 
         /* What it is called: prctl(PR_SET_NAME, argv[0]) */
-        mov     byte ptr [r12], 'c'
         mov     eax, 157
         mov     edi, 15
         mov     rsi, r12
