@@ -10,6 +10,7 @@ help:
 	@echo "make demo   run the quickstart notebook for real and save it as a page"
 	@echo "make lab    open JupyterLab on the notebooks"
 	@echo "make test   lint, types and all tests"
+	@echo "make test-fast  within a minute: what one runs while writing"
 	@echo "make test-vm  the tests of the kernel again, on a kernel of their own in virtual machines"
 	@echo "make test-pythons  the tests that need no lab, on each of Python 3.11, 3.12 and 3.13 that is found"
 	@echo "make test-all  all three, in their long form: every leg for every user, thousands of tries; hours"
@@ -45,8 +46,11 @@ test-pythons: $(VENV)/.python
 	@sh scripts/system-packages.sh run
 	@sh scripts/test-pythons.sh $(PYTEST_OPTIONS)
 
+# Within a minute: what needs no lab, and of what needs one the files that most of the code passes through.
+FAST := tests/pure $(addprefix tests/kernel/test_,$(addsuffix .py,containers container_life explain_container networks)) \
+        $(addprefix tests/notebook/test_,$(addsuffix .py,bad_input explain verbs))
 test-fast: $(VENV)/.tests
-	$(BIN)/python -m pytest -m "not faults and not browser" $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -q --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(FAST) $(PYTEST_OPTIONS)
 
 lint: $(VENV)/.tests
 	$(BIN)/ruff check .

@@ -57,6 +57,8 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     A choice that continues `word` counts as near (`--mem` for `--memory`): nothing is abbreviated, but the
     message can say it. Ties go to the choice that comes first.
     """
+    if len(word) > MAX_LENGTH:  # no slip of anything there is, and a comparison of a megabyte takes seconds
+        return None
     folded = word.lower()
     best, best_score = None, 0.0
     for choice in choices:

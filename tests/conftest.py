@@ -7,6 +7,7 @@ are neither counted nor touched.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ import faults_summary
 import hypothesis
 import leg_report
 import pytest
+import scheduling
 from kernel_help import (
     children,
     floor_ms,
@@ -73,7 +75,8 @@ _LEFT = pytest.StashKey[list[str]]()
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What is marked `long` is left to the long form, and counted."""
+    """What takes long comes first; what is marked `long` is left to the long form, and counted."""
+    items.sort(key=lambda item: scheduling.rank(item.nodeid))
     if long_form():
         return
     marks = ["long", *(["long_in_guest"] if os.environ.get("CTLAB_TEST_LEG") == "vm" else [])]
@@ -84,6 +87,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item not in set(left)]
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests and what they import stay until the end: the collector of garbage needs not look at them.
+
+    Tests that count descriptors or objects call it, and would pay for all of it each time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -263,6 +275,12 @@ def fresh_lab(usable: None) -> Iterator[Any]:
     yield lab
     lab.stop()
     assert take_bugs(lab) == []
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Which tests one process does together."""
+    return scheduling.scheduler(config, log)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import numbers
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,6 +28,7 @@ from .model import Option
 from .network import CREATE_OPTIONS
 from .readers import READERS
 
+_HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 _MOST_BITS = 200  # of a number: the readers say how much is too much, and write it out
 _NO_ID = 2**32 - 1  # of users: what the kernel takes for "none given"
 
@@ -280,7 +282,7 @@ def _whole_characters(row: Option, text: str) -> str:
     """Raise BadInput for what no program could be given."""
     if "\0" in text and row.kind != "body":
         raise BadInput(f"{option(row.name)}: {shorten(text)} holds a zero byte")
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if _HALF_A_CHARACTER.search(text):
         raise BadInput(f"{option(row.name)}: {shorten(text)} holds half a character (a lone surrogate)")
     return text
 

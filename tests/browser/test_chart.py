@@ -63,6 +63,7 @@ def quietest(book: Any, cell: int, enough: float) -> float:
     return min(took)
 
 
+@pytest.mark.long  # half a minute of times; that a picture waits for the last one is test_dashboard.py's
 def test_thirty_busy_containers_hold_up_no_other_cell(notebook: Callable[..., Any]) -> None:
     book = notebook([START, BUSY.format(count=30), "%stats --live", "6 * 7", COMPUTE, "%lab stop"])
     throttle = book.page.context.new_cdp_session(book.page)

@@ -39,6 +39,7 @@ def show(book: Any) -> None:
         assert not book.output(index).locator(PICTURE[index]).is_visible()
 
 
+@pytest.mark.long  # test_live_lab.py has a restart with both pictures
 def test_a_restart_is_seen_and_a_saved_notebook_has_its_pictures(notebook: Callable[..., Any]) -> None:
     book = notebook([MAP, CHART, "topology.freeze()\nboard.stop()"])
     show(book)

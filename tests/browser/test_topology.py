@@ -196,7 +196,10 @@ OVERLAPS = """(svg) => {
 }"""
 
 
-@pytest.mark.parametrize("name", ["router-7", "states", "campus-200"])
+# One in the short form: the geometry is the same list for both, and tests/pure looks at many.
+@pytest.mark.parametrize(
+    "name", ["states", *(pytest.param(name, marks=pytest.mark.long) for name in ("router-7", "campus-200"))]
+)
 def test_the_live_map_and_the_picture_are_the_same(notebook: Callable[..., Any], name: str) -> None:
     book = notebook([f"{SAME}topology = Topology(Source(WORLDS[{name!r}]))\ntopology", GEOMETRY, "HTML(topology.svg)"])
     book.run(0)

@@ -18,7 +18,7 @@ def _who(name: str, *, long: bool = False) -> Any:
     return pytest.param(name, marks=[pytest.mark.long] if long else [])
 
 
-WHO = [_who("root"), _who("user-v1"), _who("user", long=True), _who("user-none", long=True)]
+WHO = [_who("root"), _who("user-v1", long=True), _who("user", long=True), _who("user-none", long=True)]
 
 
 @pytest.fixture(scope="module", params=WHO)

@@ -134,6 +134,7 @@ def blue(lab: Any) -> Any:
     return lab.network("blue", subnet=["10.10.0.0/24", "fd00:10::/64"], mtu=1400)
 
 
+@pytest.mark.long_in_guest
 def test_a_container_on_a_network(lab: Any, blue: Any) -> None:
     compare(*both(lab, PROBE, networks=["blue"]))
 
@@ -252,6 +253,7 @@ def image(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.long_in_guest
 @pytest.mark.parametrize("archive", [False, True], ids=["folder", "archive"])
 def test_an_image_that_holds_none_of_the_tools(lab: Any, blue: Any, image: Path, archive: bool) -> None:
     path = image

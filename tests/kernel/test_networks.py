@@ -101,6 +101,7 @@ time.sleep(1000)
 TAKER = "import socket, time; peer = socket.create_connection(('sender', 81)); time.sleep(1000)"
 
 
+@pytest.mark.long_in_guest
 def test_what_has_ended_answers_nobody_whatever_its_connections_wait_for(lab: Any) -> None:
     """A connection with something to send keeps the dead's namespace, and in it the address, for minutes."""
     lab.network("blue")
@@ -354,6 +355,7 @@ def test_the_first_packet_is_not_lost_where_slots_are_just_being_made(fresh_lab:
         assert fresh_lab.run(ping, networks=["blue"]).wait(patient(10)) == 0, n
 
 
+@pytest.mark.long_in_guest
 def test_a_name_is_known_to_the_first_question_about_it(lab: Any) -> None:
     lab.run(name="asker")
     for n in range(10):
@@ -363,6 +365,7 @@ def test_a_name_is_known_to_the_first_question_about_it(lab: Any) -> None:
         container.remove()
 
 
+@pytest.mark.long_in_guest
 def test_networks_removed_and_made_again(lab: Any) -> None:
     network = lab.network("blue", subnet="10.52.0.0/24")
     container = lab.run(networks=["blue"])
@@ -376,6 +379,7 @@ def test_networks_removed_and_made_again(lab: Any) -> None:
     assert fetch(lab.run(networks=["blue"]), web.addresses["blue"]).check().stdout == web.name + "\n"
 
 
+@pytest.mark.long_in_guest
 def test_networks_made_in_threads_have_subnets_apart(lab: Any) -> None:
     with ThreadPoolExecutor(8) as threads:
         made = list(threads.map(lambda n: lab.network(f"n{n}", ipv6=True), range(16)))

@@ -33,6 +33,7 @@ def test_the_map_says_who_ran_out_of_memory(lab: Any) -> None:
     assert "▲ hungry" in lab.topology().text
 
 
+@pytest.mark.long_in_guest
 def test_before_the_supervisor_has_heard_that_the_program_runs(lab: Any) -> None:
     """It is stopped at some moment of the start, until the program is dead."""
     need_controller(lab, "memory")

@@ -290,6 +290,7 @@ def test_a_full_answer_queue_does_not_stop_it(running: Running) -> None:
     assert wait_until(lambda: running.containers.state()["ticks"] > ticks)
 
 
+@pytest.mark.long_in_guest
 def test_stats_has_what_an_exec_has_just_done(runtime_base: Path) -> None:
     """The newest row was as old as the sampler's interval: a busy loop that had just ended was not in it."""
     from ctlab import Lab
@@ -319,6 +320,7 @@ def test_what_is_read_beside_the_grid_leaves_the_grid(running: Running, group: d
     assert running.tell({"do": "now"}) == {} and running.containers.head == head + 3
 
 
+@pytest.mark.long_in_guest
 def test_a_sampler_that_is_stopped_holds_neither_a_frame_nor_a_removal_up(runtime_base: Path) -> None:
     from ctlab import Lab
 
@@ -365,6 +367,7 @@ def test_the_folder_of_what_has_ended_stays_until_it_has_been_read(runtime_base:
         assert wait_until(lambda: used() >= 0.4) and wait_until(lambda: not any(path.exists() for path in folders))
 
 
+@pytest.mark.long_in_guest
 def test_a_restart_leaves_the_last_row_of_what_it_ends(runtime_base: Path) -> None:
     from ctlab import Lab
 

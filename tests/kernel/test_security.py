@@ -295,6 +295,7 @@ with ctlab.Lab("unmerged") as lab:
 """
 
 
+@pytest.mark.long_in_guest
 def test_a_read_only_root_where_usr_is_not_merged(usable: None, tmp_path: Path) -> None:
     need_root("for a root of its own")
     words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", UNMERGED, "sh", str(tmp_path)]

@@ -28,6 +28,7 @@ print(_json.dumps({
 """
 
 
+@pytest.mark.long  # test_notebooks_headless.py does it as an ordinary user
 @pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem not in ELSEWHERE], ids=lambda path: path.stem)
 def test_a_notebook_run_twice_leaves_the_same_world(
     path: Path, usable: None, runtime_base: Path, monkeypatch: pytest.MonkeyPatch

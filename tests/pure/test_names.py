@@ -67,6 +67,7 @@ def test_the_rule_is_the_surfaces(name: str) -> None:
         ("web", [], None),
         ("", ["web"], None),
         ("--", ["--name"], None),
+        ("start" * 200_000, ["start"], None),  # at once
     ],
 )
 def test_nearest(word: str, choices: list[str], near: str | None) -> None:

@@ -262,6 +262,7 @@ def test_two_labs_at_once(tmp_path: Path) -> None:
             lab.stop()
 
 
+@pytest.mark.long  # test_lab.py has a death with what the console said
 def test_a_panic_of_the_guests_kernel_is_one_error_that_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -291,6 +291,7 @@ with ctlab.Lab("needed", vm_if_needed=True) as lab:
 """
 
 
+@pytest.mark.long  # two boots; which engine is offered and taken is test_engines.py's
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to map every id into the namespace that forbids the lab")
 def test_where_the_kernel_forbids_a_lab_the_vm_is_offered_and_taken(machine_programs: None) -> None:
     done = subprocess.run(

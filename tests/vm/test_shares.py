@@ -33,6 +33,7 @@ sys.exit(leg.run_machine("look", ["/bin/sh", "-c", script], environment, time.mo
 """
 
 
+@pytest.mark.long  # a boot of its own; kernel/test_vm_shares.py looks at the same root without one
 def test_the_guests_root_sees_no_proc_sys_run_or_home_of_this_machine() -> None:
     covered = shares.covers(shares.homes())
     view = shares.make()

@@ -96,6 +96,7 @@ def of_a_vm() -> dict[str, Any]:
     return in_a_vm()
 
 
+@pytest.mark.long  # a boot of its own; the wall is the one of all labs
 @pytest.mark.vm
 def test_in_a_vm_it_reaches_no_more(reports: Reports, of_a_vm: dict[str, Any]) -> None:
     more = wall_table.excess(of_a_vm, reports["ids"]["podman"]["run"], call_names())
@@ -104,6 +105,7 @@ def test_in_a_vm_it_reaches_no_more(reports: Reports, of_a_vm: dict[str, Any]) -
     assert wall_table.unused(more, own) == []
 
 
+@pytest.mark.long  # a boot of its own; the wall is the one of all labs
 @pytest.mark.vm
 def test_what_is_the_machines_is_out_of_its_sight(of_a_vm: dict[str, Any]) -> None:
     """Neither its namespaces nor its sockets, files and the port through which the VM is spoken to."""
